@@ -1,0 +1,1 @@
+"""What MONAI, Ignite and torch lack for this bundle: one concept a file, named by the concept."""
