@@ -128,7 +128,7 @@ def _wrong_types(entry: dict, types: dict) -> list[str]:
 
 def _wrong_scans(content: dict) -> list[str]:
     n_outer, n_inner = content["outer_folds"], content["inner_folds"]
-    problems, fold_of = [], {}
+    problems, fold_of, images = [], {}, set()
     for i, scan in enumerate(content["training"]):
         entry = f"training[{i}]"
         if not isinstance(scan, dict):
@@ -137,6 +137,9 @@ def _wrong_scans(content: dict) -> list[str]:
         entry += f" ({scan.get('subject')})"
         wrong = _wrong_types(scan, _SCAN_TYPES)
         if not wrong:
+            if scan["image"] in images:
+                wrong.append(f"image {scan['image']} is in the datalist twice")
+            images.add(scan["image"])
             folds = (scan["fold"], scan["inner_folds"])
             if not 0 <= scan["fold"] < n_outer:
                 wrong.append(f"fold is {scan['fold']}, expected 0 to {n_outer - 1}")

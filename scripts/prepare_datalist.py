@@ -1,29 +1,26 @@
-"""MONAI writes no datalist of a BIDS tree and scikit-learn nests no folds: this finds a cohort's scans and splits."""
+"""MONAI writes no datalist of a BIDS tree or a table: this finds a cohort's scans and measures their lesions."""
 
 import json
 import os
 import re
 import shlex
 import sys
-import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from csv import DictReader
-from functools import partial, wraps
 from itertools import dropwhile
 from math import inf
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold
 from tqdm import tqdm
 
 if __name__ == "__main__":  # run as a command, Python looks in scripts/ instead of the bundle's root
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.cohort import read_datalist
-from scripts.scans import InputError, read_volume
+from scripts.folds import assign_folds
+from scripts.scans import InputError, is_annexed, read_volume
 
 
 def prepare_datalist(
@@ -78,7 +75,7 @@ def prepare_datalist(
     _check_files(root, scans)
     scans.sort(key=lambda scan: scan["image"])
     _measure_lesions(root, scans)
-    _assign_folds(scans, outer_folds, inner_folds, seed)
+    assign_folds(scans, outer_folds, inner_folds, seed)
 
     content = {"name": str(name or description.get("Name") or root.name)}
     content |= {"simulated": description.get("Simulated") is True, **grid, "seed": seed}
@@ -201,19 +198,10 @@ def _check_files(root: Path, scans: list[dict]) -> None:
     if problems:
         raise InputError("\n".join(problems[:10] + [f"and {len(problems) - 10} more"] * (len(problems) > 10)))
     files = [scan[key] for scan in scans for key in ("image", "label")]
-    absent = [file for file in files if _is_annexed(root / file)]
+    absent = [file for file in files if is_annexed(root / file)]
     if absent:
         fetch = f"cd {shlex.quote(str(root))} && datalad get {' '.join(sorted({_pattern(file) for file in absent}))}"
         raise InputError(f"{len(absent)} of {len(files)} files have no content here, only git-annex links: {fetch}")
-
-
-def _is_annexed(path: Path) -> bool:
-    """Whether git-annex left only a link to the content: a symbolic one, or a text that is a path."""
-    try:
-        with path.open("rb") as file:
-            return b"/annex/objects/" in file.read(200)
-    except OSError:
-        return not path.exists()
 
 
 def _pattern(file: str) -> str:
@@ -243,36 +231,6 @@ def _measure_lesions(root: Path, scans: list[dict]) -> None:
             print(f"Warning: {scan['label']}: its lesion volume is 0")
 
 
-def _assign_folds(scans: list[dict], n_outer: int, n_inner: int, seed: int) -> None:
-    """Set every scan's ``fold`` and ``inner_folds``; a subject's stratum is that of its largest lesion."""
-    largest = {scan["subject"]: scan for scan in sorted(scans, key=lambda scan: scan["lesion_volume"])}
-    if len(largest) < n_outer or len(largest) - -(-len(largest) // n_outer) < n_inner:
-        raise InputError(f"{len(largest)} subjects are too few for {n_outer} outer and {n_inner} inner folds")
-    volumes = [scan["lesion_volume"] for scan in largest.values()]
-    groups = np.digitize(volumes, np.quantile(volumes, (0.25, 0.5, 0.75))).tolist()
-    strata = {s: (largest[s]["acquisition"] or "", group) for s, group in zip(largest, groups, strict=True)}
-    fold = _split(strata, n_outer, seed)
-    inner = [_split({s: strata[s] for s in strata if fold[s] != k}, n_inner, seed) for k in range(n_outer)]
-    for scan in scans:
-        scan["fold"] = fold[scan["subject"]]
-        scan["inner_folds"] = [folds.get(scan["subject"]) for folds in inner]
-
-
-def _split(strata: dict[str, tuple[str, int]], n_folds: int, seed: int) -> dict[str, int]:
-    """Every subject's fold; a stratum is (acquisition, group of lesion volume)."""
-    for level in (strata, {s: group for s, (_, group) in strata.items()}, dict.fromkeys(strata, 0)):
-        if max(Counter(level.values()).values()) >= n_folds:  # scikit-learn refuses if every stratum is smaller
-            break
-    # It deals the strata out like cards in this order, so that neighbours, a whole acquisition, come out even as well.
-    subjects = sorted(level, key=lambda s: (level[s], s))
-    order = sorted(set(level.values()))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of strata smaller than n_folds: they too are dealt out evenly
-        kfold = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
-        splits = kfold.split(subjects, [order.index(level[s]) for s in subjects])
-        return {subjects[i]: fold for fold, (_, held_out) in enumerate(splits) for i in held_out}
-
-
 def _write(path: Path, content: dict) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -298,11 +256,6 @@ def _summary(scans: list[dict], n_folds: int) -> str:
 
 
 if __name__ == "__main__":
-    import fire
+    from scripts.command import run_command
 
-    @wraps(prepare_datalist)
-    def request(*args: object, **options: object) -> SimpleNamespace:
-        return SimpleNamespace(_run=partial(prepare_datalist, *args, **options))
-
-    # Fire complains about an unknown flag only after the call, so what it calls must not do the work yet.
-    fire.Fire(request, serialize=lambda made: made._run() and None)
+    run_command(prepare_datalist)

@@ -53,7 +53,7 @@ def check_scans(scans: list[dict], empty_label_ok: bool = True) -> None:
         InputError: one line per file that is missing, unreadable, not 3D, not finite, constant, or a mask that is
             empty or does not lie on its image's grid.
     """
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(8) as pool:  # not one per core: each holds a volume and its mask
         found = pool.map(lambda scan: _scan_problem(scan, empty_label_ok), scans)
         problems = [p for p in tqdm(found, "Checking scans", len(scans), leave=False) if p]
     if problems:
@@ -89,17 +89,26 @@ def read_volume(path: str | Path) -> tuple[nib.spatialimages.SpatialImage, np.nd
         InputError: missing, a git-annex link without content, unreadable, truncated, not 3D, NaN or infinite.
     """
     path = Path(path)
-    if path.is_symlink() and not path.exists():
-        raise InputError(f"{path}: dangling link, its content is not here; `datalad get {path}` fetches it")
+    if is_annexed(path):
+        raise InputError(f"{path}: a git-annex link, its content is not here; `datalad get {path}` fetches it")
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
         image = nib.load(path)
         data = np.asanyarray(image.dataobj)
+        finite = np.isfinite(data)
     except Exception as error:  # gzip, zlib and nibabel raise a dozen unrelated types for a broken file
         raise InputError(f"{path}: not a readable NIfTI image ({' '.join(str(error).split())[:120]})") from error
     if data.ndim != 3:
         raise InputError(f"{path}: expected a 3D volume, got shape {data.shape}")
-    if not np.isfinite(data).all():
-        raise InputError(f"{path}: {np.count_nonzero(~np.isfinite(data))} voxels are NaN or infinite")
+    if not finite.all():
+        raise InputError(f"{path}: {np.count_nonzero(~finite)} voxels are NaN or infinite")
     return image, data
+
+
+def is_annexed(path: Path) -> bool:
+    """Whether git-annex has left only a link to the file's content: a symbolic one, or a text that is a path."""
+    if not path.is_file():
+        return path.is_symlink()
+    with path.open("rb") as file:
+        return b"/annex/objects/" in file.read(200)

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +35,9 @@ TERRITORIES = {
 }
 TERRITORY_ODDS = (0.36, 0.24, 0.24, 0.06, 0.06, 0.04)
 # T2-weighted brightness relative to CSF, of tissue and of the two parts of an old infarct.
-INTENSITY = {"csf": 1.0, "grey": 0.55, "white": 0.38, "skull": 0.06, "scalp": 0.5, "cavity": 0.95, "gliosis": 0.72}
-# Centre (MNI mm) and size (mm) of the box that is simulated and scanned; the size is a multiple of 8 voxels at 5 mm.
-CENTRE, FIELD_OF_VIEW = (0, -18, 6), (200, 240, 200)
+INTENSITY = {"csf": 1.0, "grey": 0.42, "white": 0.3, "skull": 0.05, "scalp": 0.45, "cavity": 0.97, "gliosis": 0.72}
+# Centre (MNI mm) and size (mm) of the box that is simulated and scanned.
+CENTRE, FIELD_OF_VIEW = (0, -18, 6), (192, 240, 192)
 
 
 @dataclass
@@ -52,8 +53,8 @@ class Anatomy:
 
 def simulate_cohort(
     output_dir: str,
-    n_subjects: int = 36,
-    spacing: float = 5.0,
+    n_subjects: int = 54,
+    spacing: float = 6.0,
     seed: int = 0,
     anatomy: str | None = None,
     lesions: str | None = None,
@@ -84,7 +85,7 @@ def simulate_cohort(
         raise InputError(f"n_subjects {n_subjects}: at least 9 subjects are needed for 3 outer and 3 inner folds")
     if not isinstance(spacing, (int, float)) or not 1 <= spacing <= 8:
         raise InputError(f"spacing {spacing}: expected 1 to 8 mm")
-    head = _head_anatomy(anatomy, 2 if spacing >= 2 else 1)
+    head = _head_anatomy(anatomy, max(1, int(spacing // 2)))
     masks = _mask_files(lesions) if lesions else None
     rng = np.random.default_rng(seed)
     volumes = np.interp((rng.permutation(n_subjects) + 0.5) / n_subjects, np.linspace(0, 1, 5), ARC_VOLUME_QUANTILES)
@@ -101,8 +102,9 @@ def simulate_cohort(
                 lesion = _grow_lesion(head, volumes[i], subject_rng)
             _write_subject(partial, i, *_scan(head, lesion, spacing, i, subject_rng), subject_rng)
         _write_description(partial, settings)
-        spatial_size = [int(-(-mm // (8 * spacing)) * 8) for mm in FIELD_OF_VIEW]
-        prepare_datalist(str(partial), spacing=spacing, spatial_size=spatial_size)
+        spatial_size = [int(-(-mm // (16 * spacing)) * 16) for mm in FIELD_OF_VIEW]  # MeshNet dilates by 16
+        with redirect_stdout(None):  # what it prints is about the unfinished folder
+            prepare_datalist(str(partial), spacing=spacing, spatial_size=spatial_size)
         if not _is_made(output, settings):  # unless another process was quicker
             partial.chmod(0o755)
             os.rename(partial, output)
@@ -210,27 +212,31 @@ def _scan(
     """One T2w-like scan and its mask: chronic lesion, own anatomy, contrast, bias field and noise, own grid."""
     mu = {tissue: value * rng.normal(1, 0.05) for tissue, value in INTENSITY.items()}
     fluid = ndimage.distance_transform_edt(lesion, sampling=head.affine[0, 0])
-    cavity = np.clip((fluid - rng.uniform(1, 4)) / 3, 0, 1)  # the rim, some mm wide, is gliotic
+    cavity = np.clip((fluid - rng.uniform(0.5, 2.5)) / 2, 0, 1)  # the rim, some mm wide, is gliotic
     healthy = mu["csf"] * head.csf + mu["grey"] * head.grey + mu["white"] * head.white + head.head
     image = np.where(lesion, mu["gliosis"] + (mu["cavity"] - mu["gliosis"]) * cavity, healthy)
+    voxel = head.affine[0, 0]
+    sigma = 20 / voxel
+    # White noise smoothed by sigma keeps 1 / sqrt((2 sqrt(pi) sigma)^3) of its standard deviation, here 1 / sqrt(3).
+    magnitude = np.sqrt(3 * (2 * np.sqrt(np.pi) * sigma) ** 3) / voxel  # for a displacement of 1 mm
     transform = Compose(
         [
             Rand3DElasticd(
                 keys=["image", "label"],
                 prob=1,
-                sigma_range=(6, 8),
-                magnitude_range=(150, 500),  # about 1 to 4 mm
+                sigma_range=(sigma, sigma),
+                magnitude_range=(magnitude, 3 * magnitude),
                 rotate_range=[0.12] * 3,
                 scale_range=[0.07] * 3,
-                translate_range=[2] * 3,
+                translate_range=[5 / voxel] * 3,
                 padding_mode="zeros",
             ),
-            RandBiasFieldd(keys="image", prob=1, degree=3, coeff_range=(-0.1, 0.1)),
+            RandBiasFieldd(keys="image", prob=1, degree=3, coeff_range=(-0.05, 0.05)),
         ]
     ).set_random_state(seed=int(rng.integers(2**31)))
     warped = transform({"image": image[None].astype(np.float32), "label": lesion[None].astype(np.float32)})
     grid = _native_grid(spacing, index)
-    blur = 0.42 * nib.affines.voxel_sizes(grid[1]) / head.affine[0, 0]  # a Gaussian as wide as the voxel
+    blur = 0.42 * nib.affines.voxel_sizes(grid[1]) / voxel  # a Gaussian as wide as the voxel
     volumes = []
     for key in ("image", "label"):
         data = warped[key][0].numpy()
@@ -255,8 +261,8 @@ def _native_grid(spacing: float, index: int) -> tuple[tuple[int, ...], np.ndarra
 def _with_traps(image: nib.Nifti1Image, label: nib.Nifti1Image, index: int) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
     """What real data does: one scan in six is sagittal (PSR), and one mask in twelve has a scale slope of 1/60."""
     if index % 6 == 2:
-        turn = nib.orientations.axcodes2ornt("PSR")
-        turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), turn)
+        psr = nib.orientations.axcodes2ornt("PSR")
+        turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), psr)
         image, label = image.as_reoriented(turn), label.as_reoriented(turn)
     if index % 12 == 3:
         label.header.set_slope_inter(1 / 60, 0)

@@ -193,11 +193,6 @@ def test_name_and_grid_have_defaults(cohort: Path):
     assert read_datalist(Path(prepare_datalist(str(cohort), name="Mine")))["name"] == "Mine"
 
 
-def test_entries_are_in_the_order_of_their_images(cohort: Path):
-    images = [scan["image"] for scan in read_datalist(Path(prepare_datalist(str(cohort))))["training"]]
-    assert images == sorted(images)
-
-
 # ---- folds
 
 
@@ -218,6 +213,16 @@ def test_a_subject_with_several_scans_is_in_one_fold(tmp_path: Path):
     assert len(scans) == 18
     assert len({(scan["subject"], scan["fold"], str(scan["inner_folds"])) for scan in scans}) == 9
     assert Counter(fold for _, fold in {(scan["subject"], scan["fold"]) for scan in scans}) == {0: 3, 1: 3, 2: 3}
+
+
+def test_a_subject_is_stratified_by_its_largest_lesion(tmp_path: Path):
+    for i in range(12):
+        write_scan(tmp_path, f"{i:02}", session="1", n_voxels=100 + 10 * i)
+        write_scan(tmp_path, f"{i:02}", session="2", n_voxels=1)
+    scans = read_datalist(Path(prepare_datalist(str(tmp_path))))["training"]
+    largest = [scan for scan in scans if scan["session"] == "1"]
+    group = quartile(largest)
+    assert spread(largest, 3, lambda scan: group[scan["image"]]) == 0
 
 
 def test_rare_acquisitions_are_dealt_out_evenly(tmp_path: Path):
@@ -438,6 +443,19 @@ def test_csv_that_cannot_be_read_is_named(tmp_path: Path):
     assert message(csv=str(tmp_path / "no.csv")).startswith(f"csv {tmp_path}/no.csv: cannot be read (")
     (tmp_path / "latin.csv").write_bytes("image,label\nMüller.nii,b.nii\n".encode("latin-1"))
     assert message(csv=str(tmp_path / "latin.csv")).startswith(f"csv {tmp_path}/latin.csv: cannot be read (")
+
+
+def test_entries_are_in_the_order_of_their_images_not_of_the_rows(cohort: Path):
+    images = sorted(cohort.glob("sub-*/**/*_T2w.nii.gz"), reverse=True)
+    csv = write_csv(cohort, "image,label", [f"{i},derivatives/lesion_masks/{i.relative_to(cohort)}" for i in images])
+    Path(csv).write_text(Path(csv).read_text().replace("_T2w.nii.gz\n", f"_T2w{DESC}\n"))
+    from_csv = Path(prepare_datalist(csv=csv, output=str(cohort / "csv.json"))).read_text()
+    assert from_csv == Path(prepare_datalist(str(cohort))).read_text()
+
+
+def test_a_csv_as_excel_saves_it_is_read(tmp_path: Path):
+    (tmp_path / "excel.csv").write_bytes(b"\xef\xbb\xbfimage,label\r\na.nii,b.nii\r\n")
+    assert message(csv=str(tmp_path / "excel.csv")).startswith(f"{tmp_path}/excel.csv: row 2: image 'a.nii'")
 
 
 # ---- bad input

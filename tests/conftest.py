@@ -1,0 +1,46 @@
+"""A small simulated cohort and a network trained on it, made once for the whole session."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.simulate_cohort import simulate_cohort
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN, EVALUATE, INFERENCE = (str(ROOT / "configs" / f"{name}.json") for name in ("train", "evaluate", "inference"))
+
+
+def bundle(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    """Run ``python -m monai.bundle run`` as a user does; numbers and lists as on a shell's command line."""
+    command = [sys.executable, "-m", "monai.bundle", "run", *map(str, arguments)]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    return subprocess.run(command, cwd=cwd or ROOT, env=environment, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture(scope="session")
+def cohort_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """18 subjects on a grid of 32x32x32 voxels of 8 mm."""
+    return Path(simulate_cohort(str(tmp_path_factory.mktemp("cohort") / "small"), n_subjects=18, spacing=8.0, seed=3))
+
+
+@pytest.fixture(scope="session")
+def trained(cohort_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """A run of the training command from another directory: its folders and what it printed."""
+    root = tmp_path_factory.mktemp("trained")
+    overrides = {
+        "--dataset_dir": cohort_dir,
+        "--output_dir": root / "eval",
+        "--ckpt_dir": root / "models",
+        "--channels": 8,
+        "--epochs": 25,
+        "--learning_rate": 0.01,
+    }
+    arguments = [str(part) for pair in overrides.items() for part in pair]
+    result = bundle("training", "--config_file", TRAIN, *arguments, cwd=root)
+    assert result.returncode == 0, result.stderr[-2000:]
+    scans = json.loads((cohort_dir / "datalist.json").read_text())["training"]
+    return {"root": root, "arguments": arguments, "scans": scans, "stdout": result.stdout, "stderr": result.stderr}
