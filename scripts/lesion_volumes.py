@@ -1,4 +1,4 @@
-"""MONAI saves masks but does not measure them: this logs every scan's lesion volume and writes them to a CSV."""
+"""MONAI saves masks but does not measure them: this prints every scan's lesion volume and writes a CSV."""
 
 import csv
 import logging
@@ -6,16 +6,17 @@ from pathlib import Path
 
 import torch
 from ignite.engine import Engine, Events
+from tqdm import tqdm
 
 logger = logging.getLogger("meshnet")
 
 
 class LesionVolumes:
-    """Lesion volume in mm3 of each mask an evaluator puts out, in the input's grid: a log line and a row of a CSV.
+    """Lesion volume in mm3 of each mask an evaluator puts out, in the input's grid: a line and a row of a CSV.
 
     Args:
         output_dir: folder for ``lesion_volumes.csv``; rows are written as scans are done.
-        facts: names and values logged at the start (weights, cohort, grid).
+        facts: the weights' card, logged at the start; ``simulated`` adds a warning.
     """
 
     def __init__(self, output_dir: str, facts: dict) -> None:
@@ -29,6 +30,10 @@ class LesionVolumes:
 
     def _started(self, engine: Engine) -> None:
         logger.info("Model: " + ", ".join(f"{name} {value}" for name, value in self.facts.items()))
+        if self.facts.get("simulated"):
+            logger.warning(
+                "These weights were trained on SIMULATED lesions: try them, but draw no conclusions from them"
+            )
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("w", newline="") as file:
             csv.writer(file).writerow(["image", "lesion_volume_mm3", "lesion_voxels"])
@@ -41,4 +46,4 @@ class LesionVolumes:
             image = mask.meta["filename_or_obj"]
             with self.path.open("a", newline="") as file:
                 csv.writer(file).writerow([image, f"{volume:.1f}", voxels])
-            logger.info(f"{Path(image).name}: lesion {volume:,.0f} mm3 ({volume / 1000:.1f} mL)")
+            tqdm.write(f"{Path(image).name}: lesion {volume:,.0f} mm3 ({volume / 1000:.1f} mL)")  # above the bar

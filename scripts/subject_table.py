@@ -54,10 +54,10 @@ class SubjectTable:
 
     def _print(self, summary: dict[str, dict]) -> None:
         names = ("n", "mean", "sd", "median", "min", "max")
-        lines = [f"{'':12}" + "".join(f"{name:>9}" for name in names)]
+        lines = [f"{'':22}" + "".join(f"{name:>9}" for name in names)]
         for column, values in summary.items():
             cells = (f"{'-' if v is None else v if isinstance(v, int) else f'{v:.3f}':>9}" for v in values.values())
-            lines.append(f"{column:12}" + "".join(cells))
+            lines.append(f"{column:22}" + "".join(cells))
         logger.info(f"{len(self.scans)} test scans\n" + "\n".join(lines))
         logger.info(f"Per subject: {self.output_dir / 'metrics.csv'}; pooled: {self.output_dir / 'summary.json'}")
 

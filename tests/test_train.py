@@ -90,7 +90,9 @@ def test_lesion_volume_survives_orientation_spacing_and_scale_slope(cohort_dir: 
         assert item["label"].sum() * 8.0**3 == pytest.approx(true, rel=0.25, abs=10 * 8**3)
 
 
-@pytest.mark.parametrize(("amp", "device", "on"), [(True, "cpu", False), ("false", "cuda", False), (True, "cuda", True)])
+@pytest.mark.parametrize(
+    ("amp", "device", "on"), [(True, "cpu", False), ("false", "cuda", False), (True, "cuda", True)]
+)
 def test_amp_is_used_on_cuda_alone_and_can_be_switched_off(amp: object, device: str, on: bool) -> None:
     parser = ConfigParser()
     parser.read_config(TRAIN)

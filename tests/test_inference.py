@@ -1,0 +1,174 @@
+"""configs/inference.json turns scans into masks in each scan's own grid, with their volumes."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import INFERENCE, TRAIN, bundle
+from monai.bundle import ConfigParser, ConfigWorkflow
+from nibabel.processing import conform, resample_from_to
+from sklearn.metrics import f1_score
+
+from scripts.scans import InputError
+
+
+@pytest.fixture(scope="module")
+def segmented(trained: dict, cohort_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The masks and probabilities of a whole BIDS folder, and what was printed."""
+    output = tmp_path_factory.mktemp("segmented")
+    result = bundle(
+        "--config_file", INFERENCE, "--input", cohort_dir, "--output_dir", output, "--save_probability", True,
+        "--ckpt_path", trained["root"] / "models" / "model.pt",
+        cwd=output,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-2000:]
+    return output, result.stdout
+
+
+def mask_of(scan: dict, output: Path, kind: str = "mask") -> nib.Nifti1Image:
+    return nib.load(output / Path(scan["image"]).name.replace(".nii.gz", f"_desc-lesion_{kind}.nii.gz"))
+
+
+def test_masks_have_the_grid_of_their_scans(segmented: tuple, trained: dict, cohort_dir: Path) -> None:
+    orientations, anisotropic = set(), 0
+    for scan in trained["scans"]:
+        image, mask = nib.load(cohort_dir / scan["image"]), mask_of(scan, segmented[0])
+        assert mask.shape == image.shape
+        np.testing.assert_allclose(mask.affine, image.affine, atol=1e-5)
+        assert mask.get_data_dtype() == np.uint8
+        assert set(np.unique(mask.dataobj)) <= {0, 1}
+        orientations.add(nib.aff2axcodes(image.affine))
+        anisotropic += len(set(np.round(image.header.get_zooms(), 3))) > 1
+    assert ("P", "S", "R") in orientations
+    assert anisotropic >= 2
+
+
+def test_masks_lie_on_the_lesions(segmented: tuple, trained: dict, cohort_dir: Path) -> None:
+    dice = [
+        f1_score(
+            (nib.load(cohort_dir / s["label"]).get_fdata() > 0).ravel(), mask_of(s, segmented[0]).get_fdata().ravel()
+        )
+        for s in trained["scans"]
+        if s["lesion_volume"] > 50_000
+    ]
+    assert len(dice) >= 6
+    assert np.median(dice) > 0.5
+
+
+def test_mask_is_where_the_probability_is_at_least_a_half(segmented: tuple, trained: dict) -> None:
+    for scan in trained["scans"]:
+        probability = mask_of(scan, segmented[0], "probseg").get_fdata()
+        assert 0 <= probability.min() <= probability.max() <= 1
+        np.testing.assert_array_equal(mask_of(scan, segmented[0]).get_fdata(), probability >= 0.5)
+
+
+def test_volumes_in_the_csv_and_the_log_are_those_of_the_masks(segmented: tuple, trained: dict) -> None:
+    output, printed = segmented
+    rows = {Path(row["image"]).name: row for row in csv.DictReader((output / "lesion_volumes.csv").open())}
+    assert len(rows) == len(trained["scans"])
+    for scan in trained["scans"]:
+        name = Path(scan["image"]).name
+        mask = mask_of(scan, output)
+        volume = float(mask.get_fdata().sum() * abs(np.linalg.det(mask.affine[:3, :3])))
+        assert float(rows[name]["lesion_volume_mm3"]) == pytest.approx(volume, rel=1e-5, abs=0.1)
+        assert f"{name}: lesion {volume:,.0f} mm3" in printed
+
+
+def test_one_file_without_a_label_beside_it(trained: dict, cohort_dir: Path, tmp_path: Path) -> None:
+    shutil.copy(cohort_dir / trained["scans"][0]["image"], tmp_path / "scan_T2w.nii.gz")
+    result = bundle(
+        "--config_file", INFERENCE, "--input", "scan_T2w.nii.gz", "--output_dir", "out",
+        "--ckpt_path", trained["root"] / "models" / "model.pt",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "lesion_volumes.csv",
+        "scan_T2w_desc-lesion_mask.nii.gz",
+    ]
+
+
+def test_inference_preprocesses_as_training_does() -> None:
+    train, inference = (json.loads(Path(path).read_text()) for path in (TRAIN, INFERENCE))
+    for_training = {t["_target_"]: t for t in train["train"]["deterministic_transforms"]}
+    steps = [t["_target_"] for t in inference["preprocessing"]["transforms"]]
+    assert steps == [name for name in for_training if name not in ("SelectItemsd", "Lambdad")]
+    for ours in inference["preprocessing"]["transforms"]:
+        theirs = for_training[ours["_target_"]]
+        for key in set(ours) - {"keys", "pixdim", "spatial_size"}:
+            expected = theirs[key][0] if isinstance(theirs[key], list) else theirs[key]
+            assert ours[key] == expected, (ours["_target_"], key)
+
+
+def test_width_and_grid_come_from_the_card_of_the_weights(trained: dict) -> None:
+    parser = ConfigParser()
+    parser.read_config(INFERENCE)
+    parser["ckpt_path"] = str(trained["root"] / "models" / "model.pt")
+    parser.parse()
+    assert parser.get_parsed_content("channels") == 8
+    assert parser.get_parsed_content("spacing") == [8, 8, 8]
+    assert parser.get_parsed_content("spatial_size") == [32, 32, 32]
+
+
+def test_zoo_properties_are_all_there(trained: dict, cohort_dir: Path) -> None:
+    ckpt_path = str(trained["root"] / "models" / "model.pt")
+    workflow = ConfigWorkflow(INFERENCE, workflow_type="infer", input=str(cohort_dir), ckpt_path=ckpt_path)
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        ({}, "--input is missing: give a NIfTI file, a folder or a glob"),
+        ({"input": "/nowhere/scan.nii.gz"}, "--input /nowhere/scan.nii.gz: no NIfTI file"),
+    ],
+)
+def test_wrong_input_is_one_line(overrides: dict, line: str) -> None:
+    parser = ConfigParser()
+    parser.read_config(INFERENCE)
+    parser.update(overrides)
+    parser.parse()
+    with pytest.raises(InputError, match=line):
+        parser.get_parsed_content("dataset#data")
+
+
+def test_missing_weights_say_how_to_get_them(tmp_path: Path) -> None:
+    parser = ConfigParser()
+    parser.read_config(INFERENCE)
+    parser["ckpt_path"] = str(tmp_path / "model.pt")
+    parser.parse()
+    with pytest.raises(InputError, match="no such file; train first"):
+        parser.get_parsed_content("network")
+
+
+HEAD = Path(__file__).resolve().parents[2] / "shared" / "real" / "anatomy_colin27_t1.nii.gz"
+
+
+@pytest.mark.skipif(not HEAD.is_file(), reason=f"the real head is not here: {HEAD}")
+@pytest.mark.parametrize("sagittal_and_anisotropic", [False, True])
+def test_preprocessing_conforms_a_real_head_as_freesurfer_does(sagittal_and_anisotropic: bool, tmp_path: Path) -> None:
+    """Against nibabel's conform, which follows mri_convert --conform; the figures are in docs/recipe.md."""
+    path = HEAD
+    if sagittal_and_anisotropic:
+        head = nib.load(HEAD)
+        affine = nib.affines.from_matvec(np.diag([1.2, 0.9, 1.0]), head.affine[:3, 3])
+        head = resample_from_to(head, ((150, 241, 181), affine), order=1)
+        psr = nib.orientations.axcodes2ornt("PSR")
+        path = tmp_path / "sagittal.nii.gz"
+        nib.save(head.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(affine), psr)), path)
+    parser = ConfigParser()
+    parser.read_config(INFERENCE)
+    parser.update({"spacing": [1.0] * 3, "spatial_size": [256] * 3})
+    parser.parse()
+    ours = parser.get_parsed_content("preprocessing")({"image": str(path)})["image"]
+    conformed = conform(nib.load(path), (256,) * 3, (1.0,) * 3, order=1, orientation="RAS")
+    assert np.abs(ours.affine.numpy() - conformed.affine).max() < 0.21  # mm
+    on_our_grid = resample_from_to(nib.load(path), ((256,) * 3, ours.affine.numpy()), order=1).get_fdata()
+    expected = (on_our_grid - on_our_grid.min()) / np.ptp(on_our_grid)
+    inside = ours[0].numpy() > 0.05
+    assert np.abs(ours[0].numpy() - expected)[inside].mean() < (0.002 if sagittal_and_anisotropic else 1e-7)

@@ -1,0 +1,113 @@
+"""MeshNet is the paper's network: its parameters, its layers, its initialization, its answers."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from scripts.meshnet import MeshNet
+
+
+def plain_meshnet(state: dict, x: torch.Tensor, dilations: tuple[int, ...], training: bool) -> torch.Tensor:
+    """The network written out in torch's functions."""
+    for i, d in enumerate(dilations):
+        conv, norm = f"layers.{i}.0", f"layers.{i}.1"
+        x = functional.conv3d(x, state[f"{conv}.weight"], state[f"{conv}.bias"], padding=d, dilation=d)
+        if training:
+            mean = x.mean((0, 2, 3, 4))
+            variance = x.var((0, 2, 3, 4), unbiased=False)
+        else:
+            mean, variance = state[f"{norm}.running_mean"], state[f"{norm}.running_var"]
+        shape = (1, -1, 1, 1, 1)
+        x = (x - mean.view(shape)) / torch.sqrt(variance.view(shape) + 1e-5)
+        x = (x * state[f"{norm}.weight"].view(shape) + state[f"{norm}.bias"].view(shape)).clamp(min=0)
+    return functional.conv3d(x, state["classifier.weight"], state["classifier.bias"])
+
+
+@pytest.mark.parametrize(("channels", "parameters"), [(5, 5_682), (16, 56_194), (26, 147_474)])
+def test_parameter_count_is_the_papers(channels: int, parameters: int) -> None:
+    assert sum(p.numel() for p in MeshNet(channels=channels).parameters()) == parameters
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("arguments", "grid"),
+    [
+        ({"channels": 4}, (16, 20, 18)),
+        ({"channels": 3, "in_channels": 2, "out_channels": 4, "dilations": (1, 3, 2)}, (7, 9, 11)),
+    ],
+)
+def test_output_is_that_of_plain_torch_with_the_same_weights(arguments: dict, grid: tuple, training: bool) -> None:
+    torch.manual_seed(0)
+    network = MeshNet(**arguments).double()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
+                tensor.uniform_(0.5, 1.5)
+    network.train(training)
+    x = torch.rand(2, arguments.get("in_channels", 1), *grid, dtype=torch.float64)
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    dilations = arguments.get("dilations", (1, 2, 4, 8, 16, 16, 8, 4, 2))
+    torch.testing.assert_close(network(x), plain_meshnet(state, x, dilations, training), rtol=1e-9, atol=1e-9)
+
+
+def test_running_statistics_are_torchs() -> None:
+    network, x = MeshNet(channels=2), torch.rand(1, 1, 8, 8, 8)
+    first = network.layers[0][0](x)
+    network.train()(x)
+    norm = network.layers[0][1]
+    torch.testing.assert_close(norm.running_mean, 0.1 * first.mean((0, 2, 3, 4)))
+    torch.testing.assert_close(norm.running_var, 0.9 + 0.1 * first.var((0, 2, 3, 4)))
+
+
+def test_weights_start_xavier_normal_with_relu_gain_and_no_bias() -> None:
+    torch.manual_seed(0)
+    network = MeshNet(channels=26)
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            fan = (module.in_channels + module.out_channels) * math.prod(module.kernel_size)
+            expected = math.sqrt(2) * math.sqrt(2 / fan)
+            n = module.weight.numel()
+            assert module.weight.std().item() == pytest.approx(expected, rel=4 / math.sqrt(2 * n))
+            assert not module.bias.any()
+
+
+def test_dilations_are_the_papers_and_padding_keeps_the_grid() -> None:
+    network = MeshNet(channels=2)
+    convolutions = [layer[0] for layer in network.layers]
+    assert [c.dilation[0] for c in convolutions] == [1, 2, 4, 8, 16, 16, 8, 4, 2]
+    assert network.classifier.kernel_size == (1, 1, 1)
+    assert network(torch.zeros(1, 1, 5, 32, 9)).shape == (1, 2, 5, 32, 9)
+
+
+def test_receptive_field_is_the_sum_of_the_dilations() -> None:
+    torch.manual_seed(0)
+    network = MeshNet(channels=3, dilations=(1, 2, 4)).eval()  # reaches 7 voxels to each side
+    x = torch.rand(1, 1, 19, 19, 19, requires_grad=True)
+    network(x)[0, 1, 9, 9, 9].backward()
+    reached = x.grad[0, 0].abs().amax((1, 2)) > 0
+    assert reached.nonzero().flatten().tolist() == list(range(2, 17))
+
+
+def test_dropout_acts_in_training_only() -> None:
+    network, x = MeshNet(channels=8, dropout=0.5), torch.rand(1, 1, 8, 8, 8)
+    assert not torch.equal(network(x), network(x))
+    network.eval()
+    assert torch.equal(network(x), network(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"channels": 0}, "channels must be at least 1, got 0"),
+        ({"dilations": ()}, "dilations must be one or more positive integers"),
+        ({"dilations": (1, 0)}, "dilations must be one or more positive integers"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+        ({"dropout": -0.1}, "dropout must be in"),
+    ],
+)
+def test_impossible_networks_are_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MeshNet(**arguments)

@@ -1,0 +1,75 @@
+"""DICE, AVD and MCC are those of scikit-learn and of the paper's formula; empty masks count as docs/recipe.md says."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.networks import one_hot
+from sklearn.metrics import f1_score, matthews_corrcoef
+
+from scripts.metrics import AbsoluteVolumeDifference, MatthewsCorrelation
+
+TRAIN = Path(__file__).resolve().parents[1] / "configs" / "train.json"
+
+
+@pytest.fixture
+def masks() -> tuple[torch.Tensor, torch.Tensor]:
+    """Predictions and truths (6, 1, 9, 8, 7): random ones, then perfect, nothing predicted, no lesion, neither."""
+    generator = torch.Generator().manual_seed(0)
+    pred = (torch.rand(6, 1, 9, 8, 7, generator=generator) > 0.6).float()
+    true = (torch.rand(6, 1, 9, 8, 7, generator=generator) > 0.8).float()
+    pred[2] = true[2]
+    pred[3] = 0
+    true[4] = 0
+    pred[5] = true[5] = 0
+    return pred, true
+
+
+def per_subject(metric: object, masks: tuple) -> tuple[list[float], float]:
+    """As Ignite passes them: decollated, a subject at a time."""
+    for pred, true in zip(*masks, strict=True):
+        metric([one_hot(pred, 2, dim=0)], [one_hot(true, 2, dim=0)])
+    mean = metric.aggregate().item()
+    return metric.get_buffer().flatten().tolist(), mean
+
+
+def test_mcc_is_scikit_learns_also_where_a_mask_is_empty(masks: tuple) -> None:
+    values, mean = per_subject(MatthewsCorrelation(), masks)
+    expected = [matthews_corrcoef(t.flatten(), p.flatten()) for p, t in zip(*masks, strict=True)]
+    assert values == pytest.approx(expected, abs=1e-6)
+    assert mean == pytest.approx(sum(expected) / 6, abs=1e-6)
+
+
+def test_avd_is_the_papers_formula_and_left_out_where_there_is_no_lesion(masks: tuple) -> None:
+    values, mean = per_subject(AbsoluteVolumeDifference(), masks)
+    volumes = [(p.sum().item(), t.sum().item()) for p, t in zip(*masks, strict=True)]
+    expected = [abs(p - t) / t if t else float("nan") for p, t in volumes]
+    assert values == pytest.approx(expected, rel=1e-6, nan_ok=True)
+    assert mean == pytest.approx(sum(expected[:4]) / 4, rel=1e-6)
+
+
+def test_dice_of_the_recipe_is_scikit_learns_f1_and_counts_empty_masks(masks: tuple) -> None:
+    parser = ConfigParser(json.loads(TRAIN.read_text())["validate"]["key_metric"]["val_mean_dice"]["metric_fn"])
+    values, mean = per_subject(parser.get_parsed_content(""), masks)
+    expected = [f1_score(t.flatten(), p.flatten(), zero_division=1) for p, t in zip(*masks, strict=True)]
+    assert expected[3:] == [0, 0, 1]
+    assert values == pytest.approx(expected, abs=1e-6)
+    assert mean == pytest.approx(sum(expected) / 6, abs=1e-6)
+
+
+def test_large_volumes_are_exact() -> None:
+    true = torch.zeros(1, 1, 160, 160, 160)
+    true[..., :80] = 1
+    pred = true.clone()
+    pred[0, 0, 0, 0, 0] = 0
+    metric = AbsoluteVolumeDifference()
+    metric(one_hot(pred, 2), one_hot(true, 2))
+    assert metric.get_buffer().item() == pytest.approx(1 / (80 * 160 * 160), rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 4, 4), (1, 2, 4, 4, 5)])
+def test_other_shapes_are_refused(shape: tuple) -> None:
+    with pytest.raises(ValueError, match="expected two one-hot masks"):
+        MatthewsCorrelation()(torch.zeros(1, 2, 4, 4, 4), torch.zeros(shape))

@@ -1,0 +1,81 @@
+"""The repository is a Model Zoo bundle and holds nothing else."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def tracked() -> list[str]:
+    result = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if result.returncode:
+        pytest.skip("not a git checkout")
+    return result.stdout.splitlines()
+
+
+def test_top_level_holds_a_bundle_and_nothing_else() -> None:
+    allowed = {
+        "configs",
+        "models",
+        "scripts",
+        "docs",
+        "tests",
+        "LICENSE",
+        "metadata.json",
+        "README.md",
+        "requirements.txt",
+    }
+    assert {path.split("/")[0] for path in tracked() if not path.startswith(".")} <= allowed
+
+
+def test_no_volume_checkpoint_cache_or_large_file_is_tracked() -> None:
+    for path in tracked():
+        assert not re.search(r"\.(nii|nii\.gz|pyc|csv|db|log|tmp)$|__pycache__|^(data|eval)/", path), path
+        assert (ROOT / path).stat().st_size < 1_000_000, path
+
+
+def test_the_default_run_leaves_the_checkout_clean() -> None:
+    ignored = ["data/simulated/datalist.json", "eval/history.csv", "models/model.pt", "models/checkpoint_final.pt"]
+    result = subprocess.run(["git", "check-ignore", *ignored], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 128 or result.stdout.split() == ignored
+
+
+def test_configs_metadata_is_a_relative_link_to_the_top_level_one() -> None:
+    link = ROOT / "configs" / "metadata.json"
+    assert link.is_symlink()
+    assert str(link.readlink()) == "../metadata.json"
+
+
+def test_metadata_describes_this_version() -> None:
+    metadata = json.loads((ROOT / "metadata.json").read_text())
+    assert metadata["version"] == next(iter(metadata["changelog"]))
+    requirements = (ROOT / "requirements.txt").read_text()
+    assert f"torch=={metadata['pytorch_version']}\n" in requirements
+    assert f"monai=={metadata['monai_version']}\n" in requirements
+    network = metadata["network_data_format"]
+    assert network["inputs"]["image"]["num_channels"] == 1
+    assert network["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "lesion"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.json")), ids=lambda path: path.name)
+def test_every_class_a_config_names_exists(path: Path) -> None:
+    targets = re.findall(r'"_target_": "scripts\.(\w+)\.(\w+)"', path.read_text())
+    for module, name in targets:
+        assert re.search(rf"^(class|def) {name}\b", (ROOT / "scripts" / f"{module}.py").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("[a-z]*.py")), ids=lambda path: path.name)
+def test_every_script_has_its_tests_and_says_what_libraries_lack(path: Path) -> None:
+    assert path.read_text().startswith('"""')
+    assert (ROOT / "tests" / f"test_{path.name}").is_file()
+
+
+@pytest.mark.parametrize("path", [*ROOT.glob("docs/*.md"), ROOT / "README.md"], ids=lambda path: path.name)
+def test_links_in_the_docs_lead_somewhere(path: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        if not link.startswith("http"):
+            assert (path.parent / link).exists(), link
