@@ -1,0 +1,145 @@
+"""A cohort is split as its datalist says; a datalist that is wrong is refused with the entry's name."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scripts.cohort import load_cohort
+from scripts.scans import InputError
+
+
+def datalist() -> dict:
+    """Nine subjects, one in each pair of outer fold and third of it."""
+    scans = [
+        {
+            "image": f"sub-{i}.nii.gz",
+            "label": f"sub-{i}_mask.nii.gz",
+            "subject": str(i),
+            "session": None,
+            "acquisition": "spc3",
+            "lesion_volume": 100.0 * i,
+            "fold": i // 3,
+            "inner_folds": [None if outer == i // 3 else i % 3 for outer in range(3)],
+        }
+        for i in range(9)
+    ]
+    return {
+        "name": "nine",
+        "simulated": False,
+        "spacing": [1.0, 1.0, 1.0],
+        "spatial_size": [256, 256, 256],
+        "seed": 0,
+        "outer_folds": 3,
+        "inner_folds": 3,
+        "training": scans,
+    }
+
+
+def load(
+    root: Path, content: dict, fold: object = 0, inner_fold: object = 0, check: tuple = ()
+) -> dict[str, list[int]]:
+    (root / "datalist.json").write_text(json.dumps(content))
+    cohort = load_cohort(str(root), str(root / "datalist.json"), fold, inner_fold, check)
+    return {name: [int(s["subject"]) for s in getattr(cohort, name)] for name in ("training", "validation", "test")}
+
+
+@pytest.mark.parametrize(
+    ("fold", "inner_fold", "expected"),
+    [
+        (0, 0, {"training": [4, 5, 7, 8], "validation": [3, 6], "test": [0, 1, 2]}),
+        (1, 2, {"training": [0, 1, 6, 7], "validation": [2, 8], "test": [3, 4, 5]}),
+        (2, None, {"training": [0, 1, 2, 3, 4, 5], "validation": [], "test": [6, 7, 8]}),
+        (2, "none", {"training": [0, 1, 2, 3, 4, 5], "validation": [], "test": [6, 7, 8]}),
+        (2, "null", {"training": [0, 1, 2, 3, 4, 5], "validation": [], "test": [6, 7, 8]}),
+    ],
+)
+def test_split(tmp_path: Path, fold: int, inner_fold: object, expected: dict) -> None:
+    assert load(tmp_path, datalist(), fold, inner_fold) == expected
+
+
+def test_paths_start_at_the_datasets_folder_wherever_the_datalist_is(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    path = tmp_path / "elsewhere" / "mine.json"
+    path.write_text(json.dumps(datalist()))
+    cohort = load_cohort(str(tmp_path), str(path), 0, 0, ())
+    assert cohort.test[0]["image"] == str(tmp_path / "sub-0.nii.gz")
+    assert (cohort.spacing, cohort.spatial_size, cohort.name) == ((1.0, 1.0, 1.0), (256, 256, 256), "nine")
+
+
+@pytest.mark.parametrize(
+    ("fold", "inner_fold", "line"),
+    [
+        (3, 0, "fold 3: this cohort has folds 0 to 2"),
+        (-1, 0, "fold -1: this cohort has folds 0 to 2"),
+        ("1", 0, "fold 1: this cohort has folds 0 to 2"),
+        (True, 0, "fold True: this cohort has folds 0 to 2"),
+        (0.0, 0, "fold 0.0: this cohort has folds 0 to 2"),
+        (0, 3, "inner_fold 3: this cohort has inner_folds 0 to 2"),
+        (0, "all", "inner_fold all: this cohort has inner_folds 0 to 2"),
+    ],
+)
+def test_a_fold_that_is_not_there_is_refused(tmp_path: Path, fold: object, inner_fold: object, line: str) -> None:
+    with pytest.raises(InputError, match=f"^{line}$"):
+        load(tmp_path, datalist(), fold, inner_fold)
+
+
+def entry(**change: object) -> Callable[[dict], None]:
+    return lambda content: content["training"][4].update(change)
+
+
+def top(**change: object) -> Callable[[dict], None]:
+    return lambda content: content.update(change)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (top(spacing=[1, 1]), "spacing must be three positive numbers in mm"),
+        (top(spacing=[1, 1, 0]), "spacing must be three positive numbers in mm"),
+        (top(spatial_size=[256, 256, 2.5]), "spatial_size must be three positive integers"),
+        (top(name=3), "name is 3, which has the wrong type"),
+        (top(outer_folds=True), "outer_folds is True, which has the wrong type"),
+        (top(training=[]), "training is empty"),
+        (lambda content: content.pop("spacing"), "spacing is missing"),
+        (lambda content: content["training"].append(7), r"training\[9\] is not an object"),
+        (lambda content: content["training"][4].pop("label"), r"training\[4\] \(4\): label is missing"),
+        (entry(lesion_volume="big"), r"training\[4\] \(4\): lesion_volume is 'big', which has the wrong type"),
+        (entry(fold=3), r"training\[4\] \(4\): fold is 3, expected 0 to 2"),
+        (entry(inner_folds=[0, None]), r"training\[4\] \(4\): inner_folds is \[0, None\], expected 3 values"),
+        (entry(inner_folds=[0, 1, 1]), r"training\[4\] \(4\): inner_folds is \[0, 1, 1\], .*null at .* own fold 1"),
+        (entry(inner_folds=[3, None, 1]), r"training\[4\] \(4\): inner_folds is \[3, None, 1\]"),
+        (entry(subject="0"), r"training\[4\] \(0\): another scan of this subject is in another fold"),
+        (entry(image="sub-0.nii.gz"), r"training\[4\] \(4\): image sub-0.nii.gz is in the datalist twice"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_entry(tmp_path: Path, change: Callable, line: str) -> None:
+    content = datalist()
+    change(content)
+    with pytest.raises(InputError, match=f"datalist.json: {line}"):
+        load(tmp_path, content)
+
+
+@pytest.mark.parametrize(("text", "line"), [("{", "not JSON"), ("[]", "expected an object, got a list")])
+def test_a_file_that_is_no_datalist_is_refused(tmp_path: Path, text: str, line: str) -> None:
+    (tmp_path / "datalist.json").write_text(text)
+    with pytest.raises(InputError, match=f"datalist.json: {line}"):
+        load_cohort(str(tmp_path), str(tmp_path / "datalist.json"), 0, 0)
+
+
+def test_missing_folder_and_missing_datalist_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^dataset_dir /nowhere: no such folder$"):
+        load_cohort("/nowhere", "/nowhere/datalist.json", 0, 0)
+    with pytest.raises(
+        InputError, match=r"datalist.json: no such file; write it with `python scripts/prepare_datalist"
+    ):
+        load_cohort(str(tmp_path), str(tmp_path / "datalist.json"), 0, 0)
+
+
+def test_only_the_subsets_asked_for_are_opened(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:  # none of the files exists
+        load(tmp_path, datalist(), check=("test",))
+    assert [line.split(":")[0] for line in str(error.value).splitlines()] == [
+        str(tmp_path / f"sub-{i}.nii.gz") for i in (0, 1, 2)
+    ]
