@@ -97,7 +97,8 @@ def _read_weights(path: str, map_location: Any = "cpu") -> dict:
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # zip, pickle and torch raise unrelated types for a file that is no checkpoint
-        raise InputError(f"{path}: not a torch checkpoint ({str(error).splitlines()[0][:120]})") from error
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise InputError(f"{path}: not a torch checkpoint ({reason})") from error
 
 
 def read_card(ckpt_path: str) -> dict:

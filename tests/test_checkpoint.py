@@ -1,0 +1,212 @@
+"""Checkpoints are whole or not there: a kill leaves the file before it; weights that do not fit are one line."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.handlers import CheckpointLoader as MonaiCheckpointLoader
+
+from scripts.checkpoint import CheckpointLoader, CheckpointSaver, read_card
+from scripts.meshnet import MeshNet
+from scripts.scans import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+CARD = {"channels": 2, "spacing": [1, 1, 1], "spatial_size": [8, 8, 8]}
+
+
+def evaluate(folder: Path, scores: list[float], card: dict | None = CARD) -> list[dict]:
+    """A validation engine with these key metrics; the network's state at each."""
+    network, states = MeshNet(channels=2), []
+    saver = CheckpointSaver(
+        save_dir=str(folder),
+        save_dict={"network": network},
+        save_key_metric=True,
+        key_metric_name="score",
+        key_metric_filename="model.pt",
+        card=card,
+    )
+    engine = Engine(lambda engine, batch: None)
+
+    @engine.on(Events.EPOCH_COMPLETED)
+    def score(engine: Engine) -> None:
+        torch.nn.init.uniform_(network.classifier.weight)
+        states.append({key: value.clone() for key, value in network.state_dict().items()})
+        engine.state.metrics["score"] = scores[engine.state.epoch - 1]
+
+    saver.attach(engine)
+    engine.run([0], max_epochs=len(scores))
+    return states
+
+
+def test_model_is_the_plain_state_of_the_best_epoch_with_its_card(tmp_path: Path) -> None:
+    states = evaluate(tmp_path, [0.1, 0.7, 0.3, 0.7, 0.6])
+    weights = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert all(torch.equal(weights[key], states[1][key]) for key in states[1])
+    MeshNet(channels=2).load_state_dict(weights)
+    assert read_card(str(tmp_path / "model.pt")) == CARD
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.json", "model.pt"]
+
+
+def trainer_with(folder: Path, epochs: int, fail_at: int = 0, **arguments: object) -> tuple[Engine, MeshNet, dict]:
+    network = MeshNet(channels=2)
+    optimizer = torch.optim.AdamW(network.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=100)
+
+    def step(engine: Engine, batch: torch.Tensor) -> None:
+        if engine.state.epoch == fail_at:
+            raise RuntimeError("the disk of the data is gone")
+        network(batch).square().mean().backward()
+        optimizer.step()
+        schedule.step()
+
+    trainer = Engine(step)
+    state = {"network": network, "optimizer": optimizer, "lr_scheduler": schedule}
+    CheckpointSaver(save_dir=str(folder), save_dict=state, save_engine=True, **arguments).attach(trainer)
+    return trainer, network, state  # to which the saver has added the trainer
+
+
+BATCHES = [torch.rand(1, 1, 8, 8, 8) for _ in range(3)]
+
+
+def test_the_last_two_full_states_and_the_final_one_are_kept(tmp_path: Path) -> None:
+    trainer, *_ = trainer_with(
+        tmp_path, 7, save_interval=2, n_saved=2, save_final=True, final_filename="checkpoint_final.pt"
+    )
+    trainer.run(BATCHES, max_epochs=7)
+    names = ["checkpoint_epoch=4.pt", "checkpoint_epoch=6.pt", "checkpoint_final.pt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    state = torch.load(tmp_path / "checkpoint_epoch=6.pt", weights_only=True)
+    assert set(state) == {"network", "optimizer", "lr_scheduler", "trainer"}
+    assert state["trainer"]["iteration"] == 18
+    assert state["lr_scheduler"]["last_epoch"] == 18
+
+
+def test_a_saved_state_continues_with_monais_loader(tmp_path: Path) -> None:
+    trainer, straight, _ = trainer_with(tmp_path, 6, save_interval=3)
+    start = {key: value.clone() for key, value in straight.state_dict().items()}
+    trainer.run(BATCHES, max_epochs=6)
+
+    trainer, network, _ = trainer_with(tmp_path / "again", 6, save_interval=3)
+    network.load_state_dict(start)
+    trainer.run(BATCHES, max_epochs=3)
+    resumed, network, state = trainer_with(tmp_path / "resumed", 6, save_interval=3)
+    MonaiCheckpointLoader(str(tmp_path / "again" / "checkpoint_epoch=3.pt"), state).attach(resumed)
+    resumed.run(BATCHES, max_epochs=6)
+    assert all(torch.equal(network.state_dict()[key], straight.state_dict()[key]) for key in start)
+
+
+def test_an_unfinished_run_leaves_no_final_checkpoint(tmp_path: Path) -> None:
+    trainer, *_ = trainer_with(tmp_path, 3, fail_at=2, save_final=True, final_filename="model.pt")
+    with pytest.raises(RuntimeError, match="the disk of the data is gone"):
+        trainer.run(BATCHES, max_epochs=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_file_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states, save, calls = evaluate(tmp_path, [0.5]), torch.save, []
+
+    def full_disk(checkpoint: dict, file: object) -> None:
+        calls.append(checkpoint)
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        evaluate(tmp_path, [0.9])
+    monkeypatch.setattr(torch, "save", save)
+    assert calls
+    weights = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert all(torch.equal(weights[key], states[0][key]) for key in weights)
+
+
+WRITER = """
+import sys
+import torch
+from scripts.checkpoint import _AtomicDiskSaver
+saver = _AtomicDiskSaver(sys.argv[1], "model.pt", None)
+value = 0
+while True:
+    saver({"weights": torch.full((4_000_000,), float(value))}, "ignored")
+    print(value, flush=True)
+    value += 1
+"""
+
+
+@pytest.mark.parametrize("milliseconds", [3, 7, 11, 17])
+def test_a_killed_process_leaves_a_whole_file(tmp_path: Path, milliseconds: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    for _ in range(3):
+        written = int(process.stdout.readline())
+    time.sleep(milliseconds / 1000)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    values = torch.load(tmp_path / "model.pt", weights_only=True)["weights"]
+    assert values.unique().numel() == 1
+    assert values[0] >= written
+    assert {p.name for p in tmp_path.iterdir()} <= {"model.pt", ".model.pt.tmp"}
+
+
+def load_into(network: torch.nn.Module, path: Path) -> None:
+    engine = Engine(lambda engine, batch: None)
+    CheckpointLoader(str(path), {"network": network}).attach(engine)
+    engine.run([0])
+
+
+def test_loader_loads(tmp_path: Path) -> None:
+    states, network = evaluate(tmp_path, [0.5]), MeshNet(channels=2)
+    load_into(network, tmp_path / "model.pt")
+    assert all(torch.equal(network.state_dict()[key], states[0][key]) for key in states[0])
+
+
+@pytest.mark.parametrize(
+    ("network", "line"),
+    [
+        (
+            MeshNet(channels=5),
+            r"weights of another width, layers.0.0.weight is \(2, .* pass --channels 2$",
+        ),
+        (MeshNet(channels=2, dilations=(1, 2)), r"not weights of this network \(the network has no layers.2"),
+        (torch.nn.Linear(2, 2), r"not weights of this network \(the file has no weight\)"),
+    ],
+)
+def test_weights_of_another_network_are_one_line(tmp_path: Path, network: torch.nn.Module, line: str) -> None:
+    evaluate(tmp_path, [0.5])
+    with pytest.raises(InputError, match=f"model.pt: {line}") as error:
+        load_into(network, tmp_path / "model.pt")
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (None, "no such file; train first, or give the weights with --ckpt_path"),
+        (b"", "not a torch checkpoint"),
+        (b"hello", "not a torch checkpoint"),
+        (b"PK\x03\x04 and no more", "not a torch checkpoint"),
+    ],
+)
+def test_files_that_are_no_weights_are_one_line(tmp_path: Path, content: bytes | None, line: str) -> None:
+    if content is not None:
+        (tmp_path / "model.pt").write_bytes(content)
+    with pytest.raises(InputError, match=f"model.pt: {line}") as error:
+        load_into(MeshNet(channels=2), tmp_path / "model.pt")
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", [None, "{", "{}", json.dumps({"channels": 2})])
+def test_a_missing_or_incomplete_card_says_what_to_write(tmp_path: Path, text: str | None) -> None:
+    evaluate(tmp_path, [0.5], card=None)
+    if text is not None:
+        (tmp_path / "model.json").write_text(text)
+    with pytest.raises(
+        InputError, match=r'model.json: the weights\' card is missing or incomplete .* \{"channels": 26'
+    ):
+        read_card(str(tmp_path / "model.pt"))
