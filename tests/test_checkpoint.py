@@ -61,6 +61,7 @@ def trainer_with(folder: Path, epochs: int, fail_at: int = 0, **arguments: objec
     def step(engine: Engine, batch: torch.Tensor) -> None:
         if engine.state.epoch == fail_at:
             raise RuntimeError("the disk of the data is gone")
+        optimizer.zero_grad()
         network(batch).square().mean().backward()
         optimizer.step()
         schedule.step()
