@@ -15,9 +15,10 @@ from monai.bundle import ConfigParser
 @pytest.fixture(scope="module")
 def evaluated(trained: dict) -> tuple[list[dict], dict, str]:
     """The rows of metrics.csv, summary.json, and what was printed."""
-    result = bundle("evaluating", "--config_file", f"['{TRAIN}','{EVALUATE}']", *trained["arguments"])
+    output = trained["root"] / "evaluated"
+    arguments = [*trained["arguments"], "--output_dir", output]
+    result = bundle("evaluating", "--config_file", f"['{TRAIN}','{EVALUATE}']", *arguments)
     assert result.returncode == 0, result.stderr[-2000:]
-    output = trained["root"] / "eval"
     rows = list(csv.DictReader((output / "metrics.csv").open()))
     return rows, json.loads((output / "summary.json").read_text()), result.stdout
 

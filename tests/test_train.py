@@ -123,13 +123,13 @@ def test_best_weights_are_those_of_the_best_epoch(trained: dict, cohort_dir: Pat
     history = list(csv.DictReader((trained["root"] / "eval" / "history.csv").open()))
     result = bundle(
         "evaluating", "--config_file", f"['{TRAIN}','{EVALUATE}']", *trained["arguments"],
-        "--output_dir", trained["root"] / "check",
+        "--output_dir", trained["root"] / "checked",
         "--cohort#check", "['validation']",
         "--validate#dataset#data", "$@cohort.validation",
         "--validate#handlers#2#scans", "$@cohort.validation",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
-    summary = json.loads((trained["root"] / "check" / "summary.json").read_text())
+    summary = json.loads((trained["root"] / "checked" / "summary.json").read_text())
     best = max(float(row["val_mean_dice"]) for row in history)
     assert summary["metrics"]["dice"]["mean"] == pytest.approx(best, abs=1e-5)
 
@@ -150,7 +150,7 @@ def test_no_warning_but_monais_own_about_configs(trained: dict) -> None:
 
 def test_a_run_writes_only_where_it_is_told(trained: dict) -> None:
     names = {str(path.relative_to(trained["root"])) for path in trained["root"].rglob("*") if path.is_file()}
-    assert {name for name in names if not name.startswith("check")} == {
+    assert {name for name in names if not name.startswith(("checked", "evaluated"))} == {
         "eval/history.csv",
         "models/model.pt",
         "models/model.json",
