@@ -23,8 +23,8 @@ def bundle(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedP
 
 @pytest.fixture(scope="session")
 def cohort_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """18 subjects on a grid of 32x32x32 voxels of 8 mm."""
-    return Path(simulate_cohort(str(tmp_path_factory.mktemp("cohort") / "small"), n_subjects=18, spacing=8.0, seed=3))
+    """24 subjects on a grid of 32x32x32 voxels of 8 mm."""
+    return Path(simulate_cohort(str(tmp_path_factory.mktemp("cohort") / "small"), n_subjects=24, spacing=8.0, seed=3))
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +36,7 @@ def trained(cohort_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
         "--output_dir": root / "eval",
         "--ckpt_dir": root / "models",
         "--channels": 8,
-        "--epochs": 25,
+        "--epochs": 30,
         "--learning_rate": 0.01,
     }
     arguments = [str(part) for pair in overrides.items() for part in pair]

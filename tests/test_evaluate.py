@@ -39,13 +39,11 @@ def test_summary_is_of_the_rows(evaluated: tuple) -> None:
         assert any(line.startswith(column) and f"{pooled['mean']:.3f}" in line for line in printed.splitlines())
 
 
-def test_lesion_dice_and_mcc_are_nearly_equal_and_dice_with_background_is_near_their_mean_with_one(
-    evaluated: tuple,
-) -> None:
-    # the reason why docs/recipe.md takes the paper's DICE to be averaged over both classes
+def test_lesion_dice_is_not_above_mcc_and_dice_with_background_is_its_mean_with_almost_one(evaluated: tuple) -> None:
+    # the reason why docs/recipe.md takes the paper's DICE, which is above its MCC, to be averaged over both classes
     for row in evaluated[0]:
         dice, mcc, both = (float(row[key]) for key in ("dice", "mcc", "dice_with_background"))
-        assert math.isclose(dice, mcc, abs_tol=0.06)
+        assert dice <= mcc + 0.02
         assert both == pytest.approx((1 + dice) / 2, abs=0.01)
 
 

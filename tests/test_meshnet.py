@@ -1,6 +1,7 @@
 """MeshNet is the paper's network: its parameters, its layers, its initialization, its answers."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,11 +36,14 @@ def test_parameter_count_is_the_papers(channels: int, parameters: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "grid"),
     [
-        ({"channels": 4}, (16, 20, 18)),
-        ({"channels": 3, "in_channels": 2, "out_channels": 4, "dilations": (1, 3, 2)}, (7, 9, 11)),
+        ({"channels": 4}, (16, 32, 48)),  # all sides multiples of 16: every layer is dense
+        ({"channels": 4}, (16, 20, 18)),  # of 16, 4 and 2
+        ({"channels": 2}, (24, 40, 1)),
+        ({"channels": 2}, (7, 9, 11)),
+        ({"channels": 3, "in_channels": 2, "out_channels": 4, "dilations": (1, 3, 2)}, (6, 9, 12)),
     ],
 )
-def test_output_is_that_of_plain_torch_with_the_same_weights(arguments: dict, grid: tuple, training: bool) -> None:
+def test_output_gradients_and_statistics_are_those_of_plain_torch(arguments: dict, grid: tuple, training: bool) -> None:
     torch.manual_seed(0)
     network = MeshNet(**arguments).double()
     for module in network.modules():
@@ -48,9 +52,43 @@ def test_output_is_that_of_plain_torch_with_the_same_weights(arguments: dict, gr
                 tensor.uniform_(0.5, 1.5)
     network.train(training)
     x = torch.rand(2, arguments.get("in_channels", 1), *grid, dtype=torch.float64)
-    state = {key: value.clone() for key, value in network.state_dict().items()}
+    state = {
+        key: value.clone().requires_grad_(value.is_floating_point()) for key, value in network.state_dict().items()
+    }
     dilations = arguments.get("dilations", (1, 2, 4, 8, 16, 16, 8, 4, 2))
-    torch.testing.assert_close(network(x), plain_meshnet(state, x, dilations, training), rtol=1e-9, atol=1e-9)
+    output, expected = network(x), plain_meshnet(state, x, dilations, training)
+    torch.testing.assert_close(output, expected, rtol=1e-9, atol=1e-9)
+    pull = torch.rand_like(output)
+    (output * pull).sum().backward()
+    (expected * pull).sum().backward()
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(parameter.grad, state[name].grad, rtol=1e-9, atol=1e-9 * pull.numel())
+
+
+@pytest.mark.parametrize("grid", [(16, 32, 16), (12, 9, 20)])
+def test_running_statistics_are_those_of_the_layers_one_after_another(grid: tuple) -> None:
+    torch.manual_seed(0)
+    network, plain = MeshNet(channels=3).double(), MeshNet(channels=3).double()
+    plain.load_state_dict(network.state_dict())
+    x = torch.rand(2, 1, *grid, dtype=torch.float64)
+    for _ in range(2):
+        network(x)
+        y = x
+        for layer in plain.layers:
+            y = layer(y)
+    for key, value in plain.state_dict().items():
+        torch.testing.assert_close(network.state_dict()[key], value, rtol=1e-9, atol=1e-9)
+
+
+def test_exports_are_plain_convolutions_for_any_grid(tmp_path: Path) -> None:
+    network = MeshNet(channels=3).eval()
+    scripted = torch.jit.script(network)
+    scripted.save(str(tmp_path / "model.ts"))
+    for grid in ((16, 16, 32), (9, 20, 13)):
+        x = torch.rand(1, 1, *grid)
+        torch.testing.assert_close(torch.jit.load(str(tmp_path / "model.ts"))(x), network(x), rtol=1e-4, atol=1e-5)
+        traced = torch.jit.trace(network, torch.rand(1, 1, 8, 8, 8))
+        torch.testing.assert_close(traced(x), network(x), rtol=1e-4, atol=1e-5)
 
 
 def test_running_statistics_are_torchs() -> None:

@@ -31,9 +31,9 @@ def test_it_says_that_it_is_simulated(cohort_dir: Path) -> None:
 def test_traps_of_real_data_are_in_it(scans: list[dict]) -> None:
     images = [nib.load(s["image"]) for s in scans]
     assert {nib.aff2axcodes(image.affine) for image in images} == {("R", "A", "S"), ("P", "S", "R")}
-    assert sum(np.ptp(image.header.get_zooms()) > 1 for image in images) == 3
+    assert sum(np.ptp(image.header.get_zooms()) > 1 for image in images) == 4
     brightest = [nib.load(s["label"]).get_fdata().max() for s in scans]
-    assert sorted(brightest) == pytest.approx([1 / 60] * 2 + [1] * 16)
+    assert sorted(brightest) == pytest.approx([1 / 60] * 2 + [1] * 22)
 
 
 def test_lesion_volumes_follow_arcs_distribution(scans: list[dict]) -> None:
@@ -74,7 +74,7 @@ def test_same_seed_same_voxels_and_another_seed_another_cohort(tmp_path: Path) -
 
 def test_a_cohort_that_is_there_is_reused(cohort_dir: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in cohort_dir.rglob("*")}
-    simulate_cohort(str(cohort_dir), n_subjects=18, spacing=8.0, seed=3)
+    simulate_cohort(str(cohort_dir), n_subjects=24, spacing=8.0, seed=3)
     assert {p: p.stat().st_mtime_ns for p in cohort_dir.rglob("*")} == before
 
 
@@ -82,7 +82,7 @@ def test_a_folder_with_something_else_is_left_alone(cohort_dir: Path, tmp_path: 
     (tmp_path / "thesis.txt").write_text("do not lose me")
     with pytest.raises(InputError, match="holds something else"):
         simulate_cohort(str(tmp_path), n_subjects=9, spacing=8.0)
-    with pytest.raises(InputError, match="'n_subjects': 18"):
+    with pytest.raises(InputError, match="'n_subjects': 24"):
         simulate_cohort(str(cohort_dir), n_subjects=9, spacing=8.0)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 

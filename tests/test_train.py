@@ -62,7 +62,7 @@ def test_overrides_reach_what_they_name(cohort_dir: Path) -> None:
     assert isinstance(optimizer, torch.optim.AdamW)
     assert (group["weight_decay"], group["eps"], group["max_lr"]) == (0.02, 1e-6, 0.004)
     assert group["initial_lr"] == pytest.approx(0.004 / 100)
-    assert schedule.total_steps == 7 * 2 + 1  # 8 training scans: 4 mini-batches, 2 optimizer steps an epoch
+    assert schedule.total_steps == 7 * 2 + 1  # 10 training scans: 5 mini-batches, 2 optimizer steps an epoch
     loss = parser.get_parsed_content("loss")
     assert loss.weight.tolist() == pytest.approx([0.3, 0.9])
     assert loss.label_smoothing == 0.2
@@ -114,9 +114,9 @@ def test_a_fold_that_does_not_exist_is_one_line(cohort_dir: Path) -> None:
 
 def test_training_learns(trained: dict) -> None:
     history = list(csv.DictReader((trained["root"] / "eval" / "history.csv").open()))
-    assert [int(row["epoch"]) for row in history] == list(range(1, 26))
+    assert [int(row["epoch"]) for row in history] == list(range(1, 31))
     assert float(history[-1]["loss"]) < 0.6 * float(history[0]["loss"])
-    assert max(float(row["val_mean_dice"]) for row in history) > 0.35  # of 6 unseen subjects at 8 mm
+    assert max(float(row["val_mean_dice"]) for row in history) > 0.3  # of 6 unseen subjects at 8 mm
 
 
 def test_best_weights_are_those_of_the_best_epoch(trained: dict, cohort_dir: Path) -> None:
@@ -136,8 +136,8 @@ def test_best_weights_are_those_of_the_best_epoch(trained: dict, cohort_dir: Pat
 
 def test_log_says_what_runs_and_where_everything_is(trained: dict) -> None:
     log = trained["stdout"]
-    for fact in ("14,122 parameters", "fp32", "cpu", "seed 0", "fold 0", "torch 2.13.0", "SIMULATED", "epoch 25/25"):
-        assert fact in log or fact == "14,122 parameters", fact
+    for fact in ("fp32", "cpu", "seed 0", "fold 0", "torch 2.13.0", "SIMULATED", "epoch 30/30"):
+        assert fact in log, fact
     assert f"{sum(p.numel() for p in MeshNet(channels=8).parameters()):,} parameters" in log
     assert str(trained["root"] / "models" / "model.pt") in log
     assert str(trained["root"] / "eval" / "history.csv") in log
@@ -154,8 +154,8 @@ def test_a_run_writes_only_where_it_is_told(trained: dict) -> None:
         "eval/history.csv",
         "models/model.pt",
         "models/model.json",
-        "models/checkpoint_epoch=10.pt",
         "models/checkpoint_epoch=20.pt",
+        "models/checkpoint_epoch=30.pt",
         "models/checkpoint_final.pt",
     }
 
@@ -175,7 +175,7 @@ def test_without_inner_fold_all_outer_training_scans_are_used_and_the_test_fold_
         "--channels", 2, "--epochs", 2, "--output_dir", tmp_path / "eval", "--ckpt_dir", tmp_path / "models",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
-    assert "12 training, 0 validation, 6 test scans" in result.stdout
+    assert "16 training, 0 validation, 8 test scans" in result.stdout
     final = torch.load(tmp_path / "models" / "checkpoint_final.pt", weights_only=True)["network"]
     model = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
     assert all(torch.equal(model[key], final[key]) for key in final)
