@@ -37,6 +37,9 @@ def find_scans(input: str | None) -> list[dict]:
         found = [path] if path.exists() or path.is_symlink() else [Path(p) for p in sorted(glob.glob(input))]
     if not found:
         raise InputError(f"--input {input}: no NIfTI file (*.nii, *.nii.gz) there")
+    twins = [p for p in found if p.suffix == ".nii" and p.with_name(f"{p.name}.gz") in found]
+    if twins:
+        raise InputError("\n".join(f"{p}: {p.name}.gz beside it would give a mask of the same name" for p in twins))
     scans = [{"image": str(p.absolute())} for p in found]
     check_scans(scans)
     return scans

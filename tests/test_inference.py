@@ -30,7 +30,7 @@ def segmented(trained: dict, cohort_dir: Path, tmp_path_factory: pytest.TempPath
 
 
 def mask_of(scan: dict, output: Path, kind: str = "mask") -> nib.Nifti1Image:
-    return nib.load(output / Path(scan["image"]).name.replace(".nii.gz", f"_desc-lesion_{kind}.nii.gz"))
+    return nib.load(output / scan["image"].replace(".nii.gz", f"_desc-lesion_{kind}.nii.gz"))
 
 
 def test_masks_have_the_grid_of_their_scans(segmented: tuple, trained: dict, cohort_dir: Path) -> None:
@@ -90,6 +90,19 @@ def test_one_file_without_a_label_beside_it(trained: dict, cohort_dir: Path, tmp
         "lesion_volumes.csv",
         "scan_T2w_desc-lesion_mask.nii.gz",
     ]
+
+
+def test_scans_of_one_name_in_two_folders_keep_a_mask_each(trained: dict, cohort_dir: Path, tmp_path: Path) -> None:
+    for folder, scan in zip(("visit 1", "visit 2"), trained["scans"], strict=False):
+        (tmp_path / folder).mkdir()
+        shutil.copy(cohort_dir / scan["image"], tmp_path / folder / "t2.nii.gz")
+    result = bundle(
+        "--config_file", INFERENCE, "--input", tmp_path / "visit*" / "*.nii.gz", "--output_dir", tmp_path / "out",
+        "--ckpt_path", trained["root"] / "models" / "model.pt",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-2000:]
+    masks = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.nii.gz"))
+    assert masks == ["visit 1/t2_desc-lesion_mask.nii.gz", "visit 2/t2_desc-lesion_mask.nii.gz"]
 
 
 def test_inference_preprocesses_as_training_does() -> None:

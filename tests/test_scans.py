@@ -58,6 +58,13 @@ def test_masks_beside_scans_are_not_scans(tmp_path: Path) -> None:
     assert found(str(tmp_path)) == ["t2.nii.gz"]
 
 
+def test_two_scans_that_would_give_one_mask_are_refused(tmp_path: Path) -> None:
+    for name in ("a.nii", "a.nii.gz", "b.nii"):
+        write(tmp_path / name)
+    with pytest.raises(InputError, match=r"/a.nii: a.nii.gz beside it would give a mask of the same name$"):
+        find_scans(str(tmp_path))
+
+
 def test_a_good_scan_passes_with_and_without_a_label(scan: dict) -> None:
     check_scans([scan, {"image": scan["image"]}], empty_label_ok=False)
 
