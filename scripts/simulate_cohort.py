@@ -17,7 +17,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 if __name__ == "__main__":  # run as a command, Python looks in scripts/ instead of the bundle's root
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.prepare_datalist import prepare_datalist
 from scripts.scans import InputError, read_volume
@@ -145,21 +145,20 @@ def _head_anatomy(path: str | None, resolution: int) -> Anatomy:
     def on_grid(image: nib.Nifti1Image) -> np.ndarray:
         return np.clip(resample_from_to(image, grid, order=1).get_fdata(dtype=np.float32), 0, None)
 
-    t1 = on_grid(datasets.load_mni152_template(resolution=resolution))
+    t1 = on_grid(read_volume(path)[0] if path else datasets.load_mni152_template(resolution=resolution))
     grey = on_grid(datasets.load_mni152_gm_template(resolution=resolution))
     white = on_grid(datasets.load_mni152_wm_template(resolution=resolution))
     inside = on_grid(datasets.load_mni152_brain_mask(resolution=resolution)) > 0.5
-    csf = np.where(inside, np.clip(1 - grey - white, 0, 1), 0)
+    priors = np.stack([np.clip(1 - grey - white, 0, 1), grey, white]) * inside
+    csf, grey, white = _segment(t1, priors, inside)
     outside_mm = ndimage.distance_transform_edt(~inside, sampling=resolution)
-    # The templates end at the brain: a layer of fluid, one of bone and one of scalp make it a whole head.
-    csf = np.maximum(csf, np.clip(1 - outside_mm / 3, 0, 1) * ~inside)
-    head = INTENSITY["skull"] * ((outside_mm > 3) & (outside_mm <= 9)) + INTENSITY["scalp"] * (
-        (outside_mm > 9) & (outside_mm <= 15)
-    )
-    if path is not None:
-        t1 = on_grid(read_volume(path)[0])
-        csf, grey, white = _segment(t1, np.stack([csf, grey, white]), inside)
+    csf = np.maximum(csf, np.clip(1 - outside_mm / 3, 0, 1) * ~inside)  # the templates end at the brain
+    if path:
         head = np.where(outside_mm > 3, t1 / np.percentile(t1[inside], 99) * INTENSITY["scalp"], 0)
+    else:
+        head = np.select(
+            [outside_mm <= 3, outside_mm <= 9, outside_mm <= 15], [0, INTENSITY["skull"], INTENSITY["scalp"]]
+        )
     return Anatomy(affine, csf, grey, white, head.astype(np.float32))
 
 
