@@ -124,7 +124,9 @@ def _is_made(output: Path, settings: dict) -> bool:
             f"{output}: holds something else ({made.get('Settings', 'not a simulated cohort')}); "
             "give another --output_dir (for the default cohort --default_cohort#output_dir) or delete it"
         )
-    return (output / "datalist.json").is_file()
+    if not (output / "datalist.json").is_file():
+        raise InputError(f"{output}: its datalist.json is gone; delete the folder to simulate it again")
+    return True
 
 
 def _mask_files(folder: str) -> list[Path]:

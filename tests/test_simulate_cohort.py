@@ -1,6 +1,7 @@
 """The simulated cohort is a BIDS tree like ARC's: the same for the same seed, with the traps of real data."""
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -85,6 +86,12 @@ def test_a_folder_with_something_else_is_left_alone(cohort_dir: Path, tmp_path: 
     with pytest.raises(InputError, match="'n_subjects': 24"):
         simulate_cohort(str(cohort_dir), n_subjects=9, spacing=8.0)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_cohort_without_its_datalist_is_not_used(cohort_dir: Path, tmp_path: Path) -> None:
+    shutil.copy(cohort_dir / "dataset_description.json", tmp_path)
+    with pytest.raises(InputError, match=r"its datalist.json is gone; delete the folder to simulate it again$"):
+        simulate_cohort(str(tmp_path), n_subjects=24, spacing=8.0, seed=3)
 
 
 def test_an_interrupted_simulation_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
