@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -124,6 +125,60 @@ def test_a_failed_write_leaves_the_file_before_it(tmp_path: Path, monkeypatch: p
     assert calls
     weights = torch.load(tmp_path / "model.pt", weights_only=True)
     assert all(torch.equal(weights[key], states[0][key]) for key in weights)
+    assert [p.name for p in tmp_path.glob("*.pt") if not p.name.startswith(".")] == ["model.pt"]
+    assert read_card(str(tmp_path / "model.pt")) == CARD
+
+
+def test_the_old_file_stays_whole_and_in_place_while_the_new_one_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, save, seen = tmp_path / "model.pt", torch.save, []
+
+    def look() -> tuple[int, dict] | None:
+        return (path.stat().st_ino, torch.load(path, weights_only=True)) if path.exists() else None
+
+    def slow(checkpoint: dict, file: object) -> None:
+        before = look()
+        save(checkpoint, file)
+        file.flush()
+        seen.append((before, look()))
+
+    monkeypatch.setattr(torch, "save", slow)
+    states = evaluate(tmp_path, [0.5, 0.9])
+    assert seen[0] == (None, None)
+    for inode, weights in seen[1]:
+        assert inode == seen[1][0][0] != path.stat().st_ino
+        assert all(torch.equal(weights[key], states[0][key]) for key in states[0])
+    now = torch.load(path, weights_only=True)
+    assert all(torch.equal(now[key], states[1][key]) for key in states[1])
+
+
+def test_a_reader_never_finds_the_file_missing(tmp_path: Path) -> None:
+    evaluate(tmp_path, [0.0])
+    writing = threading.Thread(target=evaluate, args=(tmp_path, [i / 100 for i in range(1, 101)]))
+    writing.start()
+    inodes = set()
+    while writing.is_alive():
+        inodes.add((tmp_path / "model.pt").stat().st_ino)
+    writing.join()
+    assert len(inodes) > 1  # it was replaced meanwhile
+
+
+def test_with_two_kept_a_whole_state_exists_while_the_next_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, whole = torch.save, []
+
+    def slow(checkpoint: dict, file: object) -> None:
+        whole.append(
+            [torch.load(p, weights_only=True)["trainer"]["iteration"] for p in tmp_path.glob("checkpoint_*.pt")]
+        )
+        save(checkpoint, file)
+
+    monkeypatch.setattr(torch, "save", slow)
+    trainer, *_ = trainer_with(tmp_path, 4, save_interval=1, n_saved=2)
+    trainer.run(BATCHES[:1], max_epochs=4)
+    assert whole == [[], [1], [2], [3]]
 
 
 WRITER = """
@@ -165,6 +220,23 @@ def test_loader_loads(tmp_path: Path) -> None:
     states, network = evaluate(tmp_path, [0.5]), MeshNet(channels=2)
     load_into(network, tmp_path / "model.pt")
     assert all(torch.equal(network.state_dict()[key], states[0][key]) for key in states[0])
+
+
+def test_loader_takes_the_network_out_of_a_full_training_state(tmp_path: Path) -> None:
+    trainer, trained, _ = trainer_with(tmp_path, 1, save_interval=1)
+    trainer.run(BATCHES[:1], max_epochs=1)
+    network = MeshNet(channels=2)
+    load_into(network, tmp_path / "checkpoint_epoch=1.pt")
+    assert all(torch.equal(value, trained.state_dict()[key]) for key, value in network.state_dict().items())
+
+
+def test_a_checkpoint_that_was_cut_short_is_one_line(tmp_path: Path) -> None:
+    evaluate(tmp_path, [0.5])
+    content = (tmp_path / "model.pt").read_bytes()
+    (tmp_path / "model.pt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"model.pt: not a torch checkpoint \(") as error:
+        load_into(MeshNet(channels=2), tmp_path / "model.pt")
+    assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -210,4 +282,10 @@ def test_a_missing_or_incomplete_card_says_what_to_write(tmp_path: Path, text: s
     with pytest.raises(
         InputError, match=r'model.json: the weights\' card is missing or incomplete .* \{"channels": 26'
     ):
+        read_card(str(tmp_path / "model.pt"))
+
+
+def test_a_card_without_weights_says_to_train_first(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text(json.dumps(CARD))
+    with pytest.raises(InputError, match=r"model.pt: no such file; train first \(python -m monai.bundle run training"):
         read_card(str(tmp_path / "model.pt"))

@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from scripts.cohort import load_cohort
@@ -53,10 +55,26 @@ def load(
         (2, None, {"training": [0, 1, 2, 3, 4, 5], "validation": [], "test": [6, 7, 8]}),
         (2, "none", {"training": [0, 1, 2, 3, 4, 5], "validation": [], "test": [6, 7, 8]}),
         (2, "null", {"training": [0, 1, 2, 3, 4, 5], "validation": [], "test": [6, 7, 8]}),
+        (2, "None", {"training": [0, 1, 2, 3, 4, 5], "validation": [], "test": [6, 7, 8]}),
+        (2, "NULL", {"training": [0, 1, 2, 3, 4, 5], "validation": [], "test": [6, 7, 8]}),
     ],
 )
 def test_split(tmp_path: Path, fold: int, inner_fold: object, expected: dict) -> None:
     assert load(tmp_path, datalist(), fold, inner_fold) == expected
+
+
+def test_every_scan_is_tested_once_and_validated_once_in_each_other_fold(tmp_path: Path) -> None:
+    everyone = list(range(9))
+    tested = []
+    for fold in range(3):
+        parts = [load(tmp_path, datalist(), fold, inner) for inner in range(3)]
+        for part in parts:
+            assert sorted([*part["training"], *part["validation"], *part["test"]]) == everyone
+        assert parts[0]["test"] == parts[1]["test"] == parts[2]["test"]
+        validated = [subject for part in parts for subject in part["validation"]]
+        assert sorted([*validated, *parts[0]["test"]]) == everyone
+        tested += parts[0]["test"]
+    assert sorted(tested) == everyone
 
 
 def test_paths_start_at_the_datasets_folder_wherever_the_datalist_is(tmp_path: Path) -> None:
@@ -78,6 +96,11 @@ def test_paths_start_at_the_datasets_folder_wherever_the_datalist_is(tmp_path: P
         (0.0, 0, "fold 0.0: this cohort has folds 0 to 2"),
         (0, 3, "inner_fold 3: this cohort has inner_folds 0 to 2"),
         (0, "all", "inner_fold all: this cohort has inner_folds 0 to 2"),
+        (0, -1, "inner_fold -1: this cohort has inner_folds 0 to 2"),
+        (0, "0", "inner_fold 0: this cohort has inner_folds 0 to 2"),
+        (0, False, "inner_fold False: this cohort has inner_folds 0 to 2"),
+        (0, 1.0, "inner_fold 1.0: this cohort has inner_folds 0 to 2"),
+        (None, 0, "fold None: this cohort has folds 0 to 2"),
     ],
 )
 def test_a_fold_that_is_not_there_is_refused(tmp_path: Path, fold: object, inner_fold: object, line: str) -> None:
@@ -121,6 +144,62 @@ def test_a_wrong_field_is_named_with_its_entry(tmp_path: Path, change: Callable,
         load(tmp_path, content)
 
 
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        ("name", None),
+        ("simulated", 0),
+        ("spacing", 1.0),
+        ("spatial_size", "256"),
+        ("outer_folds", "3"),
+        ("inner_folds", 3.0),
+        ("training", {}),
+    ],
+)
+def test_each_key_of_the_datalist_is_needed_and_has_its_type(tmp_path: Path, key: str, wrong: object) -> None:
+    content = datalist()
+    with pytest.raises(InputError, match=rf"^\S*datalist.json: {key} is {wrong!r}, which has the wrong type$"):
+        load(tmp_path, {**content, key: wrong})
+    del content[key]
+    with pytest.raises(InputError, match=rf"^\S*datalist.json: {key} is missing$"):
+        load(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        ("image", None),
+        ("label", 3),
+        ("subject", 4),
+        ("session", 1),
+        ("acquisition", 2.0),
+        ("lesion_volume", None),
+        ("fold", True),
+        ("inner_folds", 0),
+    ],
+)
+def test_each_key_of_a_scan_is_needed_and_has_its_type(tmp_path: Path, key: str, wrong: object) -> None:
+    content = datalist()
+    name = rf"^\S*datalist.json: training\[4\] \({wrong if key == 'subject' else 4}\)"
+    content["training"][4][key] = wrong
+    with pytest.raises(InputError, match=rf"{name}: {key} is {wrong!r}, which has the wrong type$"):
+        load(tmp_path, content)
+    del content["training"][4][key]
+    with pytest.raises(InputError, match=rf"training\[4\] \({None if key == 'subject' else 4}\): {key} is missing$"):
+        load(tmp_path, content)
+
+
+def test_every_wrong_entry_is_a_line(tmp_path: Path) -> None:
+    content = datalist()
+    content["training"][1]["fold"] = 7
+    del content["training"][5]["label"]
+    content["training"][8]["image"] = "sub-0.nii.gz"
+    with pytest.raises(InputError, match="fold is 7") as error:
+        load(tmp_path, content)
+    lines = str(error.value).splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["training[1] (1)", "training[5] (5)", "training[8] (8)"]
+
+
 @pytest.mark.parametrize(("text", "line"), [("{", "not JSON"), ("[]", "expected an object, got a list")])
 def test_a_file_that_is_no_datalist_is_refused(tmp_path: Path, text: str, line: str) -> None:
     (tmp_path / "datalist.json").write_text(text)
@@ -143,3 +222,16 @@ def test_only_the_subsets_asked_for_are_opened(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in str(error.value).splitlines()] == [
         str(tmp_path / f"sub-{i}.nii.gz") for i in (0, 1, 2)
     ]
+
+
+def test_an_empty_mask_is_refused_where_it_would_be_trained_on_only(tmp_path: Path) -> None:
+    for i in range(9):
+        mask = np.zeros((4, 4, 4), np.uint8)
+        mask[0] = i != 4
+        for name, data in ((f"sub-{i}", np.arange(64.0).reshape(4, 4, 4)), (f"sub-{i}_mask", mask)):
+            nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    everything = ("training", "validation", "test")
+    for fold, inner_fold in ((0, 1), (1, 0)):  # subject 4 validates, then tests
+        assert 4 not in load(tmp_path, datalist(), fold, inner_fold, everything)["training"]
+    with pytest.raises(InputError, match=r"sub-4_mask.nii.gz: empty lesion mask in the training set"):
+        load(tmp_path, datalist(), 0, 0, everything)

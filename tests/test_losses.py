@@ -68,10 +68,45 @@ def test_half_precision_logits_are_reduced_in_fp32(dtype: torch.dtype) -> None:
     assert torch.equal(value, loss(logits.to(dtype).float(), labels))
 
 
-def test_gradient_is_the_numerical_one() -> None:
-    logits = torch.randn(1, 2, 2, 2, 2, dtype=torch.float64, requires_grad=True)
-    labels = torch.tensor([0, 1] * 4).reshape(1, 1, 2, 2, 2)
-    loss = WeightedCrossEntropyLoss([0.5, 1.0], 0.1).double()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_value_is_the_closed_form_of_the_rounded_logits(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(4)
+    logits = (4 * torch.randn(1, 2, 9, 9, 9, generator=generator)).to(dtype).requires_grad_()
+    labels = torch.randint(2, (1, 1, 9, 9, 9), generator=generator)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = WeightedCrossEntropyLoss([0.5, 1.0], 0.01)(logits, labels)
+    flat = logits.detach().double().movedim(1, -1).reshape(-1, 2).numpy()
+    assert value.item() == pytest.approx(closed_form(flat, labels.flatten().tolist(), [0.5, 1.0], 0.01), rel=1e-5)
+    value.backward()
+    assert logits.grad.dtype == dtype
+    assert logits.grad.any()
+
+
+def test_double_precision_logits_are_not_rounded() -> None:
+    logits = torch.randn(1, 2, 3, 3, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    labels = (torch.arange(27) % 2).reshape(1, 1, 3, 3, 3)
+    value = WeightedCrossEntropyLoss([0.5, 1.0], 0.01)(logits, labels)  # the weights stay fp32: both are exact there
+    flat = logits.movedim(1, -1).reshape(-1, 2).numpy()
+    assert value.dtype == torch.float64
+    assert value.item() == pytest.approx(closed_form(flat, labels.flatten().tolist(), [0.5, 1.0], 0.01), rel=1e-12)
+
+
+@pytest.mark.parametrize("common", [1.0, 0.25])
+def test_equal_weights_are_torchs_own_loss(common: float) -> None:
+    generator = torch.Generator().manual_seed(6)
+    logits = torch.randn(3, 2, 4, 3, 2, generator=generator)
+    labels = torch.randint(2, (3, 1, 4, 3, 2), generator=generator)
+    expected = torch.nn.functional.cross_entropy(logits, labels[:, 0], label_smoothing=0.01)
+    torch.testing.assert_close(WeightedCrossEntropyLoss([common, common], 0.01)(logits, labels), expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weight", [[0.5, 1.0], [0.2, 1.0, 3.0]])
+def test_gradient_is_the_numerical_one(weight: list[float], smoothing: float) -> None:
+    classes = len(weight)
+    logits = torch.randn(2, classes, 2, 2, 2, dtype=torch.float64, requires_grad=True)
+    labels = (torch.arange(16) % classes).reshape(2, 1, 2, 2, 2)
+    loss = WeightedCrossEntropyLoss(weight, smoothing).double()
     assert torch.autograd.gradcheck(lambda x: loss(x, labels), logits)
 
 
@@ -80,6 +115,11 @@ def test_weights_are_a_buffer_that_moves_and_is_saved() -> None:
     assert loss.state_dict()["weight"].tolist() == [0.5, 1.0]
     assert loss.to("meta").weight.device.type == "meta"
     assert not list(loss.parameters())
+    loss = WeightedCrossEntropyLoss([0.5, 1.0]).to(torch.float64)
+    assert loss.weight.dtype == torch.float64
+    other = WeightedCrossEntropyLoss([1.0, 3.0])
+    other.load_state_dict(loss.state_dict(), strict=True)
+    assert other.weight.tolist() == [0.5, 1.0]
 
 
 def test_the_docstrings_example() -> None:

@@ -53,9 +53,29 @@ def run(accumulation_steps: int, n_batches: int = 5, epochs: int = 2, warmup_fra
     return used
 
 
+@pytest.mark.parametrize("accumulation_steps", [1, 2, 3, 9])
+def test_the_recipe_counts_the_steps_that_the_optimizer_takes(accumulation_steps: int) -> None:
+    expression = TRAIN["optimizer_steps"].removeprefix("$")
+    for name, value in (("epochs", "2"), ("train#dataloader", "range(5)"), ("accumulation_steps", accumulation_steps)):
+        expression = expression.replace(f"@{name}", str(value))
+    assert eval(expression) == len(run(accumulation_steps))
+
+
 @pytest.mark.parametrize(("accumulation_steps", "steps"), [(1, 10), (2, 6), (3, 4), (9, 2)])
 def test_it_steps_as_often_as_the_optimizer(accumulation_steps: int, steps: int) -> None:
     assert len(run(accumulation_steps)) == steps
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 2, 3, 4])
+def test_each_step_of_the_optimizer_has_its_own_rate_of_the_schedule(accumulation_steps: int) -> None:
+    used = run(accumulation_steps, n_batches=5, epochs=3)
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    schedule, expected = schedule_of(optimizer, len(used), 0.2), []
+    for _ in used:
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert used == pytest.approx(expected)
 
 
 def test_it_starts_at_a_hundredth_peaks_at_the_maximum_and_falls_to_the_end() -> None:

@@ -129,6 +129,46 @@ def test_receptive_field_is_the_sum_of_the_dilations() -> None:
     assert reached.nonzero().flatten().tolist() == list(range(2, 17))
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_papers_network_sees_61_voxels_to_each_side_and_no_further(axis: int) -> None:
+    network = MeshNet(channels=1).eval()
+    for parameter in network.parameters():
+        nn.init.constant_(parameter, 0.1)  # positive, so that nothing cancels and no ReLU is off
+    grid = [1, 1, 1]
+    grid[axis] = 127
+    x = torch.ones(1, 1, *grid, dtype=torch.float64, requires_grad=True)
+    network.double()(x).flatten(2)[0, 1, 63].backward()
+    assert x.grad.flatten().nonzero().flatten().tolist() == list(range(63 - 61, 63 + 61 + 1))
+
+
+def test_weights_give_the_same_answer_in_another_network_with_or_without_dropout() -> None:
+    torch.manual_seed(0)
+    first, x = MeshNet(channels=3, dilations=(1, 2)), torch.rand(1, 1, 6, 7, 8)
+    first(x)  # moves the running statistics
+    second = MeshNet(channels=3, dilations=(1, 2), dropout=0.5)
+    assert not torch.equal(first.eval()(x), second.eval()(x))
+    second.load_state_dict(first.state_dict(), strict=True)
+    assert torch.equal(first(x), second(x))
+
+
+def test_dropout_drops_whole_channels_after_each_dilated_layer() -> None:
+    torch.manual_seed(0)
+    network = MeshNet(channels=400, dilations=(1, 1), dropout=0.25)
+    seen = []
+    for layer in network.layers:
+        layer.register_forward_hook(lambda module, inputs, output: seen.append(output[0].flatten(1)))
+    network(torch.rand(1, 1, 4, 4, 4))
+    assert len(seen) == 2
+    for output in seen:  # after BatchNorm of 64 voxels a channel is almost never all zero by itself
+        dropped = (output == 0).all(1).float().mean().item()
+        assert dropped == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 400))
+
+
+def test_without_dropout_training_is_deterministic() -> None:
+    network, x = MeshNet(channels=3), torch.rand(1, 1, 8, 8, 8)
+    assert torch.equal(network(x), network(x))
+
+
 def test_dropout_acts_in_training_only() -> None:
     network, x = MeshNet(channels=8, dropout=0.5), torch.rand(1, 1, 8, 8, 8)
     assert not torch.equal(network(x), network(x))
@@ -139,7 +179,9 @@ def test_dropout_acts_in_training_only() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"channels": 0}, "channels must be at least 1, got 0"),
+        ({"channels": 0}, "^channels must be at least 1, got 0"),
+        ({"in_channels": 0}, "^in_channels must be at least 1, got 0"),
+        ({"out_channels": -1}, "^out_channels must be at least 1, got -1"),
         ({"dilations": ()}, "dilations must be one or more positive integers"),
         ({"dilations": (1, 0)}, "dilations must be one or more positive integers"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),

@@ -1,6 +1,7 @@
 """DICE, AVD and MCC are those of scikit-learn and of the paper's formula; empty masks count as docs/recipe.md says."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,48 @@ def test_dice_of_the_recipe_is_scikit_learns_f1_and_counts_empty_masks(masks: tu
     assert expected[3:] == [0, 0, 1]
     assert values == pytest.approx(expected, abs=1e-6)
     assert mean == pytest.approx(sum(expected) / 6, abs=1e-6)
+
+
+@pytest.mark.parametrize(("pred_full", "true_full"), [(True, False), (False, True), (True, True)])
+@pytest.mark.filterwarnings("ignore:A single label was found")
+def test_mcc_is_scikit_learns_where_a_mask_is_all_lesion(pred_full: bool, true_full: bool) -> None:
+    some = (torch.arange(60).reshape(1, 1, 3, 4, 5) % 7 == 0).float()
+    pred, true = (torch.ones_like(some) if full else some for full in (pred_full, true_full))
+    values, _ = per_subject(MatthewsCorrelation(), (pred, true))
+    assert values == pytest.approx([matthews_corrcoef(true.flatten(), pred.flatten())], abs=1e-6)
+
+
+def test_mcc_of_a_worst_prediction_is_minus_one() -> None:
+    true = (torch.arange(60).reshape(1, 1, 3, 4, 5) % 7 == 0).float()
+    values, _ = per_subject(MatthewsCorrelation(), (1 - true, true))
+    assert values == pytest.approx([-1], abs=1e-6)
+
+
+def test_mcc_of_a_million_voxels_is_that_of_whole_numbers() -> None:
+    pred, true = torch.zeros(1, 1, 100, 100, 100), torch.zeros(1, 1, 100, 100, 100)
+    true[..., :30] = 1
+    pred[..., 1:31] = 1
+    pred[0, 0, 0, 0, 50] = 1
+    tp, fp, fn, tn = 290_000, 10_001, 10_000, 689_999
+    expected = (tp * tn - fp * fn) / math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    values, _ = per_subject(MatthewsCorrelation(), (pred, true))
+    assert values == pytest.approx([expected], rel=1e-6)
+
+
+def test_a_cohort_without_any_lesion_has_no_mean_avd() -> None:
+    empty = torch.zeros(2, 1, 3, 3, 3)
+    values, mean = per_subject(AbsoluteVolumeDifference(), (empty, empty))
+    assert all(math.isnan(value) for value in [*values, mean])
+
+
+@pytest.mark.parametrize("metric", [AbsoluteVolumeDifference, MatthewsCorrelation])
+def test_a_batch_is_its_subjects_and_reset_forgets_them(metric: type, masks: tuple) -> None:
+    expected, _ = per_subject(metric(), masks)
+    batched = metric()
+    batched(*(one_hot(mask, 2) for mask in masks))
+    batched.reset()
+    batched(*(one_hot(mask, 2) for mask in masks))
+    assert batched.get_buffer().flatten().tolist() == pytest.approx(expected, nan_ok=True)
 
 
 def test_large_volumes_are_exact() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import IgniteMetricHandler, ValidationHandler, from_engine
@@ -59,3 +59,48 @@ def test_lines_and_history(tmp_path: Path, caplog: pytest.LogCaptureFixture, sim
     assert ("SIMULATED" in caplog.text) is simulated
     assert f"Best error {history['error'].max():.3f}" in caplog.text
     assert "Weights (best): /models/model.pt" in caplog.text
+
+
+def scripted_run(folder: Path, scores: dict[int, float]) -> pandas.DataFrame:
+    """Three epochs of a trainer that does nothing, with these validation scores at these epochs."""
+    validation = [{}] * bool(scores)
+    cohort = Cohort("people", False, (1.0, 1.0, 1.0), (4, 4, 4), [{}], validation, [{}])
+    network = torch.nn.Conv3d(1, 1, 1)
+    evaluator, trainer = Engine(lambda engine, batch: None), Engine(lambda engine, batch: [{"loss": batch}])
+    evaluator.state.best_metric, evaluator.state.best_metric_epoch = -1, -1
+    trainer.network, trainer.amp, trainer.state.device = network, False, "cpu"
+    trainer.optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def validate(engine: Engine) -> None:
+        epoch = engine.state.epoch
+        if epoch in scores:
+            evaluator.state.epoch, evaluator.state.metrics = epoch, {"score": scores[epoch]}
+            if scores[epoch] > evaluator.state.best_metric:
+                evaluator.state.best_metric, evaluator.state.best_metric_epoch = scores[epoch], epoch
+
+    RunLog(cohort, evaluator, ["score"], {}, str(folder), "/models/model.pt").attach(trainer)
+    trainer.run([1.0, 2.0, 6.0], max_epochs=3)
+    return pandas.read_csv(folder / "history.csv")
+
+
+def test_the_best_epochs_so_far_are_marked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        history = scripted_run(tmp_path, {1: 0.25, 2: 0.125, 3: 0.5})
+    lines = [message for message in caplog.messages if message.startswith("epoch")]
+    assert [line.endswith("  best") for line in lines] == [True, False, True]
+    assert ["score 0.250" in lines[0], "score 0.125" in lines[1], "score 0.500" in lines[2]] == [True] * 3
+    assert history["score"].tolist() == [0.25, 0.125, 0.5]
+    assert history["loss"].tolist() == [3.0, 3.0, 3.0]
+    assert "Best score 0.500 at epoch 3" in caplog.text
+
+
+def test_a_run_without_validation_has_no_metrics_and_ends_with_its_final_weights(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        history = scripted_run(tmp_path, {})
+    assert history["epoch"].tolist() == [1, 2, 3]
+    assert history["score"].isna().all()
+    assert "Weights (final): /models/model.pt" in caplog.text
+    assert "Best" not in caplog.text

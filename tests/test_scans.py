@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts.scans import InputError, check_scans, find_scans
+from scripts.scans import InputError, check_scans, find_scans, read_volume
 
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 
@@ -50,6 +50,23 @@ def test_of_a_bids_folder_only_the_t2w_scans_are_taken(tmp_path: Path) -> None:
     for name in ("sub-1_T2w", "sub-1_T1w", "derivatives/x/sub-1_T2w_desc-lesion_mask", "derivatives/x/sub-1_T2w"):
         write(tmp_path / f"{name}.nii.gz")
     assert found(str(tmp_path)) == ["sub-1_T2w.nii.gz"]
+
+
+def test_a_derivatives_folder_that_is_asked_for_is_searched(tmp_path: Path) -> None:
+    write(tmp_path / "derivatives" / "resampled" / "sub-1_T2w.nii.gz")
+    assert found(str(tmp_path / "derivatives")) == ["sub-1_T2w.nii.gz"]
+
+
+def test_a_name_with_brackets_is_a_file_before_it_is_a_glob(tmp_path: Path) -> None:
+    write(tmp_path / "scan[1].nii.gz")
+    write(tmp_path / "scan1.nii.gz")
+    assert found(str(tmp_path / "scan[1].nii.gz")) == ["scan[1].nii.gz"]
+
+
+def test_paths_of_scans_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    assert find_scans("a.nii.gz") == find_scans(".") == [{"image": str(tmp_path / "a.nii.gz")}]
 
 
 def test_masks_beside_scans_are_not_scans(tmp_path: Path) -> None:
@@ -97,6 +114,12 @@ def poison(value: float) -> Callable[[Path], None]:
     return act
 
 
+def moved(millimetres: float) -> np.ndarray:
+    affine = AFFINE.copy()
+    affine[0, 3] += millimetres
+    return affine
+
+
 def rgb(path: Path) -> None:
     write(path, np.zeros((24, 30, 20), [("R", "u1"), ("G", "u1"), ("B", "u1")]))
 
@@ -126,6 +149,8 @@ def rgb(path: Path) -> None:
         ("label", lambda p: write(p, lesion()[:-1]), r"shape \(23, 30, 20\), but its image has \(24, 30, 20\)"),
         ("label", lambda p: write(p, lesion(), np.diag([2, 2, 2, 1])), r"its affine moves it 19.0 mm away"),
         ("label", lambda p: write(p, lesion(), np.diag([-2, 2, 3, 1])), r"its affine moves it 92.0 mm away"),
+        ("label", lambda p: write(p, lesion(), moved(2.0)), r"its affine moves it 2.0 mm away"),  # by one voxel
+        ("label", lambda p: write(p, lesion(), moved(0.3)), r"its affine moves it 0.3 mm away"),
         ("label", lambda p: write(p, 0 * lesion()), "empty lesion mask in the training set"),
     ],
 )
@@ -141,6 +166,34 @@ def test_all_problems_are_reported_at_once(tmp_path: Path, scan: dict) -> None:
     with pytest.raises(InputError) as error:
         check_scans([missing[0], scan, *missing[1:]])
     assert str(error.value).splitlines() == [f"{s['image']}: no such file" for s in missing]
+
+
+def test_different_problems_of_different_scans_are_a_line_each_in_order(tmp_path: Path, scan: dict) -> None:
+    constant = write(tmp_path / "constant.nii.gz", np.zeros((24, 30, 20)))
+    other = write(tmp_path / "other_mask.nii.gz", lesion()[:, :-1])
+    gone, short = tmp_path / "gone.nii.gz", write(tmp_path / "short.nii.gz")
+    cut(short)
+    scans = [{"image": str(p)} for p in (constant, gone, short)] + [{"image": scan["image"], "label": str(other)}]
+    with pytest.raises(InputError, match="every voxel is 0; is this the right file") as error:
+        check_scans(scans)
+    lines = str(error.value).splitlines()
+    assert [line.split(": ")[0] for line in lines] == [str(p) for p in (constant, gone, short, other)]
+
+
+def test_a_volume_is_read_with_its_scale_factors(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), AFFINE)
+    image.header.set_slope_inter(0.5, 10)
+    nib.save(image, tmp_path / "scaled.nii.gz")
+    raw = nib.load(tmp_path / "scaled.nii.gz").dataobj.get_unscaled()
+    _, data = read_volume(tmp_path / "scaled.nii.gz")
+    assert np.array_equal(data, raw * 0.5 + 10)
+
+
+def test_an_input_that_is_a_dangling_link_is_named(tmp_path: Path) -> None:
+    (tmp_path / "sub-1_T2w.nii.gz").symlink_to(".git/annex/objects/gone")
+    for input in (tmp_path, tmp_path / "sub-1_T2w.nii.gz", tmp_path / "*.nii.gz"):
+        with pytest.raises(InputError, match=f"^{tmp_path}/sub-1_T2w.nii.gz: a git-annex link"):
+            find_scans(str(input))
 
 
 def test_an_empty_mask_is_fine_outside_training(scan: dict) -> None:
@@ -164,6 +217,10 @@ def test_no_input_says_what_to_give(input: str | None) -> None:
         find_scans(input)
 
 
-def test_an_input_without_scans_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no NIfTI file \(\*.nii, \*.nii.gz\) there"):
-        find_scans(str(tmp_path))
+@pytest.mark.parametrize("input", ["", "missing.nii.gz", "nowhere", "*.nii"])
+def test_an_input_without_scans_is_refused(tmp_path: Path, input: str) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    path = str(tmp_path / input)
+    with pytest.raises(InputError, match=r"no NIfTI file \(\*.nii, \*.nii.gz\) there") as error:
+        find_scans(path)
+    assert str(error.value).startswith(f"--input {path}: ")

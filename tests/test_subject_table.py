@@ -46,3 +46,19 @@ def test_one_subject_has_no_standard_deviation(tmp_path: Path) -> None:
     _, summary = tabulate(tmp_path, [[0.5]], [float("nan")])
     assert summary["metrics"]["dice"]["sd"] is None
     assert summary["metrics"]["avd"] == {"n": 0, "mean": None, "sd": None, "median": None, "min": None, "max": None}
+
+
+def test_cells_without_a_value_are_empty(tmp_path: Path) -> None:
+    tabulate(tmp_path, [[0.5], [0.25]], [0.1, float("nan")])
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert lines[0] == "subject,session,acquisition,lesion_volume,dice,avd,image"
+    assert lines[2] == "S1,,spc3,10.0,0.250000,,/data/1.nii.gz"
+
+
+def test_the_printed_table_has_a_line_a_metric(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        tabulate(tmp_path, [[0.5], [0.25], [0.75]], [0.125, float("nan"), float("nan")])
+    lines = [line.split() for line in caplog.text.splitlines()]
+    assert ["n", "mean", "sd", "median", "min", "max"] in lines
+    assert ["dice", "3", "0.500", "0.250", "0.500", "0.250", "0.750"] in lines
+    assert ["avd", "1", "0.125", "-", "0.125", "0.125", "0.125"] in lines
