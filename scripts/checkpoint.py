@@ -1,7 +1,6 @@
 """MONAI's checkpoint handlers delete the old file before writing the new, and fail on another width with a page."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ import torch
 from ignite.engine import Engine
 from ignite.handlers import DiskSaver
 
+from scripts.files import replace_file
 from scripts.scans import InputError
 
 
 class _AtomicDiskSaver(DiskSaver):
-    """Writes beside the old file, flushes to the disk, then replaces: a kill leaves the old file or the new one."""
+    """Puts the new file in the place of the old one when it is whole."""
 
     def __init__(self, dirname: str, filename: str | None, card: dict | None) -> None:
         super().__init__(dirname, require_empty=False)
@@ -24,15 +24,11 @@ class _AtomicDiskSaver(DiskSaver):
 
     def _save_func(self, checkpoint: Mapping, path: Path, func: Any) -> None:
         path = path if self.filename is None else self.dirname / self.filename
-        partial = path.with_name(f".{path.name}.tmp")
-        with partial.open("wb") as file:
+        with replace_file(path, "wb") as file:
             func(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
         if self.card is not None:
-            partial.write_text(json.dumps(self.card, indent=4) + "\n")
-            partial.replace(path.with_suffix(".json"))
+            with replace_file(path.with_suffix(".json")) as file:
+                file.write(json.dumps(self.card, indent=4) + "\n")
 
     def remove(self, filename: str) -> None:
         if self.filename is None:  # a fixed name is replaced, not removed
@@ -40,27 +36,25 @@ class _AtomicDiskSaver(DiskSaver):
 
 
 class CheckpointSaver(monai.handlers.CheckpointSaver):
-    """MONAI's saver, but atomic, and an exception leaves no "final" checkpoint behind.
+    """MONAI's saver, but atomic, right after a resume, and an exception leaves no "final" checkpoint behind.
 
     Args:
+        args: arguments of ``monai.handlers.CheckpointSaver``.
         card: what must be known to use the weights (width, grid, cohort); written as JSON beside each checkpoint.
-        save_engine: also save the state of the engine this is attached to, as ``trainer``.
-        kwargs: arguments of ``monai.handlers.CheckpointSaver``.
+        kwargs: the same by name.
     """
 
-    def __init__(self, card: dict | None = None, save_engine: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.save_engine = save_engine
+    def __init__(self, *args: Any, card: dict | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         for checkpoint in (self._final_checkpoint, self._key_metric_checkpoint, self._interval_checkpoint):
             if checkpoint is not None:
                 filename = checkpoint.save_handler.filename
                 checkpoint.save_handler = _AtomicDiskSaver(self.save_dir, filename, card)
 
-    def attach(self, engine: Engine) -> None:
-        """Register with a trainer or evaluator."""
-        if self.save_engine:  # a config cannot refer to the trainer from within the trainer's own handlers
-            self.save_dict["trainer"] = engine
-        super().attach(engine)
+    def metrics_completed(self, engine: Engine) -> None:
+        """Save if this epoch is the best: by the engine's own record, which a resume restores."""
+        if getattr(engine.state, "best_metric_epoch", engine.state.epoch) == engine.state.epoch:
+            super().metrics_completed(engine)
 
     def exception_raised(self, engine: Engine, e: Exception) -> None:
         """Do not save an unfinished run as a finished one."""
@@ -70,28 +64,55 @@ class CheckpointSaver(monai.handlers.CheckpointSaver):
 class CheckpointLoader(monai.handlers.CheckpointLoader):
     """MONAI's loader, but weights that do not fit are one line that says why.
 
+    Args:
+        args: arguments of ``monai.handlers.CheckpointLoader``.
+        held_out: ``cohort`` and ``fold`` that are evaluated; weights whose card names this cohort and another fold were
+            trained on these scans.
+        kwargs: the same by name.
+
     Raises:
-        InputError: no such file, no torch checkpoint, or weights of another network.
+        InputError: no such file, no torch checkpoint, weights of another network, or trained on these scans.
     """
+
+    def __init__(self, *args: Any, held_out: dict | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.held_out = held_out
 
     def __call__(self, engine: Engine) -> None:
         """Load; called when the engine starts."""
-        weights = _read_weights(self.load_path, self.map_location)
+        card = Path(self.load_path).with_suffix(".json")
+        if self.held_out and card.is_file():
+            ours, theirs = self.held_out, json.loads(card.read_text())
+            if theirs.get("cohort") == ours["cohort"] and theirs.get("fold") != ours["fold"]:
+                raise InputError(
+                    f"{self.load_path}: trained with fold {theirs.get('fold')} held out, so on scans of fold "
+                    f"{ours['fold']}, which would be the test set here; pass --fold {theirs.get('fold')}"
+                )
+        weights = read_checkpoint(self.load_path, self.map_location)
         for name, module in self.load_dict.items():
-            ours, theirs = module.state_dict(), weights.get(name, weights)
-            for key in [*ours, *theirs]:
-                if key not in ours or key not in theirs:
-                    where = "the network" if key not in ours else "the file"
-                    raise InputError(f"{self.load_path}: not weights of this network ({where} has no {key})")
-                if ours[key].shape != theirs[key].shape:
-                    raise InputError(
-                        f"{self.load_path}: weights of another width, {key} is {tuple(theirs[key].shape)} there and "
-                        f"{tuple(ours[key].shape)} here; pass --channels {len(theirs['layers.0.0.weight'])}"
-                    )
+            refuse_other_weights(self.load_path, module.state_dict(), weights.get(name, weights))
         super().__call__(engine)
 
 
-def _read_weights(path: str, map_location: Any = "cpu") -> dict:
+def refuse_other_weights(path: str, ours: Mapping, theirs: Mapping) -> None:
+    """Raise InputError if the weights ``theirs``, from ``path``, are not of the network with the weights ``ours``."""
+    for key in [*ours, *theirs]:
+        if key not in ours or key not in theirs:
+            where = "the network" if key not in ours else "the file"
+            raise InputError(f"{path}: not weights of this network ({where} has no {key})")
+        if ours[key].shape != theirs[key].shape:
+            raise InputError(
+                f"{path}: weights of another width, {key} is {tuple(theirs[key].shape)} there and "
+                f"{tuple(ours[key].shape)} here; pass --channels {len(theirs['layers.0.0.weight'])}"
+            )
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict:
+    """What ``torch.save`` wrote to ``path``, without running any code in it.
+
+    Raises:
+        InputError: no such file, or no torch checkpoint.
+    """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file; train first, or give the weights with --ckpt_path")
     try:

@@ -1,17 +1,20 @@
 """MONAI's datalist readers know no grid and no nested folds: this reads a cohort, every field checked."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.scans import InputError, check_scans
+from scripts.check_scans import check_scans, refuse_bad_scans
+from scripts.scans import InputError
 
 
 @dataclass(frozen=True)
 class Cohort:
     """One outer (and inner) split of a cohort; a scan is a datalist entry with absolute ``image`` and ``label`` paths.
 
-    ``spacing`` is in mm and ``spatial_size`` in voxels, both in RAS order.
+    ``spacing`` is in mm and ``spatial_size`` in voxels, both in RAS order. ``fingerprint`` is a hash of the grid, the
+    split and the content of the files that were checked: the same for a copy of the cohort in another folder.
     """
 
     name: str
@@ -21,6 +24,7 @@ class Cohort:
     training: list[dict]
     validation: list[dict]
     test: list[dict]
+    fingerprint: str
 
 
 def load_cohort(
@@ -59,11 +63,17 @@ def load_cohort(
         held_out = scan["fold"] == fold
         validates = inner_fold is not None and scan["inner_folds"][fold] == inner_fold
         subsets["test" if held_out else "validation" if validates else "training"].append(scan)
-    for name in check:
-        check_scans(subsets[name], empty_label_ok=name != "training")
-    return Cohort(
-        content["name"], content["simulated"], tuple(content["spacing"]), tuple(content["spatial_size"]), **subsets
-    )
+    grid = tuple(content["spacing"]), tuple(content["spatial_size"])
+    checked = [scan for name in check for scan in subsets[name]]
+    reports = check_scans(checked, *grid, cache=Path(datalist).with_suffix(".checked.json"))
+    refuse_bad_scans(checked, reports, lesion_needed=subsets["training"])
+    hashes = {scan["image"]: report["sha256"] for scan, report in zip(checked, reports, strict=True)}
+    split = {
+        name: [[str(Path(scan["image"]).relative_to(root)), hashes.get(scan["image"])] for scan in subset]
+        for name, subset in subsets.items()
+    }
+    fingerprint = hashlib.sha256(json.dumps([grid, split], sort_keys=True).encode()).hexdigest()
+    return Cohort(content["name"], content["simulated"], *grid, **subsets, fingerprint=fingerprint)
 
 
 def _check_fold(key: str, value: int, n_folds: int) -> None:

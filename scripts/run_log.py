@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 from monai.handlers import from_engine
 
 from scripts.cohort import Cohort
+from scripts.files import replace_file
 
 logger = logging.getLogger("meshnet")
 
@@ -36,11 +37,13 @@ class RunLog:
         self.cohort, self.evaluator, self.metrics, self.settings = cohort, evaluator, metrics, settings
         self.history, self.model_path = Path(output_dir) / "history.csv", model_path
         self._loss_of = from_engine("loss", first=True)
+        self._rows: list[list] = []
+        self._losses: list[float] = []
+        self._skipped_steps, self._scale = 0, 0.0
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
         engine.add_event_handler(Events.STARTED, self._started)
-        engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
         engine.add_event_handler(Events.COMPLETED, self._completed)
@@ -63,29 +66,45 @@ class RunLog:
                 "on ARC (OpenNeuro ds004884): python scripts/prepare_datalist.py --dataset_dir ARC, then add "
                 "--dataset_dir ARC to this command"
             )
-        self.history.parent.mkdir(parents=True, exist_ok=True)
-        with self.history.open("w", newline="") as file:
-            csv.writer(file).writerow(["epoch", "loss", "lr", *self.metrics, "seconds"])
+        self._clock = time.perf_counter()
 
-    def _epoch_started(self, trainer: Engine) -> None:
-        self._clock, self._losses = time.perf_counter(), []
+    def state_dict(self) -> dict:
+        """The history so far, with the losses of the epoch under way."""
+        return {"rows": self._rows, "losses": self._losses, "skipped_steps": self._skipped_steps}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take up a history; the file is written again."""
+        self._rows, self._losses, self._skipped_steps = state["rows"], state["losses"], state["skipped_steps"]
+        self._write()
+
+    def _write(self) -> None:
+        with replace_file(self.history) as file:
+            csv.writer(file).writerows([["epoch", "loss", "lr", *self.metrics, "skipped_steps"], *self._rows])
 
     def _iteration_completed(self, trainer: Engine) -> None:
-        self._losses.append(self._loss_of(trainer.state.output))
+        self._losses.append(float(self._loss_of(trainer.state.output)))
+        scaler = getattr(trainer, "scaler", None)
+        if scaler is not None:  # it lowers its scale when it leaves a step out because of infinite gradients
+            scale = scaler.get_scale()
+            self._skipped_steps += scale < self._scale
+            self._scale = scale
 
     def _epoch_completed(self, trainer: Engine) -> None:
-        epoch, seconds = trainer.state.epoch, time.perf_counter() - self._clock
+        now = time.perf_counter()
+        epoch, seconds, self._clock = trainer.state.epoch, now - self._clock, now
         loss, lr = float(torch.as_tensor(self._losses).mean()), trainer.optimizer.param_groups[0]["lr"]
         validated = self.evaluator.state.epoch == epoch
         values = [self.evaluator.state.metrics[name] for name in self.metrics] if validated else []
-        with self.history.open("a", newline="") as file:
-            csv.writer(file).writerow([epoch, loss, lr, *(values or [""] * len(self.metrics)), f"{seconds:.2f}"])
+        self._rows.append([epoch, loss, lr, *(values or [""] * len(self.metrics)), self._skipped_steps])
+        self._write()
+        skipped = f"  {self._skipped_steps} fp16 steps skipped" if self._skipped_steps else ""
+        self._losses, self._skipped_steps = [], 0
         shown = "".join(f"  {name} {value:.3f}" for name, value in zip(self.metrics, values, strict=False))
         best = "  best" if validated and self.evaluator.state.best_metric_epoch == epoch else ""
         width = len(str(trainer.state.max_epochs))
         logger.info(
             f"epoch {epoch:{width}}/{trainer.state.max_epochs}  loss {loss:.4f}  lr {lr:.2e}{shown}  "
-            f"{seconds:.1f} s{best}"
+            f"{seconds:.1f} s{skipped}{best}"
         )
 
     def _completed(self, trainer: Engine) -> None:

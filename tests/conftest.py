@@ -6,12 +6,32 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from scripts.simulate_cohort import simulate_cohort
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN, EVALUATE, INFERENCE = (str(ROOT / "configs" / f"{name}.json") for name in ("train", "evaluate", "inference"))
+
+
+AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
+
+
+def write(path: Path, data: np.ndarray | None = None, affine: np.ndarray = AFFINE) -> Path:
+    """Save a 3D NIfTI image of 24x30x20 voxels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = np.arange(24 * 30 * 20, dtype=np.float32).reshape(24, 30, 20) if data is None else data
+    nib.save(nib.Nifti1Image(data, affine), path)
+    return path
+
+
+def lesion() -> np.ndarray:
+    """A mask of that size."""
+    mask = np.zeros((24, 30, 20), np.uint8)
+    mask[5:9, 5:9, 5:9] = 1
+    return mask
 
 
 def bundle(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:

@@ -220,7 +220,7 @@ def test_only_the_subsets_asked_for_are_opened(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:  # none of the files exists
         load(tmp_path, datalist(), check=("test",))
     assert [line.split(":")[0] for line in str(error.value).splitlines()] == [
-        str(tmp_path / f"sub-{i}.nii.gz") for i in (0, 1, 2)
+        str(tmp_path / f"sub-{i}{which}.nii.gz") for i in (0, 1, 2) for which in ("", "_mask")
     ]
 
 
@@ -228,7 +228,7 @@ def test_an_empty_mask_is_refused_where_it_would_be_trained_on_only(tmp_path: Pa
     for i in range(9):
         mask = np.zeros((4, 4, 4), np.uint8)
         mask[0] = i != 4
-        for name, data in ((f"sub-{i}", np.arange(64.0).reshape(4, 4, 4)), (f"sub-{i}_mask", mask)):
+        for name, data in ((f"sub-{i}", i + np.arange(64.0).reshape(4, 4, 4)), (f"sub-{i}_mask", mask)):
             nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / f"{name}.nii.gz")
     everything = ("training", "validation", "test")
     for fold, inner_fold in ((0, 1), (1, 0)):  # subject 4 validates, then tests

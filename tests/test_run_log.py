@@ -27,7 +27,7 @@ def test_lines_and_history(tmp_path: Path, caplog: pytest.LogCaptureFixture, sim
         network=network,
         key_val_metric={"error": IgniteMetricHandler(MSEMetric(), output_transform=from_engine(["pred", "label"]))},
     )
-    cohort = Cohort("people", simulated, (1.0, 1.0, 2.5), (4, 4, 4), [{}] * 4, [{}] * 3, [{}] * 2)
+    cohort = Cohort("people", simulated, (1.0, 1.0, 2.5), (4, 4, 4), [{}] * 4, [{}] * 3, [{}] * 2, "")
     log = RunLog(cohort, evaluator, ["error"], {"seed": 7}, str(tmp_path / "out"), "/models/model.pt")
     losses: dict[int, list[float]] = {}
     trainer = SupervisedTrainer(
@@ -64,7 +64,7 @@ def test_lines_and_history(tmp_path: Path, caplog: pytest.LogCaptureFixture, sim
 def scripted_run(folder: Path, scores: dict[int, float]) -> pandas.DataFrame:
     """Three epochs of a trainer that does nothing, with these validation scores at these epochs."""
     validation = [{}] * bool(scores)
-    cohort = Cohort("people", False, (1.0, 1.0, 1.0), (4, 4, 4), [{}], validation, [{}])
+    cohort = Cohort("people", False, (1.0, 1.0, 1.0), (4, 4, 4), [{}], validation, [{}], "")
     network = torch.nn.Conv3d(1, 1, 1)
     evaluator, trainer = Engine(lambda engine, batch: None), Engine(lambda engine, batch: [{"loss": batch}])
     evaluator.state.best_metric, evaluator.state.best_metric_epoch = -1, -1

@@ -8,7 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts.scans import InputError, check_scans
+from scripts.check_scans import check_scans, refuse_bad_scans
+from scripts.scans import InputError
 from scripts.simulate_cohort import ARC_VOLUME_QUANTILES, simulate_cohort
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
@@ -21,7 +22,7 @@ def scans(cohort_dir: Path) -> list[dict]:
 
 
 def test_every_scan_is_readable_and_every_mask_lies_on_its_scan(scans: list[dict]) -> None:
-    check_scans(scans, empty_label_ok=False)
+    refuse_bad_scans(scans, check_scans(scans), lesion_needed=scans)
 
 
 def test_it_says_that_it_is_simulated(cohort_dir: Path) -> None:

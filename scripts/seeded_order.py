@@ -1,0 +1,52 @@
+"""MONAI's loaders draw from random states that depend on what ran before: here order and augmentation follow a seed."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+from monai.data import DistributedSampler
+from monai.data.utils import set_rnd
+from torch.utils.data import Dataset
+
+
+class SeededSampler(DistributedSampler):
+    """Yields (index, seed of that item's random transforms), both functions of the sampler's seed and the epoch alone.
+
+    So any epoch can be drawn again, by another process or with another number of workers. Ignite's engine tells it the
+    epoch, as it does every ``DistributedSampler``.
+
+    Args:
+        dataset: what is sampled from.
+        seed: seed of order and transforms.
+        num_replicas: processes that share the dataset.
+        rank: which of them this is.
+        kwargs: further arguments of ``monai.data.DistributedSampler``.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int, num_replicas: int = 1, rank: int = 0, **kwargs) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, seed=seed, **kwargs)
+        self.skip = 0  # items of the next epoch that were trained on before a resume
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Draw one epoch."""
+        seeds = np.random.SeedSequence((self.seed, self.epoch)).generate_state(len(self.dataset))
+        indices = list(super().__iter__())
+        start, self.skip = self.skip, 0
+        return islice(((index, int(seeds[index])) for index in indices), start, None)
+
+
+class SeededDataset(Dataset):
+    """Wraps a dataset with a ``transform``: takes what ``SeededSampler`` yields and seeds the transforms by it."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        """The wrapped dataset's length."""
+        return len(self.dataset)
+
+    def __getitem__(self, item: tuple[int, int]) -> object:
+        """The item of that index, its random transforms seeded."""
+        index, seed = item
+        set_rnd(self.dataset.transform, seed)
+        return self.dataset[index]
