@@ -176,7 +176,7 @@ def _check_mask(
 
 
 def _with_duplicates(scans: list[dict], reports: list[dict]) -> list[dict]:
-    """Add a line for files of the same content: an error for two images of a cohort, which could test on training data."""
+    """Add a line for files of the same content: an error in a cohort, which could test on what it has trained on."""
     for key in ("image", "label"):
         first: dict[str, str] = {}
         for scan, report in zip(scans, reports, strict=True):
