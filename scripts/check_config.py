@@ -1,6 +1,7 @@
 """MONAI takes any override in silence and reports an error as pages of traceback: here each is a line."""
 
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -96,8 +97,10 @@ def _print_cause(kind: type[BaseException], error: BaseException, traceback: Tra
     """A line about the error that the others were raised from; Python exits with status 1 after it."""
     if not isinstance(error, Exception):
         return sys.__excepthook__(kind, error, traceback)
+    where = ""
     while error.__cause__ is not None or (error.__context__ is not None and not error.__suppress_context__):
+        where = "".join(f" in {name}" for name in re.findall("component '([^']+)'", str(error))) or where
         error = error.__cause__ or error.__context__
     message = " ".join(str(error).split())
-    print(f"{type(error).__name__}: {message} (--debug true shows where)", file=sys.stderr)
+    print(f"{type(error).__name__}{where}: {message} (--debug true shows the traceback)", file=sys.stderr)
     return None

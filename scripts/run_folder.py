@@ -56,7 +56,8 @@ class RunFolder:
         self.facts = _facts(config, settings)
         self.state: dict | None = None
         self._locks = [_lock(Path(folder)) for folder in dict.fromkeys((str(ckpt_dir), str(output_dir)))]
-        earlier = [path for path in (self.path, self.path.with_name("model.pt"), self.record) if path.exists()]
+        results = (self.path, self.path.with_name("model.pt"), self.record.with_name("history.csv"))
+        earlier = [path for path in results if path.exists()]
         if str(resume).lower() == "true":
             if self.path.exists():
                 self.state = read_checkpoint(self.path)

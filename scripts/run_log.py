@@ -44,6 +44,7 @@ class RunLog:
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
         engine.add_event_handler(Events.STARTED, self._started)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._iteration_started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
         engine.add_event_handler(Events.COMPLETED, self._completed)
@@ -83,11 +84,15 @@ class RunLog:
 
     def _iteration_completed(self, trainer: Engine) -> None:
         self._losses.append(float(self._loss_of(trainer.state.output)))
+        if self._scale_of(trainer) < self._scale:  # so it has left out a step because of infinite gradients
+            self._skipped_steps += 1
+
+    def _scale_of(self, trainer: Engine) -> float:
         scaler = getattr(trainer, "scaler", None)
-        if scaler is not None:  # it lowers its scale when it leaves a step out because of infinite gradients
-            scale = scaler.get_scale()
-            self._skipped_steps += scale < self._scale
-            self._scale = scale
+        return 0.0 if scaler is None else scaler.get_scale()
+
+    def _iteration_started(self, trainer: Engine) -> None:
+        self._scale = self._scale_of(trainer)
 
     def _epoch_completed(self, trainer: Engine) -> None:
         now = time.perf_counter()

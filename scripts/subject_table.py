@@ -9,6 +9,8 @@ from pathlib import Path
 
 from ignite.engine import Engine, Events
 
+from scripts.files import replace_file
+
 logger = logging.getLogger("meshnet")
 
 
@@ -40,8 +42,10 @@ class SubjectTable:
             column: details[name].reshape(len(self.scans), -1).double().mean(1).tolist()
             for column, name in self.metrics.items()
         }
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        with (self.output_dir / "metrics.csv").open("w", newline="") as file:
+        path = self.output_dir / "metrics.csv"
+        if path.exists():
+            logger.warning(f"{path}: an earlier evaluation's table is replaced")
+        with replace_file(path) as file:
             writer = csv.writer(file)
             facts = ("subject", "session", "acquisition", "lesion_volume")
             writer.writerow([*facts, *columns, "image"])
@@ -49,7 +53,8 @@ class SubjectTable:
                 cells = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
                 writer.writerow([*("" if scan[key] is None else scan[key] for key in facts), *cells, scan["image"]])
         summary = {column: _summary([v for v in values if not math.isnan(v)]) for column, values in columns.items()}
-        (self.output_dir / "summary.json").write_text(json.dumps({**self.facts, "metrics": summary}, indent=4) + "\n")
+        with replace_file(self.output_dir / "summary.json") as file:
+            file.write(json.dumps({**self.facts, "metrics": summary}, indent=4) + "\n")
         self._print(summary)
 
     def _print(self, summary: dict[str, dict]) -> None:

@@ -3,6 +3,7 @@
 import logging
 import random
 import signal
+import sys
 import threading
 from pathlib import Path
 from types import FrameType
@@ -57,6 +58,7 @@ class TrainingState:
         self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._stop_validation_if_told)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
         engine.add_event_handler(Events.COMPLETED, self._completed)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._exception_raised)
 
     def _started(self, trainer: Engine) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -145,6 +147,10 @@ class TrainingState:
             f"epoch {trainer.state.epoch}, learning rate {trainer.optimizer.param_groups[0]['lr']:.3g}: the loss is "
             f"{loss.item()} for {', '.join(files)}; the state is in {path}"
         )
+
+    def _exception_raised(self, trainer: Engine, error: BaseException) -> None:
+        print(file=sys.stderr)  # the message does not belong behind the progress bar
+        raise error
 
     def _completed(self, trainer: Engine) -> None:
         for number, handler in self._restore.items():

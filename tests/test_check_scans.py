@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from conftest import AFFINE, lesion, write
 
 from scripts.check_scans import check_scans, refuse_bad_scans
-from scripts.scans import InputError
+from scripts.scans import InputError, read_volume
 
 
 @pytest.fixture
@@ -104,6 +105,99 @@ def test_what_is_wrong_is_one_line_that_names_the_file(scan: dict, key: str, bre
     with pytest.raises(InputError, match=f"^{scan[key]}: {message}") as error:
         refuse([scan], training=True)
     assert len(str(error.value).splitlines()) == 1
+
+
+GRID = {"spacing": (2.0, 2.0, 3.0), "spatial_size": (24, 30, 20)}
+
+
+@pytest.mark.parametrize(
+    ("affine", "message"),
+    [
+        (np.diag([2.0, 0.0, 3.0, 1.0]), r"its affine is not one of a scan \(spacing 2x0x3 mm\)"),
+        (np.diag([2.0, 2.0, 500.0, 1.0]), r"its affine is not one of a scan \(spacing 2x2x500 mm\)"),
+        (np.array([[2, 2, 0, 0], [2, 2, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1.0]]), "its affine is not one of a scan"),
+    ],
+    ids=["zero", "wild", "singular"],
+)
+def test_an_affine_of_no_scan_is_an_error(tmp_path: Path, affine: np.ndarray, message: str) -> None:
+    image = nib.Nifti1Image(np.arange(24.0).reshape(2, 3, 4), None)
+    image.header.set_sform(affine, code=1)
+    nib.save(image, tmp_path / "sub-1_T2w.nii.gz")
+    with pytest.raises(InputError, match=f"^{tmp_path}/sub-1_T2w.nii.gz: {message}"):
+        refuse([{"image": str(tmp_path / "sub-1_T2w.nii.gz")}])
+
+
+def warned(scans: list[dict], **grid: tuple) -> list[str]:
+    return [line for report in check_scans(scans, **grid) for line in report["warnings"]]
+
+
+def test_thick_slices_are_a_warning(scan: dict) -> None:
+    write(Path(scan["image"]), affine=np.diag([1, 1, 20, 1]))
+    assert warned([{"image": scan["image"]}]) == [f"{scan['image']}: unusual spacing, 1x1x20 mm"]
+
+
+@pytest.mark.parametrize(
+    ("values", "warning"), [((1, 2), "2 different values above 0, all taken as"), ((-1, 1), "values below 0, taken as")]
+)
+def test_a_mask_that_is_not_0_and_1_is_a_warning(scan: dict, values: tuple, warning: str) -> None:
+    mask = lesion().astype(np.int16)
+    mask[5, 5, 5], mask[6, 6, 6] = values
+    write(Path(scan["label"]), mask)
+    assert [line.startswith(f"{scan['label']}: {warning}") for line in warned([scan])] == [True]
+
+
+def test_a_scan_given_as_mask_is_an_error(scan: dict) -> None:
+    write(Path(scan["label"]))
+    with pytest.raises(InputError, match=f"^{scan['label']}: 100% of the volume is above 0; is this a lesion mask?"):
+        refuse([scan])
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "PSR", "LPI"])
+def test_a_lesion_beyond_the_grid_is_found_in_any_orientation(scan: dict, orientation: str) -> None:
+    mask = np.zeros((24, 30, 20), np.uint8)
+    mask[0:4, 10, 10] = 1  # at the left edge
+    for path, data in ((scan["image"], nib.load(scan["image"]).get_fdata()), (scan["label"], mask)):
+        image = nib.Nifti1Image(data, AFFINE)
+        turn = nib.orientations.ornt_transform(nib.io_orientation(AFFINE), nib.orientations.axcodes2ornt(orientation))
+        nib.save(image.as_reoriented(turn), path)
+    assert warned([scan], **GRID) == []
+    narrow = {**GRID, "spatial_size": (20, 30, 20)}  # loses 2 voxels of 2 mm on either side
+    assert warned([scan], **narrow) == [f"{scan['label']}: 50% of the lesion lies outside the recipe's grid"]
+    with pytest.raises(InputError, match="100% of the lesion lies outside the recipe's grid"):
+        refuse([scan], **{**GRID, "spatial_size": (16, 30, 20)})
+
+
+def test_a_scan_that_is_there_twice_is_an_error(tmp_path: Path, scan: dict) -> None:
+    copy = {key: str(tmp_path / f"copy_{key}.nii.gz") for key in scan}
+    for key, path in scan.items():
+        Path(copy[key]).write_bytes(Path(path).read_bytes())
+    with pytest.raises(InputError, match=f"^{copy['image']}: the same content as {scan['image']}$"):
+        refuse([scan, copy])
+    assert warned([scan, copy]) == [f"{copy['label']}: the same content as {scan['label']}"]
+    refuse([scan, scan])  # one scan, named twice by its caller
+
+
+def test_reports_are_kept_until_a_file_or_the_grid_changes(
+    tmp_path: Path, scan: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, cache = [], tmp_path / "checked.json"
+    monkeypatch.setattr("scripts.check_scans.read_volume", lambda path: reads.append(path) or read_volume(path))
+    first = check_scans([scan], cache=cache)
+    assert len(reads) == 2
+    assert check_scans([scan], cache=cache) == first
+    assert len(reads) == 2
+    write(Path(scan["label"]), 0 * lesion())
+    assert check_scans([scan], cache=cache)[0]["empty_label"]
+    assert len(reads) == 4
+    check_scans([scan], **GRID, cache=cache)
+    assert len(reads) == 6
+    cache.write_text("{ not JSON")
+    check_scans([scan], cache=cache)
+    assert len(reads) == 8
+
+
+def test_a_folder_that_cannot_be_written_keeps_no_reports_and_is_no_error(scan: dict) -> None:
+    assert check_scans([scan], cache=Path("/proc/checked.json"))[0]["errors"] == []
 
 
 def test_all_problems_are_reported_at_once(tmp_path: Path, scan: dict) -> None:

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def train(overrides: dict) -> None:
     """What ``python -m monai.bundle run training`` does; in a process of its own."""
     import monai.bundle
 
-    os.environ["OMP_NUM_THREADS"] = "1"
+    multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as in a process from a shell
     torch.set_num_threads(1)
     sys.stderr = Path(overrides["output_dir"]).with_suffix(".log").open("a")
     monai.bundle.run("training", **overrides)
@@ -193,3 +194,116 @@ def test_a_full_disk_is_one_line_and_the_run_continues_bit_identical(
     process.join()
     assert process.exitcode == 0
     assert results(tmp_path) == undisturbed
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_scans(cohort_dir: Path, tmp_path: Path) -> None:
+    process = start(overrides_of(cohort_dir, tmp_path, learning_rate=1e30, warmup_fraction=0.0))
+    process.join()
+    assert process.exitcode == 1
+    last = (tmp_path / "eval.log").read_text().splitlines()[-1]
+    found = re.fullmatch(
+        r"epoch (\d+), learning rate (\S+): the loss is (nan|inf) for (.*); the state is in (.*)", last
+    )
+    assert found, last
+    images = {str(cohort_dir / scan["image"]) for scan in scans_of(cohort_dir)}
+    assert set(found[4].split(", ")) <= images
+    assert len(found[4].split(", ")) == 2  # the batch
+    state = torch.load(found[5], weights_only=True)
+    assert state["trainer"]["iteration"] >= 1
+    assert Path(found[5]).name == "checkpoint_failed.pt"
+
+
+def scans_of(cohort_dir: Path) -> list[dict]:
+    return json.loads((cohort_dir / "datalist.json").read_text())["training"]
+
+
+@pytest.mark.slow
+def test_two_runs_are_bit_identical_with_and_without_workers(
+    cohort_dir: Path, tmp_path: Path, undisturbed: dict
+) -> None:
+    for workers in (0, 2):
+        folder = tmp_path / str(workers)
+        process = start(overrides_of(cohort_dir, folder, num_workers=workers, epochs=EPOCHS))
+        process.join()
+        assert process.exitcode == 0
+        assert results(folder) == undisturbed
+
+
+def test_best_weights_that_are_gone_are_missed(cohort_dir: Path, tmp_path: Path) -> None:
+    overrides = overrides_of(cohort_dir, tmp_path, epochs=2)
+    stopped = start(overrides)
+    wait_for((tmp_path / "models" / "checkpoint_last.pt").exists, stopped)
+    os.kill(stopped.pid, signal.SIGTERM)
+    stopped.join()
+    (tmp_path / "models" / "model.pt").unlink()
+    resumed = start(overrides)
+    resumed.join()
+    assert resumed.exitcode == 1
+    last = (tmp_path / "eval.log").read_text().splitlines()[-1]
+    assert last.startswith(f"{tmp_path}/models/model.pt: the best weights so far, of epoch ")
+
+
+@pytest.mark.slow
+def test_the_command_stops_on_sigterm_with_143_and_says_how_to_go_on(cohort_dir: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", TRAIN, "--channels", "2"]
+    folders = ["--dataset_dir", cohort_dir, "--output_dir", tmp_path / "eval", "--ckpt_dir", tmp_path / "models"]
+    log = (tmp_path / "log").open("w+")
+    process = subprocess.Popen([*command, *map(str, folders)], cwd=tmp_path, stdout=log, stderr=log)
+    while not (tmp_path / "models" / "checkpoint_last.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait() == 143
+    text = (tmp_path / "log").read_text()
+    assert "--resume true continues" in text
+    assert "Traceback" not in text
+
+
+def test_skipped_fp16_steps_are_counted_and_the_scaler_belongs_to_the_state(tmp_path: Path) -> None:
+    """With an enabled scaler, which MONAI makes on CUDA only, put in by hand."""
+    from ignite.engine import Events
+    from monai.data import DataLoader
+    from monai.engines import SupervisedEvaluator, SupervisedTrainer
+
+    from scripts.cohort import Cohort
+    from scripts.run_folder import RunFolder
+    from scripts.run_log import RunLog
+    from scripts.training_state import TrainingState
+
+    def trainer(resume: bool) -> tuple[SupervisedTrainer, RunLog]:
+        torch.manual_seed(0)
+        network = torch.nn.Conv3d(1, 1, 1)
+        data = DataLoader([{"image": torch.rand(1, 4, 4, 4), "label": torch.rand(1, 4, 4, 4)}] * 4)
+        cpu, folder = torch.device("cpu"), str(tmp_path)
+        evaluator = SupervisedEvaluator(device=cpu, val_data_loader=data, network=network)
+        log = RunLog(Cohort("c", False, (1,) * 3, (4,) * 3, [], [], [], ""), evaluator, [], {}, folder, "model.pt")
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        run_folder = RunFolder(folder, folder, {}, {}, resume=resume, overwrite=not resume)
+        save_dict = {"network": network, "optimizer": optimizer, "run_log": log}
+        return SupervisedTrainer(
+            device=cpu, amp=True, max_epochs=2, train_data_loader=data, network=network, optimizer=optimizer,
+            loss_function=lambda pred, label: 1e4 * (pred - label).square().mean(), train_handlers=[log, TrainingState(save_dict, run_folder, evaluator)],
+        ), log  # fmt: skip
+
+    engine, _ = trainer(resume=False)
+
+    @engine.on(Events.STARTED)
+    def enable(engine: SupervisedTrainer) -> None:
+        engine.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)  # overflows at once
+
+    engine.run()
+    for lock in engine_locks(engine):
+        lock.release()
+    rows = (tmp_path / "history.csv").read_text().splitlines()
+    skipped = [int(row.split(",")[-1]) for row in rows[1:]]
+    assert skipped[0] > 0
+    state = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)
+    assert state["scaler"]["scale"] == 2.0 ** (127 - sum(skipped))  # halved for each
+    assert state["scaler"] == engine.scaler.state_dict()
+
+
+def engine_locks(engine: object) -> list:
+    """The locks of the run folder among an engine's handlers."""
+    handlers = [h for registered in engine._event_handlers.values() for h, *_ in registered]
+    (state,) = {h.__self__ for h in handlers if type(getattr(h, "__self__", None)).__name__ == "TrainingState"}
+    return state.run_folder._locks
