@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +15,8 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS, ID_SEP_KEY
 
 from scripts.scans import InputError
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def check_config(allowed: dict[str, dict], debug: bool | str = False) -> dict:
@@ -55,19 +58,26 @@ def _unread_keys(config: dict, allowed: dict) -> Iterator[str]:
     references = [reference.split(ID_SEP_KEY) for reference in _references(config)]
     known = {*allowed, *DEFAULT_MLFLOW_SETTINGS["configs"]}
 
-    def search(block: dict, above: list[str]) -> Iterator[str]:
+    def search(block: dict, above: list[str], shipped: list[dict]) -> Iterator[str]:
         for key, value in block.items():
             path, name = [*above, key], "#".join([*above, key])
             if not above and (key in known or key.startswith("_") or _is_program(value)):
                 continue
-            if not any(read[: len(path)] == path[: len(read)] for read in references):  # itself, its block or its part
+            read = any(r[: len(path)] == path[: len(r)] for r in references)  # itself, its block or a part of it
+            if not read and not any(key in other for other in shipped):  # an overlay may leave our own keys unread
                 near = get_close_matches(key, sorted({*block, *(() if above else allowed)} - {key}), 1)
                 hint = f"did you mean {'#'.join([*above, *near])}?" if near else "is it misspelt?"
                 yield f'{name}: nothing reads this key, {hint} (a new key is read as "@{name}", or is in "allowed")'
             elif isinstance(value, dict) and "_target_" not in value:
-                yield from search(value, path)
+                yield from search(value, path, [o[key] for o in shipped if isinstance(o.get(key), dict)])
 
-    return search(config, [])
+    return search(config, [], _shipped_parts(config))
+
+
+def _shipped_parts(config: dict) -> list[dict]:
+    """The bundle's own configs that are in this one."""
+    contents = [ConfigParser.load_config_file(path) for path in CONFIGS.glob("[!m]*.json")]  # but the metadata
+    return [content for content in contents if all(key in config for key in content if key.isidentifier())]
 
 
 def _is_program(value: Any) -> bool:

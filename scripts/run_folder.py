@@ -28,8 +28,7 @@ RECIPE = Path(__file__).resolve().parents[1] / "configs" / "train.json"
 class RunFolder:
     """The folders of one training run: nobody else's while it lives, and never an earlier run's unless asked for.
 
-    ``state`` is what an earlier run has left to continue from, or None; ``facts`` is what is kept of this one, in the
-    training state and in ``run.json``.
+    ``facts`` is what is kept of the run, in the training state and in ``run.json``.
 
     Args:
         output_dir: folder for the history and ``run.json``.
@@ -38,9 +37,6 @@ class RunFolder:
         settings: what must not change between a run and its continuation.
         resume: continue the run in ``ckpt_dir``, if there is one.
         overwrite: replace the runs in ``output_dir`` and ``ckpt_dir``.
-
-    Raises:
-        InputError: the folder holds a run, is in use, or holds a state that these settings cannot continue.
     """
 
     def __init__(
@@ -54,23 +50,37 @@ class RunFolder:
     ) -> None:
         self.path, self.record = Path(ckpt_dir) / "checkpoint_last.pt", Path(output_dir) / "run.json"
         self.facts = _facts(config, settings)
-        self.state: dict | None = None
-        self._locks = [_lock(Path(folder)) for folder in dict.fromkeys((str(ckpt_dir), str(output_dir)))]
+        self.resume, self.overwrite = (str(option).lower() == "true" for option in (resume, overwrite))
+        self.locks: list[FileLock] = []
+        self.state: dict | None = None  # what an earlier run has left to continue from
+
+    def claim(self) -> None:
+        """Take the folders for this process, find the state to continue from, and record the run; once.
+
+        Raises:
+            InputError: a folder holds a run, is in use, or holds a state that these settings cannot continue.
+        """
+        if self.locks:
+            return
+        self.locks = [_lock(folder) for folder in dict.fromkeys((self.path.parent, self.record.parent))]
         results = (self.path, self.path.with_name("model.pt"), self.record.with_name("history.csv"))
         earlier = [path for path in results if path.exists()]
-        if str(resume).lower() == "true":
-            if self.path.exists():
-                self.state = read_checkpoint(self.path)
-                self._refuse_other_run(self.state)
-        elif earlier and str(overwrite).lower() != "true":
+        if self.resume and self.path.exists():
+            self.state = read_checkpoint(self.path)
+            self._refuse_other_run(self.state)
+        elif self.overwrite or (self.resume and self._began_here()):
+            for path in earlier:
+                path.unlink()
+        elif earlier:
             raise InputError(
                 f"{earlier[0]}: {_describe(self.path)}; --resume true continues it, --overwrite true replaces it, "
                 "--output_dir and --ckpt_dir put this run elsewhere"
             )
-        if self.state is None:
-            for path in earlier:
-                path.unlink()
         self._write_record()
+
+    def _began_here(self) -> bool:
+        """Whether this very run was here, and was killed before it had saved its first state."""
+        return self.record.is_file() and json.loads(self.record.read_text())["settings"] == self.facts["settings"]
 
     def _refuse_other_run(self, state: dict) -> None:
         if not isinstance(state, dict) or state.get("format") != FORMAT:

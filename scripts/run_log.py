@@ -37,12 +37,12 @@ class RunLog:
         self.cohort, self.evaluator, self.metrics, self.settings = cohort, evaluator, metrics, settings
         self.history, self.model_path = Path(output_dir) / "history.csv", model_path
         self._loss_of = from_engine("loss", first=True)
-        self._rows: list[list] = []
-        self._losses: list[float] = []
-        self._skipped_steps, self._scale = 0, 0.0
+        self._scale = 0.0
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
+        """Register with the trainer, whose state dictionary has the history and the losses of the epoch under way."""
+        engine.state.run_log = {"rows": [], "losses": [], "skipped_steps": 0}
+        engine.state_dict_user_keys.append("run_log")
         engine.add_event_handler(Events.STARTED, self._started)
         engine.add_event_handler(Events.ITERATION_STARTED, self._iteration_started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
@@ -69,23 +69,10 @@ class RunLog:
             )
         self._clock = time.perf_counter()
 
-    def state_dict(self) -> dict:
-        """The history so far, with the losses of the epoch under way."""
-        return {"rows": self._rows, "losses": self._losses, "skipped_steps": self._skipped_steps}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Take up a history; the file is written again."""
-        self._rows, self._losses, self._skipped_steps = state["rows"], state["losses"], state["skipped_steps"]
-        self._write()
-
-    def _write(self) -> None:
-        with replace_file(self.history) as file:
-            csv.writer(file).writerows([["epoch", "loss", "lr", *self.metrics, "skipped_steps"], *self._rows])
-
     def _iteration_completed(self, trainer: Engine) -> None:
-        self._losses.append(float(self._loss_of(trainer.state.output)))
+        trainer.state.run_log["losses"].append(float(self._loss_of(trainer.state.output)))
         if self._scale_of(trainer) < self._scale:  # so it has left out a step because of infinite gradients
-            self._skipped_steps += 1
+            trainer.state.run_log["skipped_steps"] += 1
 
     def _scale_of(self, trainer: Engine) -> float:
         scaler = getattr(trainer, "scaler", None)
@@ -97,13 +84,15 @@ class RunLog:
     def _epoch_completed(self, trainer: Engine) -> None:
         now = time.perf_counter()
         epoch, seconds, self._clock = trainer.state.epoch, now - self._clock, now
-        loss, lr = float(torch.as_tensor(self._losses).mean()), trainer.optimizer.param_groups[0]["lr"]
+        log = trainer.state.run_log
+        loss, lr = float(torch.as_tensor(log["losses"]).mean()), trainer.optimizer.param_groups[0]["lr"]
         validated = self.evaluator.state.epoch == epoch
         values = [self.evaluator.state.metrics[name] for name in self.metrics] if validated else []
-        self._rows.append([epoch, loss, lr, *(values or [""] * len(self.metrics)), self._skipped_steps])
-        self._write()
-        skipped = f"  {self._skipped_steps} fp16 steps skipped" if self._skipped_steps else ""
-        self._losses, self._skipped_steps = [], 0
+        log["rows"].append([epoch, loss, lr, *(values or [""] * len(self.metrics)), log["skipped_steps"]])
+        with replace_file(self.history) as file:
+            csv.writer(file).writerows([["epoch", "loss", "lr", *self.metrics, "skipped_steps"], *log["rows"]])
+        skipped = f"  {log['skipped_steps']} fp16 steps skipped" if log["skipped_steps"] else ""
+        log["losses"], log["skipped_steps"] = [], 0
         shown = "".join(f"  {name} {value:.3f}" for name, value in zip(self.metrics, values, strict=False))
         best = "  best" if validated and self.evaluator.state.best_metric_epoch == epoch else ""
         width = len(str(trainer.state.max_epochs))

@@ -31,7 +31,7 @@ class TrainingState:
     Attach it after the validation handler and the run log.
 
     Args:
-        save_dict: what has a ``state_dict``: network, optimizer, schedule, run log, an EMA if there is one.
+        save_dict: what has a ``state_dict``: network, optimizer, schedule, an EMA if there is one.
         run_folder: where the state is, and the state to continue from.
         evaluator: the validation engine, whose best metric belongs to the state.
         save_interval: epochs between states.
@@ -65,6 +65,7 @@ class TrainingState:
             for number in SIGNALS:  # a program that has its own handlers keeps them
                 if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                     self._restore[number] = signal.signal(number, self._on_signal)
+        self.run_folder.claim()
         if self.run_folder.state is not None:
             self._load(self.run_folder.state)
             self.run_folder.state = None

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import warnings
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -35,7 +36,8 @@ def write_mask(path: Path, n_voxels: int = 10, affine: np.ndarray | None = None,
 
 def write_image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(np.arange(512, dtype=np.int16).reshape(8, 8, 8), np.diag([2, 2, 2, 1])), path)
+    data = np.arange(512, dtype=np.int32).reshape(8, 8, 8) + zlib.crc32(str(path).encode()) % 100_000  # no two alike
+    nib.save(nib.Nifti1Image(data, np.diag([2, 2, 2, 1])), path)
 
 
 def write_scan(

@@ -19,7 +19,9 @@ SETTINGS = {"cohort": "abc", "fold": 0, "epochs": 4, "channels": 2}
 
 
 def claim(folder: Path, settings: dict = SETTINGS, config: dict | None = None, **options: object) -> RunFolder:
-    return RunFolder(str(folder / "eval"), str(folder / "models"), config or {"epochs": 4}, settings, **options)
+    run = RunFolder(str(folder / "eval"), str(folder / "models"), config or {"epochs": 4}, settings, **options)
+    run.claim()
+    return run
 
 
 def leave_state(folder: Path, iteration: int = 6, **changes: object) -> None:
@@ -32,7 +34,7 @@ def leave_state(folder: Path, iteration: int = 6, **changes: object) -> None:
         **changes,
     }
     torch.save(state, folder / "models" / "checkpoint_last.pt")
-    for lock in run._locks:
+    for lock in run.locks:
         lock.release()
 
 
@@ -99,6 +101,23 @@ def test_overwriting_is_possible_and_leaves_nothing_of_the_old_run(tmp_path: Pat
 
 def test_resuming_where_nothing_is_starts_anew(tmp_path: Path) -> None:
     assert claim(tmp_path, resume="true").state is None
+
+
+def test_resuming_a_run_that_was_killed_before_its_first_state_starts_anew(tmp_path: Path) -> None:
+    leave_state(tmp_path)
+    (tmp_path / "models" / "checkpoint_last.pt").rename(tmp_path / "models" / "model.pt")
+    with pytest.raises(InputError, match="results of an earlier run are there"):
+        claim(tmp_path)
+    assert claim(tmp_path, resume=True).state is None
+
+
+@pytest.mark.parametrize("name", ["models/model.pt", "eval/history.csv"])
+def test_resuming_replaces_nothing_of_somebody_else(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match="results of an earlier run are there"):
+        claim(tmp_path, resume=True)
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_resuming_keeps_the_record_and_adds_to_it(tmp_path: Path) -> None:

@@ -102,9 +102,10 @@ def test_amp_is_used_on_cuda_alone_and_can_be_switched_off(amp: object, device: 
 
 
 def test_zoo_properties_are_all_there(cohort_dir: Path) -> None:
-    workflow = ConfigWorkflow(TRAIN, workflow_type="train", dataset_dir=str(cohort_dir))
+    workflow = ConfigWorkflow(TRAIN, workflow_type="train", dataset_dir=str(cohort_dir), output_dir="/nowhere")
     workflow.initialize()
     assert workflow.check_properties() == []
+    assert not Path("/nowhere").exists()  # only a run takes folders
 
 
 def test_a_fold_that_does_not_exist_is_one_line(cohort_dir: Path) -> None:
@@ -151,12 +152,13 @@ def test_no_warning_but_monais_own_about_configs(trained: dict) -> None:
 def test_a_run_writes_only_where_it_is_told(trained: dict) -> None:
     names = {str(path.relative_to(trained["root"])) for path in trained["root"].rglob("*") if path.is_file()}
     assert {name for name in names if not name.startswith(("checked", "evaluated"))} == {
+        "eval/.lock",
         "eval/history.csv",
-        "models/model.pt",
+        "eval/run.json",
+        "models/.lock",
+        "models/checkpoint_last.pt",
         "models/model.json",
-        "models/checkpoint_epoch=20.pt",
-        "models/checkpoint_epoch=30.pt",
-        "models/checkpoint_final.pt",
+        "models/model.pt",
     }
 
 
@@ -176,7 +178,7 @@ def test_without_inner_fold_all_outer_training_scans_are_used_and_the_test_fold_
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
     assert "16 training, 0 validation, 8 test scans" in result.stdout
-    final = torch.load(tmp_path / "models" / "checkpoint_final.pt", weights_only=True)["network"]
+    final = torch.load(tmp_path / "models" / "checkpoint_last.pt", weights_only=True)["network"]
     model = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
     assert all(torch.equal(model[key], final[key]) for key in final)
 
