@@ -72,7 +72,7 @@ def load_cohort(
         name: [[str(Path(scan["image"]).relative_to(root)), hashes.get(scan["image"])] for scan in subset]
         for name, subset in subsets.items()
     }
-    fingerprint = hashlib.sha256(json.dumps([grid, split], sort_keys=True).encode()).hexdigest()
+    fingerprint = hashlib.sha256(json.dumps([grid, split], sort_keys=True).encode()).hexdigest()[:16]
     return Cohort(content["name"], content["simulated"], *grid, **subsets, fingerprint=fingerprint)
 
 

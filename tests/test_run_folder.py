@@ -42,7 +42,7 @@ def test_a_run_is_on_record_with_all_that_is_needed_to_repeat_it(trained: dict) 
     record = json.loads((trained["root"] / "eval" / "run.json").read_text())
     assert record["command"].startswith(f"python -m monai.bundle run training --config_file {TRAIN} --dataset_dir ")
     assert record["settings"]["seed"] == 0
-    assert len(record["settings"]["cohort"]) == 64
+    assert len(record["settings"]["cohort"]) == 16
     assert record["config"]["channels"] == 8
     assert record["config"]["optimizer"]["_target_"] == "torch.optim.AdamW"
     assert set(record["overrides"]) == {"dataset_dir", "output_dir", "ckpt_dir", "channels", "epochs", "learning_rate"}
