@@ -34,9 +34,20 @@ def replace_file(path: str | Path, mode: str = "w", unique: bool = False) -> Ite
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
+            _flush_folder(path.parent)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:120]
         raise InputError(f"{path}: cannot be written ({reason}); what was there before is kept") from error
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the new name survive a power loss; Windows cannot open a folder and does this by itself."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
