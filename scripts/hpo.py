@@ -91,7 +91,7 @@ class Search:
         max_retry: int,
         max_same_failures: int,
     ) -> None:
-        self.output_dir, self.space, self.pruner, self.metric = Path(output_dir), space, pruner, metric
+        self.output_dir, self.space, self.pruner, self.metric = Path(output_dir).resolve(), space, pruner, metric
         self.make_sampler, self.seed, self.n_trials, self.max_epochs = make_sampler, seed, n_trials, max_epochs
         self.inner_folds, self.max_same_failures = inner_folds, max_same_failures
         self.overrides = {**overrides, "fold": fold, "epochs": max_epochs, "val_interval": 1}
@@ -107,6 +107,7 @@ class Search:
         }
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self.study = _open_study(study_name, storage, heartbeat_interval, max_retry, direction, settings)
+        self.study.sampler = self._sampler(0)
         self._signal: int | None = None
         self._failures: list[str] = []  # the last failures' cause, once for each that was alike
         self._heartbeat = not storage.startswith("journal://")  # else nobody can tell a dead worker from a slow one
@@ -192,12 +193,16 @@ class Search:
         except Interrupted:
             trial.set_user_attr("reason", "interrupted")
             self.study.enqueue_trial(values, user_attrs={"continues": begun})
+            folder = None  # its states are needed
             raise
         except (Exception, InputError) as error:
             reason = _cause(error)
             trial.set_user_attr("reason", reason)
             self._note_failure(reason)
             raise RuntimeError(reason) from error
+        finally:
+            for state in folder.glob("inner_fold-*/*.pt") if folder else ():
+                state.unlink()
 
     def _train(self, trial: optuna.Trial, folder: Path) -> float:
         folds = [_InnerFold(folder, inner_fold, self.metric) for inner_fold in self.inner_folds]
@@ -353,9 +358,15 @@ def _log_to(path: Path) -> Iterator[None]:
             root.handlers = handlers
 
 
-def hpo(**overrides: Any) -> None:
-    """Search hyperparameters by ``configs/hpo.json``; every key of it is a flag."""
-    monai.bundle.run(config_file=str(CONFIGS / "hpo.json"), **overrides)
+def hpo(overlay: str | None = None, **overrides: Any) -> None:
+    """Search hyperparameters by ``configs/hpo.json``.
+
+    Args:
+        overlay: a config file with what differs from it.
+        overrides: any key of it, as a flag.
+    """
+    configs = [str(CONFIGS / "hpo.json"), *([overlay] if overlay else [])]
+    monai.bundle.run(config_file=configs, meta_file=str(CONFIGS / "metadata.json"), **overrides)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import sqlalchemy
 from conftest import ROOT, TRAIN, bundle
 from optuna.trial import TrialState
 
-from scripts.hpo import Search, counts
+from scripts.hpo import Search, counts, hpo
 from scripts.scans import InputError
 
 HPO = str(ROOT / "configs" / "hpo.json")
@@ -110,6 +110,34 @@ def test_the_printed_command_trains_the_winner_as_the_search_did(searched: dict)
     inner_fold = searched["folder"] / "trials" / f"{best.number:04d}" / "inner_fold-0"
     assert history(searched["folder"] / "best") == history(inner_fold)
     assert json.loads((inner_fold / "run.json").read_text())["config"]["channels"] == best.params["channels"]
+
+
+def test_trials_that_ended_keep_their_record_and_not_their_weights(searched: dict) -> None:
+    names = {path.name for path in (searched["folder"] / "trials" / "0000").rglob("*") if path.is_file()}
+    assert {"overrides.json", "log.txt", "history.csv", "run.json"} <= names
+    assert not any(name.endswith(".pt") for name in names)
+
+
+def test_a_grid_is_searched_once(coarse_dir: Path, tmp_path: Path) -> None:
+    import monai.bundle
+
+    grid = {"channels": [1, 2], "learning_rate": [0.01], "weight_decay": [1e-4], "background_weight": [0.5]}
+    grid["warmup_fraction"] = [0.02]
+    flags = {**SMALL, "max_epochs": 1, "dataset_dir": str(coarse_dir), "output_dir": str(tmp_path / "hpo")}
+    for _ in range(2):  # the second time there is nothing left
+        monai.bundle.run(config_file=HPO, sampler="grid", **{**flags, "samplers#grid#search_space": grid})
+    assert sorted(trial.params["channels"] for trial in study_of(tmp_path / "hpo").trials) == [1, 2]
+
+
+def test_an_overlay_is_what_differs(coarse_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overlay = tmp_path / "mine.json"
+    overlay.write_text(json.dumps({**SMALL, "max_epochs": 1, "n_trials": 1, "sampler": "random"}))
+    shutil.copytree(coarse_dir, tmp_path / "cohort")
+    monkeypatch.chdir(tmp_path)
+    hpo(overlay=str(overlay), dataset_dir="cohort", output_dir="hpo")
+    overrides = json.loads((tmp_path / "hpo" / "trials" / "0000" / "overrides.json").read_text())
+    assert overrides["epochs"] == 1
+    assert overrides["dataset_dir"] == str(tmp_path / "cohort")  # the file works from any directory
 
 
 def test_results_are_a_table_and_pictures(searched: dict) -> None:
