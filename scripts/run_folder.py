@@ -94,7 +94,6 @@ class RunFolder:
             raise InputError(
                 f"{self.path}: a state of another run ({what}); use the same values, or another --ckpt_dir"
             )
-
         for what in ("config", "versions", "hardware"):
             ours, theirs = self.facts[what], state["facts"][what]
             for key in sorted({*ours, *theirs} - {"resume", "overwrite", "debug"}):
@@ -135,8 +134,8 @@ def _describe(path: Path) -> str:
 
 
 def _facts(config: dict, settings: dict) -> dict:
-    return {
-        "settings": json.loads(json.dumps(settings)),
+    facts = {
+        "settings": settings,
         "overrides": _differences(config),
         "config": {key: value for key, value in config.items() if key != "_meta_"},
         "versions": {
@@ -151,6 +150,7 @@ def _facts(config: dict, settings: dict) -> dict:
         },
         "git_revision": _git_revision(),
     }
+    return json.loads(json.dumps(facts, default=str))  # what a state may hold, whatever objects a program passed
 
 
 def _differences(config: dict) -> dict:

@@ -18,6 +18,7 @@ from scripts.checkpoint import refuse_other_weights
 from scripts.files import replace_file
 from scripts.run_folder import FORMAT, RunFolder
 from scripts.scans import InputError
+from scripts.seeded_order import SeededSampler
 
 logger = logging.getLogger("meshnet")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -93,6 +94,10 @@ class TrainingState:
         if trainer.scaler is not None and state["scaler"]:
             trainer.scaler.load_state_dict(state["scaler"])
         done = trainer.state.iteration % trainer.state.epoch_length
+        if done and not isinstance(trainer.data_loader.sampler, SeededSampler):
+            raise InputError(
+                f"{self.run_folder.path}: stopped within an epoch, whose order only a SeededSampler repeats"
+            )
         trainer.data_loader.sampler.skip = done * trainer.data_loader.batch_size
         _set_random_states(state["random"])
         logger.info(f"Continuing after epoch {trainer.state.epoch} and {done} iterations of the next")
