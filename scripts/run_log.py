@@ -52,7 +52,9 @@ class RunLog:
     def _started(self, trainer: Engine) -> None:
         cohort, network = self.cohort, trainer.network
         n_parameters = sum(p.numel() for p in network.parameters())
-        precision = "fp16 mixed precision" if trainer.amp else "fp32 (amp takes effect on CUDA)"
+        precision = "fp16 mixed precision" if trainer.amp else "fp32"
+        if trainer.state.device.type == "cpu" and getattr(trainer.inferer, "enabled", False):
+            precision = "bf16 mixed precision"
         logger.info(f"MONAI {monai.__version__}, torch {torch.__version__}, Ignite {ignite.__version__}")
         logger.info(f"{type(network).__name__}: {n_parameters:,} parameters; {precision} on {trainer.state.device}")
         logger.info("Settings: " + ", ".join(f"{name} {value}" for name, value in self.settings.items()))

@@ -1,6 +1,9 @@
 """MeshNet is the paper's network: its parameters, its layers, its initialization, its answers."""
 
+import copy
 import math
+import random
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -151,19 +154,6 @@ def test_weights_give_the_same_answer_in_another_network_with_or_without_dropout
     assert torch.equal(first(x), second(x))
 
 
-def test_dropout_drops_whole_channels_after_each_dilated_layer() -> None:
-    torch.manual_seed(0)
-    network = MeshNet(channels=400, dilations=(1, 1), dropout=0.25)
-    seen = []
-    for layer in network.layers:
-        layer.register_forward_hook(lambda module, inputs, output: seen.append(output[0].flatten(1)))
-    network(torch.rand(1, 1, 4, 4, 4))
-    assert len(seen) == 2
-    for output in seen:  # after BatchNorm of 64 voxels a channel is almost never all zero by itself
-        dropped = (output == 0).all(1).float().mean().item()
-        assert dropped == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 400))
-
-
 def test_without_dropout_training_is_deterministic() -> None:
     network, x = MeshNet(channels=3), torch.rand(1, 1, 8, 8, 8)
     assert torch.equal(network(x), network(x))
@@ -191,3 +181,90 @@ def test_dropout_acts_in_training_only() -> None:
 def test_impossible_networks_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MeshNet(**arguments)
+
+
+def plain(network: MeshNet, x: torch.Tensor) -> torch.Tensor:
+    """The network as its modules say, dilated convolutions and all: what the interleaved execution must equal."""
+    for layer in network.layers:
+        x = layer(x)
+    return network.classifier(x)
+
+
+def random_case(seed: int) -> tuple[MeshNet, torch.Tensor]:
+    """A network with statistics, and an input, of random width, batch size, layout, grid (odd sides too)."""
+    torch.manual_seed(seed)
+    pick = random.Random(seed)
+    network = MeshNet(channels=pick.randint(1, 7), in_channels=pick.randint(1, 2)).double()
+    for layer in network.layers:
+        torch.nn.init.uniform_(layer[1].weight, 0.5, 2)
+        torch.nn.init.uniform_(layer[1].bias)
+        torch.nn.init.uniform_(layer[1].running_mean)
+        torch.nn.init.uniform_(layer[1].running_var, 0.5, 2)
+    side = lambda: pick.choice([pick.randint(1, 35), 8 * pick.randint(1, 4), 16, 32, 48])  # noqa: E731
+    x = torch.rand(pick.randint(1, 3), network.layers[0][0].in_channels, side(), side(), side(), dtype=torch.float64)
+    if pick.random() < 0.5:
+        network, x = network.to(memory_format=torch.channels_last_3d), x.to(memory_format=torch.channels_last_3d)
+    return network, x
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_interleaved_training_is_the_dilated_network(seed: int) -> None:
+    network, x = random_case(seed)
+    if x[0, 0].numel() * len(x) == 1:
+        pytest.skip("BatchNorm cannot train on one voxel")
+    theirs, ours = copy.deepcopy(network).train(), network.train()
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    outputs = [ours(inputs[0]), plain(theirs, inputs[1])]
+    for output in outputs:
+        (output.square().sum() / output.numel()).backward()
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-7, atol=1e-9)
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-7, atol=1e-9, msg=name)
+    for (name, a), b in zip(ours.named_buffers(), theirs.buffers(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("seed", range(25, 50))
+def test_interleaved_inference_with_folded_normalization_is_the_dilated_network(seed: int) -> None:
+    network, x = random_case(seed)
+    network.eval()
+    state = copy.deepcopy(network.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), plain(network, x), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(network(x), plain(network, x), rtol=1e-9, atol=1e-9)  # not folded: gradients may flow
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+
+
+def test_dropout_drops_the_same_channels_of_whole_volumes() -> None:
+    network, x = MeshNet(channels=6, dropout=0.4).double().train(), torch.rand(2, 1, 32, 16, 24, dtype=torch.float64)
+    outputs = []
+    for forward in (network, partial(plain, network)):
+        torch.manual_seed(5)
+        outputs.append(forward(x))
+    torch.testing.assert_close(*outputs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1), (torch.float16, 0.02)])
+def test_it_holds_in_lower_precision_within_what_the_type_allows(dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(0)
+    network, x = MeshNet(channels=8).eval(), torch.rand(1, 1, 32, 32, 48)
+    with torch.no_grad():
+        exact = plain(copy.deepcopy(network).double(), x.double())
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            assert (network(x) - exact).abs().max() < tolerance * exact.abs().max()
+
+
+@pytest.mark.slow
+def test_compiled_it_is_the_same() -> None:
+    network, x = MeshNet(channels=3).train(), torch.rand(1, 1, 16, 16, 32)
+    expected = plain(copy.deepcopy(network), x)
+    torch.testing.assert_close(torch.compile(network)(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_graph_for_export_is_plain_and_right_for_another_grid() -> None:
+    network = MeshNet(channels=3).eval()
+    side = torch.export.Dim("side", min=4, max=64)
+    program = torch.export.export(network, (torch.rand(1, 1, 32, 32, 32),), dynamic_shapes=({2: side},))
+    x = torch.rand(1, 1, 37, 32, 32)
+    torch.testing.assert_close(program.module()(x), plain(network, x), rtol=1e-4, atol=1e-5)

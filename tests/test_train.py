@@ -11,6 +11,7 @@ from conftest import EVALUATE, TRAIN, bundle
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from scripts.meshnet import MeshNet
+from scripts.precision import has_bfloat16
 from scripts.scans import InputError
 
 
@@ -137,7 +138,15 @@ def test_best_weights_are_those_of_the_best_epoch(trained: dict, cohort_dir: Pat
 
 def test_log_says_what_runs_and_where_everything_is(trained: dict) -> None:
     log = trained["stdout"]
-    for fact in ("fp32", "cpu", "seed 0", "fold 0", "torch 2.13.0", "SIMULATED", "epoch 30/30"):
+    for fact in (
+        "bf16 mixed" if has_bfloat16() else "fp32",
+        "cpu",
+        "seed 0",
+        "fold 0",
+        "torch 2.13.0",
+        "SIMULATED",
+        "epoch 30/30",
+    ):
         assert fact in log, fact
     assert f"{sum(p.numel() for p in MeshNet(channels=8).parameters()):,} parameters" in log
     assert str(trained["root"] / "models" / "model.pt") in log
