@@ -85,7 +85,7 @@ class MeshNet(nn.Module):
         n_volumes, sides, steps, splits = len(x), x.shape[2:], [1, 1, 1], []
         for layer in self.layers:
             dilation = layer[0].dilation
-            wanted = [math.gcd(d, side) for d, side in zip(dilation, sides, strict=True)]  # a side of 40 splits by 8
+            wanted = [_factor(d, side) for d, side in zip(dilation, sides, strict=True)]
             while any(w % s for w, s in zip(wanted, steps, strict=True)):
                 split = splits.pop()
                 x, steps = _merge(x, split), [s // k for s, k in zip(steps, split, strict=True)]
@@ -115,6 +115,12 @@ class MeshNet(nn.Module):
             else:
                 x = module(x)
         return x
+
+
+def _factor(dilation: int, side: int) -> int:
+    """Into how many parts a side is split: 40 voxels dilated by 16 into 8; but no part is shorter than 4."""
+    common = math.gcd(dilation, side)  # on less, oneDNN's bfloat16 gradients are garbage (torch 2.13.0)
+    return max(f for f in range(1, common + 1) if common % f == 0 and (side // f >= 4 or f == 1))
 
 
 def _format_of(x: torch.Tensor) -> torch.memory_format:

@@ -268,3 +268,24 @@ def test_a_graph_for_export_is_plain_and_right_for_another_grid() -> None:
     program = torch.export.export(network, (torch.rand(1, 1, 32, 32, 32),), dynamic_shapes=({2: side},))
     x = torch.rand(1, 1, 37, 32, 32)
     torch.testing.assert_close(program.module()(x), plain(network, x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [5, 8, 13, 16])
+@pytest.mark.parametrize("grid", [(32, 48, 32), (16, 16, 48), (64, 16, 32)])
+def test_gradients_in_bfloat16_are_never_garbage(channels: int, grid: tuple[int, int, int]) -> None:
+    """oneDNN's read memory that was never written: so it is filled with what would show."""
+    torch.manual_seed(0)
+    network, x = MeshNet(channels=channels).to(memory_format=torch.channels_last_3d), torch.rand(1, 1, *grid)
+    for _ in range(3):
+        network.zero_grad()
+        for size in (10_000, 100_000, 1_000_000, 3_000_000):
+            torch.full((size,), 1e30)
+        with torch.autocast("cpu", torch.bfloat16):
+            network(x).float().square().mean().backward()
+        assert max(parameter.grad.abs().max() for parameter in network.parameters()) < 100
+
+
+def test_dilations_that_are_no_powers_of_two_are_interleaved_too() -> None:
+    torch.manual_seed(0)
+    network, x = MeshNet(channels=3, dilations=(1, 3, 9, 6, 2)).double(), torch.rand(2, 1, 36, 27, 18).double()
+    torch.testing.assert_close(network(x), plain(copy.deepcopy(network), x), rtol=1e-9, atol=1e-9)
