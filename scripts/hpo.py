@@ -215,7 +215,7 @@ class Search:
                 trial.report(value, step=epoch)
                 trial.set_user_attr("inner_folds", values)
                 self._show(trial=trial.number, epoch=f"{epoch}/{self.max_epochs}", value=f"{value:.3f}")
-                if trial.should_prune():
+                if epoch < self.max_epochs and trial.should_prune():  # a rung at the very end would only hide values
                     raise optuna.TrialPruned
             return value
         finally:
