@@ -169,7 +169,7 @@ class Search:
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         """A sampler whose draws depend on the seed, the trial's number and the study's trials, on nothing else."""
-        if "seed" in self.make_sampler.keywords:
+        if "seed" in getattr(self.make_sampler, "keywords", {}):  # a class, where hpo.json gives no arguments
             return self.make_sampler()
         return self.make_sampler(seed=int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0]))
 

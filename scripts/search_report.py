@@ -31,8 +31,10 @@ def report(study: optuna.Study, output_dir: Path, metric: str) -> None:
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="Attempting to set identical")  # limits, for a single trial
     _draw_learning_curves(study, output_dir / "learning_curves.png", metric)
-    draw = {"optimization_history": pictures.plot_optimization_history, "slice": pictures.plot_slice}
-    if len(complete) > 2:  # importances are estimated from the differences between trials
+    draw = {}  # Optuna's pictures are of complete trials, and compare them
+    if len(complete) > 1:
+        draw = {"optimization_history": pictures.plot_optimization_history, "slice": pictures.plot_slice}
+    if len(complete) > 2:
         draw["param_importances"] = pictures.plot_param_importances
     for name, plot in draw.items():
         axes = np.ravel(plot(study))

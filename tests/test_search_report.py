@@ -51,6 +51,16 @@ def test_every_trial_is_in_the_csv_with_its_state(study: optuna.Study, tmp_path:
     assert pandas.isna(table.loc[5, "value"])
 
 
+def test_one_complete_trial_has_a_curve_and_nothing_to_be_compared_with(tmp_path: Path) -> None:
+    study = optuna.create_study(direction="maximize")
+    trial = study.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
+    trial.set_user_attr("overrides", "overrides.json")
+    trial.report(2.0, 1)
+    study.tell(trial, 2.0)
+    report(study, tmp_path, "dice")
+    assert [path.name for path in tmp_path.glob("*.png")] == ["learning_curves.png"]
+
+
 def test_a_study_without_a_complete_trial_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     report(optuna.create_study(), tmp_path, "dice")
     assert capsys.readouterr().out == "No trial has completed yet\n"
