@@ -53,7 +53,7 @@ class RunLog:
         cohort, network = self.cohort, trainer.network
         n_parameters = sum(p.numel() for p in network.parameters())
         precision = "fp16 mixed precision" if trainer.amp else "fp32"
-        if trainer.state.device.type == "cpu" and getattr(trainer.inferer, "enabled", False):
+        if getattr(getattr(trainer, "inferer", None), "enabled", False) and trainer.state.device.type == "cpu":
             precision = "bf16 mixed precision"
         logger.info(f"MONAI {monai.__version__}, torch {torch.__version__}, Ignite {ignite.__version__}")
         logger.info(f"{type(network).__name__}: {n_parameters:,} parameters; {precision} on {trainer.state.device}")
