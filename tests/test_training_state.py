@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import TRAIN
 
-EPOCHS = 20
+EPOCHS = 40
 # Everything that draws random numbers, so that a state which forgets one of them cannot pass.
 OVERLAY = {
     "train#random_transforms": [
