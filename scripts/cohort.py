@@ -13,6 +13,7 @@ from scripts.scans import InputError
 class Cohort:
     """One outer (and inner) split of a cohort; a scan is a datalist entry with absolute ``image`` and ``label`` paths.
 
+    A scan that was checked has ``sha256`` of both files.
     ``spacing`` is in mm and ``spatial_size`` in voxels, both in RAS order. ``fingerprint`` is a hash of the grid, the
     split and the content of the files that were checked: the same for a copy of the cohort in another folder.
     """
@@ -67,9 +68,10 @@ def load_cohort(
     checked = [scan for name in check for scan in subsets[name]]
     reports = check_scans(checked, *grid, cache=Path(datalist).with_suffix(".checked.json"))
     refuse_bad_scans(checked, reports, lesion_needed=subsets["training"])
-    hashes = {scan["image"]: report["sha256"] for scan, report in zip(checked, reports, strict=True)}
+    for scan, report in zip(checked, reports, strict=True):
+        scan["sha256"] = report["sha256"]
     split = {
-        name: [[str(Path(scan["image"]).relative_to(root)), hashes.get(scan["image"])] for scan in subset]
+        name: [[str(Path(scan["image"]).relative_to(root)), scan.get("sha256")] for scan in subset]
         for name, subset in subsets.items()
     }
     fingerprint = hashlib.sha256(json.dumps([grid, split], sort_keys=True).encode()).hexdigest()[:16]

@@ -1,12 +1,18 @@
 """MONAI has no MeshNet: constant width, dilated convolutions, full resolution from the first layer to the last."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import product
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 PAPER_DILATIONS = (1, 2, 4, 8, 16, 16, 8, 4, 2)
+# Inference takes larger volumes one interleaved sub-volume after another. A part and its result then fit into a CPU's
+# cache, and memory holds an eighth of a layer at a time.
+VOXELS_AT_ONCE = 2**19
 
 
 class MeshNet(nn.Module):
@@ -22,9 +28,11 @@ class MeshNet(nn.Module):
         channels: width X of every hidden layer; 5, 16 and 26 have 5,682, 56,194 and 147,474 parameters.
         dilations: one dilated layer each.
         dropout: probability of dropping a channel after each dilated layer.
+        checkpoint_layers: in training, keep the activations of every ``checkpoint_layers``-th dilated layer only and
+            compute the others again in the backward pass (layer checkpointing); 0 keeps all.
 
     Raises:
-        ValueError: a width below 1, no dilations, or a dropout outside [0, 1).
+        ValueError: a width below 1, no dilations, a dropout outside [0, 1), or a negative ``checkpoint_layers``.
 
     Example:
         >>> MeshNet(channels=5)(torch.zeros(1, 1, 32, 40, 32)).shape
@@ -38,6 +46,7 @@ class MeshNet(nn.Module):
         channels: int = 26,
         dilations: Sequence[int] = PAPER_DILATIONS,
         dropout: float = 0.0,
+        checkpoint_layers: int = 0,
     ) -> None:
         super().__init__()
         for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("channels", channels)):
@@ -47,6 +56,9 @@ class MeshNet(nn.Module):
             raise ValueError(f"dilations must be one or more positive integers, got {dilations}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        if checkpoint_layers < 0:
+            raise ValueError(f"checkpoint_layers must be 0 or more, got {checkpoint_layers}")
+        self.checkpoint_layers = checkpoint_layers
         widths = [in_channels] + [channels] * len(dilations)
         self.layers = nn.ModuleList(
             nn.Sequential(
@@ -73,48 +85,164 @@ class MeshNet(nn.Module):
             for layer in self.layers:  # what is exported stays plain: portable, and right for any grid
                 x = layer(x)
             return self.classifier(x)
-        return self.classifier(self._interleaved(x))
+        return self._interleaved(x)
 
     @torch.jit.unused
     def _interleaved(self, x: torch.Tensor) -> torch.Tensor:
-        """All dilated layers; ``steps`` is by how much each axis is split now, ``splits`` how it came to be."""
         if torch.compiler.is_exporting():
             for layer in self.layers:
                 x = layer(x)
-            return x
-        n_volumes, sides, steps, splits = len(x), x.shape[2:], [1, 1, 1], []
-        for layer in self.layers:
-            dilation = layer[0].dilation
-            wanted = [_factor(d, side) for d, side in zip(dilation, sides, strict=True)]
-            while any(w % s for w, s in zip(wanted, steps, strict=True)):
-                split = splits.pop()
-                x, steps = _merge(x, split), [s // k for s, k in zip(steps, split, strict=True)]
-            if wanted != steps:
-                splits.append([w // s for w, s in zip(wanted, steps, strict=True)])
-                x, steps = _split(x, splits[-1]), wanted
-            left = [d // s for d, s in zip(dilation, steps, strict=True)]  # dilation that splitting has not taken away
-            x = self._layer(layer, x, left, n_volumes)
-        while splits:
-            x = _merge(x, splits.pop())
+            return self.classifier(x)
+        plan = _plan([layer[0].dilation for layer in self.layers], x.shape[2:])
+        if self.training or torch.is_grad_enabled():
+            return self.classifier(self._train(x, plan))
+        return self._infer(x, [*plan, ("classify", None)], self._folded(x))
+
+    def _train(self, x: torch.Tensor, plan: list[tuple]) -> torch.Tensor:
+        """Run ``plan``, in segments of ``checkpoint_layers`` layers whose inside is not kept for the backward pass."""
+        n_volumes, n_layers = len(x), self.checkpoint_layers or len(self.layers)
+        segments, n_started = [], 0
+        for step in plan:
+            if step[0] == "convolve":
+                n_started += 1
+            if not segments or (step[0] == "convolve" and (n_started - 1) % n_layers == 0):
+                segments.append([])
+            segments[-1].append(step)
+        for segment in segments:
+            if segment is segments[-1] or not torch.is_grad_enabled():  # the last is needed again at once
+                x = self._segment(x, segment, n_volumes)
+            else:
+                contexts = {"context_fn": lambda: (nullcontext(), self._spare_statistics())}
+                if torch.compiler.is_compiling():  # it takes no contexts, and by itself moves statistics once
+                    contexts = {}
+                x = checkpoint(self._segment, x, segment, n_volumes, use_reentrant=False, **contexts)
         return x
 
-    def _layer(self, layer: nn.Sequential, x: torch.Tensor, dilation: list[int], n_volumes: int) -> torch.Tensor:
-        convolution, norm, *rest = layer
-        weight, bias = convolution.weight, convolution.bias
-        if self.training or torch.is_grad_enabled():
-            x = norm(nn.functional.conv3d(x, weight, bias, padding=dilation, dilation=dilation))
-        else:  # the normalization is a part of the convolution
-            scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-            weight = (weight * scale[:, None, None, None, None]).contiguous(memory_format=_format_of(weight))
-            bias = (bias - norm.running_mean) * scale + norm.bias
-            x = nn.functional.conv3d(x, weight, bias, padding=dilation, dilation=dilation)
-        for module in rest:
-            if isinstance(module, nn.Dropout3d):  # drops a channel of a whole volume
-                kept = module(x.new_ones(n_volumes, x.shape[1], 1, 1, 1))
-                x = x * kept.repeat_interleave(len(x) // n_volumes, dim=0)
+    def _segment(self, x: torch.Tensor, segment: list[tuple], n_volumes: int) -> torch.Tensor:
+        for what, value in segment:
+            if what == "convolve":
+                (convolution, norm, *_), dilation = self.layers[value[0]], value[1]
+                x = nn.functional.conv3d(x, convolution.weight, convolution.bias, padding=dilation, dilation=dilation)
+                x = norm(x)
+            elif what == "activate":  # after a split, so that one tensor is kept for the backward pass, not two
+                for module in self.layers[value][2:]:
+                    if isinstance(module, nn.Dropout3d):  # drops a channel of a whole volume
+                        kept = module(x.new_ones(n_volumes, x.shape[1], 1, 1, 1))
+                        x = x * kept.repeat_interleave(len(x) // n_volumes, dim=0)
+                    else:
+                        x = module(x)
             else:
-                x = module(x)
+                x = _split(x, value) if what == "split" else _merge(x, value)
         return x
+
+    @contextmanager
+    def _spare_statistics(self) -> Iterator[None]:
+        """Computing a layer again must not move its running statistics again: it moves copies."""
+        kept = [(norm, name, buffer) for _, norm, *_ in self.layers for name, buffer in norm.named_buffers()]
+        for norm, name, buffer in kept:
+            setattr(norm, name, buffer.clone())
+        try:
+            yield
+        finally:
+            for norm, name, buffer in kept:
+                setattr(norm, name, buffer)
+
+    def _folded(self, x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Weight and bias of each convolution and the normalization after it as one, in the type to compute in."""
+        autocast = torch.is_autocast_enabled(x.device.type)
+        dtype = torch.get_autocast_dtype(x.device.type) if autocast else self.classifier.weight.dtype
+        folded = []
+        for convolution, norm, *_ in self.layers:
+            scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+            weight = convolution.weight * scale[:, None, None, None, None]
+            weight = weight.to(dtype).contiguous(memory_format=_format_of(convolution.weight))
+            folded.append((weight, ((convolution.bias - norm.running_mean) * scale + norm.bias).to(dtype)))
+        return folded
+
+    def _infer(self, x: torch.Tensor, plan: list[tuple], folded: list[tuple]) -> torch.Tensor:
+        """Run ``plan``; what happens between a split and its merge happens to one sub-volume after another."""
+        while plan:
+            (what, value), *plan = plan
+            if what == "convolve":
+                weight, bias = folded[value[0]]
+                x = x.to(weight.dtype)
+                if x.shape[1] < len(weight) and _is_large(x) and plan[0][0] == "split":
+                    x, plan = self._infer_parts(x, plan[0][1], plan[1:], folded, convolve=value)
+                else:
+                    x = nn.functional.conv3d(x, weight, bias, padding=value[1], dilation=value[1])
+            elif what == "split" and _is_large(x):
+                x, plan = self._infer_parts(x, value, plan, folded)
+            elif what == "activate":
+                x = x.relu_()
+            elif what == "classify":
+                x = self.classifier(x)
+            else:
+                x = _split(x, value) if what == "split" else _merge(x, value)
+        return x
+
+    def _infer_parts(
+        self, x: torch.Tensor, k: Sequence[int], plan: list[tuple], folded: list[tuple], convolve: tuple | None = None
+    ) -> tuple[torch.Tensor, list[tuple]]:
+        """Split ``x``, run ``plan`` up to the merge on each part; return the merged result and the rest of ``plan``.
+
+        ``convolve`` is a layer before the split that widens ``x``: it is computed a part at a time, too.
+        """
+        inside, rest = _until_merged(plan)
+        if all(what in ("activate", "classify") for what, _ in rest):  # they look at one voxel: better before the merge
+            inside, rest = inside + rest, []
+        whole, shape = None, x.shape[2:]
+        if convolve:
+            (weight, bias), dilation = folded[convolve[0]], convolve[1]
+            x = nn.functional.pad(x, [d for d in reversed(dilation) for _ in range(2)])
+        for start in product(*map(range, k)):
+            voxels = (..., *(slice(first, None, step) for first, step in zip(start, k, strict=True)))
+            if convolve:
+                from_start = x[(..., *(slice(first, None) for first in start))]
+                part = nn.functional.conv3d(from_start, weight, bias, stride=k, dilation=dilation)
+            else:
+                part = x[voxels].contiguous(memory_format=_format_of(x))
+            part = self._infer(part, inside, folded)
+            if whole is None:
+                like = {"dtype": part.dtype, "device": part.device, "memory_format": _format_of(part)}
+                whole = torch.empty((len(x), part.shape[1], *shape), **like)
+            whole[voxels] = part
+        return whole, rest
+
+
+def _plan(dilations: Sequence[Sequence[int]], sides: Sequence[int]) -> list[tuple]:
+    """The steps of the dilated layers on a volume with these sides, splits and merges nested like brackets.
+
+    A step is ("convolve", (layer, dilation that splitting has not taken away)), ("activate", layer), or ("split", k)
+    and ("merge", k) with a factor for each axis.
+    """
+    plan, steps, splits = [], [1, 1, 1], []
+    for i, dilation in enumerate(dilations):
+        wanted = [_factor(d, side) for d, side in zip(dilation, sides, strict=True)]
+        change = []
+        while any(w % s for w, s in zip(wanted, steps, strict=True)):
+            k = splits.pop()
+            change.append(("merge", k))
+            steps = [s // factor for s, factor in zip(steps, k, strict=True)]
+        if wanted != steps:
+            splits.append([w // s for w, s in zip(wanted, steps, strict=True)])
+            change.append(("split", splits[-1]))
+            steps = wanted
+        left = [d // s for d, s in zip(dilation, steps, strict=True)]
+        plan += [*change, *([("activate", i - 1)] if i else []), ("convolve", (i, left))]
+    return [*plan, *(("merge", k) for k in reversed(splits)), ("activate", len(dilations) - 1)]
+
+
+def _until_merged(plan: list[tuple]) -> tuple[list[tuple], list[tuple]]:
+    """What comes before the merge that ends the split before ``plan``, and what comes after it."""
+    depth, i = 1, 0
+    while depth:
+        depth += (plan[i][0] == "split") - (plan[i][0] == "merge")
+        i += 1
+    return plan[: i - 1], plan[i:]
+
+
+def _is_large(x: torch.Tensor) -> bool:
+    return len(x) * x[0, 0].numel() > VOXELS_AT_ONCE and not torch.compiler.is_compiling()
 
 
 def _factor(dilation: int, side: int) -> int:
@@ -130,11 +258,12 @@ def _format_of(x: torch.Tensor) -> torch.memory_format:
 
 def _split(x: torch.Tensor, k: Sequence[int]) -> torch.Tensor:
     """(B, C, D, H, W) to (B k0 k1 k2, C, D/k0, H/k1, W/k2): every k-th voxel along each axis is a volume of its own."""
-    (b, c, d, h, w), like = x.shape, _format_of(x)
+    b, c, d, h, w = x.shape
+    if _format_of(x) == torch.channels_last_3d:  # one copy, in the order in which convolutions read, gradients too
+        x = x.permute(0, 2, 3, 4, 1).reshape(b, d // k[0], k[0], h // k[1], k[1], w // k[2], k[2], c)
+        x = x.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(-1, d // k[0], h // k[1], w // k[2], c)
+        return x.permute(0, 4, 1, 2, 3)
     x = x.reshape(b, c, d // k[0], k[0], h // k[1], k[1], w // k[2], k[2]).permute(0, 3, 5, 7, 1, 2, 4, 6)
-    if like == torch.channels_last_3d:  # one copy, and it is in the order in which the convolution reads
-        x = x.permute(0, 1, 2, 3, 5, 6, 7, 4).reshape(-1, d // k[0], h // k[1], w // k[2], c).permute(0, 4, 1, 2, 3)
-        return x
     return x.reshape(-1, c, d // k[0], h // k[1], w // k[2])
 
 

@@ -9,24 +9,28 @@ from scripts.scans import InputError
 
 
 class AutocastInferer(SimpleInferer):
-    """Runs the network in bfloat16 on a CPU with native support; on CUDA MONAI's engine does it, in float16.
+    """Runs the network in bfloat16 on a CPU with native support; on CUDA the engine's ``amp`` does it.
 
     Args:
-        precision: "auto" (bfloat16 where the CPU has it), "bf16" or "fp32".
+        precision: "auto" (on CUDA fp16, on a CPU bf16 where it is native, else fp32), "bf16", "fp16" or "fp32".
+        device: where the network is.
 
     Raises:
-        InputError: another precision.
+        InputError: another precision, or fp16 on a CPU.
     """
 
-    def __init__(self, precision: str = "auto") -> None:
+    def __init__(self, precision: str = "auto", device: torch.device | str = "cpu") -> None:
         super().__init__()
-        if precision not in ("auto", "bf16", "fp32"):
-            raise InputError(f"precision {precision}: expected auto, bf16 or fp32")
-        self.enabled = precision == "bf16" or (precision == "auto" and has_bfloat16())
+        if precision not in ("auto", "bf16", "fp16", "fp32"):
+            raise InputError(f"precision {precision}: expected auto, bf16, fp16 or fp32")
+        on_cpu = torch.device(device).type == "cpu"
+        if precision == "fp16" and on_cpu:
+            raise InputError("precision fp16: CPUs have no fast float16; use auto, bf16 or fp32")
+        self.enabled = on_cpu and (precision == "bf16" or (precision == "auto" and has_bfloat16()))
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The network's output in float32."""
-        if inputs.device.type != "cpu" or not self.enabled:
+        if not self.enabled:
             return super().__call__(inputs, network, *args, **kwargs)
         with torch.autocast("cpu", torch.bfloat16):
             return super().__call__(inputs, network, *args, **kwargs).float()

@@ -20,6 +20,8 @@ logger = logging.getLogger("meshnet")
 class RunLog:
     """Logs what a training run is, one line per epoch, and where everything is; writes ``history.csv``.
 
+    "Waiting for data" is the share of the training steps' time before a batch is there.
+
     Attach it after the validation handler, so that an epoch's line has that epoch's metrics.
 
     Args:
@@ -37,13 +39,15 @@ class RunLog:
         self.cohort, self.evaluator, self.metrics, self.settings = cohort, evaluator, metrics, settings
         self.history, self.model_path = Path(output_dir) / "history.csv", model_path
         self._loss_of = from_engine("loss", first=True)
-        self._scale = 0.0
+        self._scale = self._waited = self._trained = 0.0
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, whose state dictionary has the history and the losses of the epoch under way."""
         engine.state.run_log = {"rows": [], "losses": [], "skipped_steps": 0}
         engine.state_dict_user_keys.append("run_log")
         engine.add_event_handler(Events.STARTED, self._started)
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self._wait_started)
+        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._wait_completed)
         engine.add_event_handler(Events.ITERATION_STARTED, self._iteration_started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
@@ -53,7 +57,9 @@ class RunLog:
         cohort, network = self.cohort, trainer.network
         n_parameters = sum(p.numel() for p in network.parameters())
         precision = "fp16 mixed precision" if trainer.amp else "fp32"
-        if getattr(getattr(trainer, "inferer", None), "enabled", False) and trainer.state.device.type == "cpu":
+        if getattr(getattr(trainer, "inferer", None), "enabled", False) or "dtype" in getattr(
+            trainer, "amp_kwargs", {}
+        ):
             precision = "bf16 mixed precision"
         logger.info(f"MONAI {monai.__version__}, torch {torch.__version__}, Ignite {ignite.__version__}")
         logger.info(f"{type(network).__name__}: {n_parameters:,} parameters; {precision} on {trainer.state.device}")
@@ -71,17 +77,24 @@ class RunLog:
             )
         self._clock = time.perf_counter()
 
+    def _wait_started(self) -> None:
+        self._wait_since = time.perf_counter()
+
+    def _wait_completed(self) -> None:
+        self._waited += time.perf_counter() - self._wait_since
+
     def _iteration_completed(self, trainer: Engine) -> None:
         trainer.state.run_log["losses"].append(float(self._loss_of(trainer.state.output)))
         if self._scale_of(trainer) < self._scale:  # so it has left out a step because of infinite gradients
             trainer.state.run_log["skipped_steps"] += 1
+        self._trained += time.perf_counter() - self._started_at
 
     def _scale_of(self, trainer: Engine) -> float:
         scaler = getattr(trainer, "scaler", None)
         return 0.0 if scaler is None else scaler.get_scale()
 
     def _iteration_started(self, trainer: Engine) -> None:
-        self._scale = self._scale_of(trainer)
+        self._scale, self._started_at = self._scale_of(trainer), time.perf_counter()
 
     def _epoch_completed(self, trainer: Engine) -> None:
         now = time.perf_counter()
@@ -98,9 +111,11 @@ class RunLog:
         shown = "".join(f"  {name} {value:.3f}" for name, value in zip(self.metrics, values, strict=False))
         best = "  best" if validated and self.evaluator.state.best_metric_epoch == epoch else ""
         width = len(str(trainer.state.max_epochs))
+        waited = self._waited / max(self._waited + self._trained, 1e-9)
+        self._waited = self._trained = 0.0
         logger.info(
             f"epoch {epoch:{width}}/{trainer.state.max_epochs}  loss {loss:.4f}  lr {lr:.2e}{shown}  "
-            f"{seconds:.1f} s{skipped}{best}"
+            f"{seconds:.1f} s ({waited:.1%} waiting for data){skipped}{best}"
         )
 
     def _completed(self, trainer: Engine) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from scripts import meshnet
 from scripts.meshnet import MeshNet
 
 
@@ -225,8 +226,12 @@ def test_interleaved_training_is_the_dilated_network(seed: int) -> None:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=name)
 
 
+@pytest.mark.parametrize("voxels_at_once", [0, 500, 10**9])
 @pytest.mark.parametrize("seed", range(25, 50))
-def test_interleaved_inference_with_folded_normalization_is_the_dilated_network(seed: int) -> None:
+def test_interleaved_inference_with_folded_normalization_is_the_dilated_network(
+    seed: int, voxels_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meshnet, "VOXELS_AT_ONCE", voxels_at_once)
     network, x = random_case(seed)
     network.eval()
     state = copy.deepcopy(network.state_dict())
@@ -255,11 +260,23 @@ def test_it_holds_in_lower_precision_within_what_the_type_allows(dtype: torch.dt
             assert (network(x) - exact).abs().max() < tolerance * exact.abs().max()
 
 
-@pytest.mark.slow
-def test_compiled_it_is_the_same() -> None:
-    network, x = MeshNet(channels=3).train(), torch.rand(1, 1, 16, 16, 32)
-    expected = plain(copy.deepcopy(network), x)
-    torch.testing.assert_close(torch.compile(network)(x), expected, rtol=1e-4, atol=1e-4)
+@pytest.mark.slow  # compiling takes half a minute
+@pytest.mark.parametrize("checkpoint_layers", [0, 3])
+def test_compiled_it_is_the_same(checkpoint_layers: int) -> None:
+    torch.manual_seed(0)
+    network, x = MeshNet(channels=3, checkpoint_layers=checkpoint_layers), torch.rand(1, 1, 16, 16, 32)
+    dilated = copy.deepcopy(network)
+    network.compile()
+    outputs = [network(x), plain(dilated, x)]
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
+    for output in outputs:
+        output.square().mean().backward()
+    for (name, a), b in zip(network.named_parameters(), dilated.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4, msg=name)
+    for (name, a), b in zip(network.named_buffers(), dilated.buffers(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, msg=name)
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(x), plain(dilated.eval(), x), rtol=1e-4, atol=1e-4)
 
 
 def test_a_graph_for_export_is_plain_and_right_for_another_grid() -> None:
@@ -289,3 +306,77 @@ def test_dilations_that_are_no_powers_of_two_are_interleaved_too() -> None:
     torch.manual_seed(0)
     network, x = MeshNet(channels=3, dilations=(1, 3, 9, 6, 2)).double(), torch.rand(2, 1, 36, 27, 18).double()
     torch.testing.assert_close(network(x), plain(copy.deepcopy(network), x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("checkpoint_layers", [1, 2, 3, 9, 20])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_layer_checkpointing_changes_no_gradient_and_no_statistic(checkpoint_layers: int, dropout: float) -> None:
+    torch.manual_seed(0)
+    kept = MeshNet(channels=3, dropout=dropout).double()
+    again = MeshNet(channels=3, dropout=dropout, checkpoint_layers=checkpoint_layers).double()
+    again.load_state_dict(kept.state_dict(), strict=True)
+    x = torch.rand(2, 1, 32, 20, 16, dtype=torch.float64)
+    for network in (kept, again):
+        for seed in range(2):  # twice, so that running statistics move from where they moved to
+            torch.manual_seed(seed)
+            network(x).square().mean().backward()
+    for key, value in kept.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+    for (name, a), b in zip(kept.named_parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-12, atol=1e-12, msg=name)
+
+
+def test_layer_checkpointing_keeps_fewer_activations() -> None:
+    """Counted as the tensors that autograd is given to keep, outside of what checkpointing computes again."""
+    kept = {}
+    for layers in (0, 3):
+        network, sizes = MeshNet(channels=4, checkpoint_layers=layers), {}
+        pack = lambda tensor, sizes=sizes: sizes.update({tensor.untyped_storage().data_ptr(): tensor.nbytes}) or tensor  # noqa: E731
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            output = network(torch.rand(1, 1, 32, 32, 32))
+        kept[layers] = sum(sizes.values()) / (4 * 4 * 32**3)  # in volumes of the network's width, float32
+        del output
+    assert kept[0] == pytest.approx(18, abs=1)  # of nine layers: what is convolved and what is normalized
+    assert kept[3] < 10
+
+
+def test_in_evaluation_nothing_is_checkpointed_and_the_answer_is_the_same() -> None:
+    torch.manual_seed(0)
+    network = MeshNet(channels=3, checkpoint_layers=2).eval()
+    x = torch.rand(1, 1, 16, 16, 32)
+    with torch.no_grad():
+        expected = network(x)
+    torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_inference_does_not_change_its_input() -> None:
+    network, x = MeshNet(channels=3).eval(), torch.randn(1, 1, 96, 96, 64)
+    before = x.clone()
+    with torch.no_grad():
+        network(x)
+    assert torch.equal(x, before)
+
+
+def _train_on_one_rank(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    network = MeshNet(channels=3, checkpoint_layers=3).double()
+    parallel = nn.parallel.DistributedDataParallel(network)
+    parallel(torch.load(f"{folder}/x.pt")[rank : rank + 1]).square().mean().backward()
+    torch.save([p.grad for p in network.parameters()], f"{folder}/{rank}.pt")
+    torch.distributed.barrier()  # gloo aborts a process whose peer has gone
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow  # two processes that import torch
+def test_distributed_gradients_are_the_mean_of_the_plain_networks(tmp_path: Path) -> None:
+    x = torch.rand(2, 1, 32, 16, 20, dtype=torch.float64)
+    torch.save(x, tmp_path / "x.pt")
+    torch.multiprocessing.spawn(_train_on_one_rank, args=(str(tmp_path),), nprocs=2)
+    torch.manual_seed(0)
+    network = MeshNet(channels=3).double()
+    for volume in x.split(1):
+        (plain(network, volume).square().mean() / 2).backward()
+    for rank in range(2):
+        for gradient, parameter in zip(torch.load(tmp_path / f"{rank}.pt"), network.parameters(), strict=True):
+            torch.testing.assert_close(gradient, parameter.grad, rtol=1e-9, atol=1e-12)

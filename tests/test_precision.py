@@ -32,6 +32,13 @@ def test_auto_is_bfloat16_where_the_cpu_has_it(capability: str | None, monkeypat
     assert dtype_inside("auto") == (torch.bfloat16 if capability else torch.float32)
 
 
+@pytest.mark.parametrize("precision", ["auto", "bf16", "fp16", "fp32"])
+def test_on_cuda_it_leaves_the_precision_to_the_engine(precision: str) -> None:
+    assert not AutocastInferer(precision, "cuda:0").enabled
+
+
 def test_another_precision_is_one_line() -> None:
-    with pytest.raises(InputError, match=r"^precision fp8: expected auto, bf16 or fp32$"):
+    with pytest.raises(InputError, match=r"^precision fp8: expected auto, bf16, fp16 or fp32$"):
         AutocastInferer("fp8")
+    with pytest.raises(InputError, match=r"^precision fp16: CPUs have no fast float16"):
+        AutocastInferer("fp16")

@@ -92,14 +92,45 @@ def test_lesion_volume_survives_orientation_spacing_and_scale_slope(cohort_dir: 
 
 
 @pytest.mark.parametrize(
-    ("amp", "device", "on"), [(True, "cpu", False), ("false", "cuda", False), (True, "cuda", True)]
+    ("amp", "precision", "device", "on", "dtype"),
+    [
+        (True, "auto", "cpu", False, None),
+        (True, "auto", "cuda", True, None),  # torch's own choice on CUDA: fp16
+        ("false", "auto", "cuda", False, None),
+        (True, "fp32", "cuda", False, None),
+        (True, "bf16", "cuda", True, torch.bfloat16),
+        (True, "fp16", "cuda", True, None),
+    ],
 )
-def test_amp_is_used_on_cuda_alone_and_can_be_switched_off(amp: object, device: str, on: bool) -> None:
+def test_precision_is_one_key_on_every_device(
+    amp: object, precision: str, device: str, on: bool, dtype: torch.dtype | None
+) -> None:
     parser = ConfigParser()
     parser.read_config(TRAIN)
-    parser.update({"amp": amp, "device": f"$torch.device('{device}')"})
+    parser.update({"amp": amp, "precision": precision, "device": f"$torch.device('{device}')"})
     parser.parse()
-    assert parser.get_parsed_content("train#trainer#amp") is on
+    for engine in ("train#trainer", "validate#evaluator"):
+        assert parser.get_parsed_content(f"{engine}#amp") is on
+        assert parser.get_parsed_content(f"{engine}#amp_kwargs").get("dtype") == dtype
+
+
+def test_scans_that_do_not_fit_the_memory_asked_for_are_kept_on_disk(cohort_dir: Path) -> None:
+    gigabytes = 16 * 32**3 * 5 / 1e9  # 10 training and 6 validation scans, an image in 4 and a mask in 1 byte a voxel
+    for share, cache in ((1.01, "memory"), (0.99, "disk")):
+        parser = recipe(cohort_dir, cache_gigabytes=share * gigabytes)
+        assert parser.get_parsed_content("cache") == cache
+        assert parser.get_parsed_content("train#dataloader").num_workers == (0 if cache == "memory" else 2)
+
+
+def test_masks_are_one_byte_a_voxel_in_the_cache(cohort_dir: Path) -> None:
+    assert recipe(cohort_dir).get_parsed_content("validate#dataset")[0]["label"].dtype == torch.uint8
+
+
+def test_layer_checkpointing_and_compilation_are_a_key_each(cohort_dir: Path) -> None:
+    parser = recipe(cohort_dir, checkpoint_layers=3, compile="true")
+    assert parser.get_parsed_content("network").checkpoint_layers == 3
+    assert isinstance(parser.get_parsed_content("train#trainer").network, torch._dynamo.OptimizedModule)
+    assert not recipe(cohort_dir).get_parsed_content("train#trainer").compile
 
 
 def test_zoo_properties_are_all_there(cohort_dir: Path) -> None:
@@ -216,3 +247,19 @@ def test_a_broken_scan_stops_the_run_with_one_line(cohort_dir: Path, tmp_path: P
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "eval").exists()
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.slow  # three runs of the training command
+def test_the_disk_cache_changes_no_result_and_serves_the_next_run(cohort_dir: Path, tmp_path: Path) -> None:
+    files, history = {}, {}
+    for run, cache in (("memory", "memory"), ("first", "disk"), ("second", "disk")):
+        out = tmp_path / run
+        options = {"dataset_dir": cohort_dir, "cache": cache, "cache_dir": tmp_path / "cache", "epochs": 2}
+        options |= {"channels": 3, "output_dir": out, "ckpt_dir": out}
+        result = bundle("training", "--config_file", TRAIN, *(x for k, v in options.items() for x in (f"--{k}", v)))
+        assert result.returncode == 0, result.stderr
+        history[run] = (out / "history.csv").read_bytes()
+        files[run] = {file: file.stat().st_mtime_ns for file in tmp_path.glob("cache/*")}
+    assert history["memory"] == history["first"] == history["second"]
+    assert (len(files["memory"]), len(files["first"])) == (0, 16)
+    assert files["first"] == files["second"]
