@@ -125,12 +125,10 @@ class MeshNet(nn.Module):
                 x = nn.functional.conv3d(x, convolution.weight, convolution.bias, padding=dilation, dilation=dilation)
                 x = norm(x)
             elif what == "activate":  # after a split, so that one tensor is kept for the backward pass, not two
-                for module in self.layers[value][2:]:
-                    if isinstance(module, nn.Dropout3d):  # drops a channel of a whole volume
-                        kept = module(x.new_ones(n_volumes, x.shape[1], 1, 1, 1))
-                        x = x * kept.repeat_interleave(len(x) // n_volumes, dim=0)
-                    else:
-                        x = module(x)
+                x = nn.functional.relu(x)  # in place, on a view, its gradient would be in another memory format
+                for dropout in self.layers[value][3:]:  # drops a channel of a whole volume
+                    kept = dropout(x.new_ones(n_volumes, x.shape[1], 1, 1, 1))
+                    x = x * kept.repeat_interleave(len(x) // n_volumes, dim=0)
             else:
                 x = _split(x, value) if what == "split" else _merge(x, value)
         return x
