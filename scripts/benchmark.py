@@ -105,7 +105,7 @@ def _cases(config: dict) -> Iterator[dict]:
 
 def name_of(case: dict) -> str:
     """For example "inference 128x128x128 16 this bundle"."""
-    grid = "x".join(map(str, case["grid"]))
+    grid = "x".join(map(str, case["grid"] or ()))
     return " ".join(str(part) for part in (case["mode"], grid, case["channels"], case["implementation"]) if part)
 
 

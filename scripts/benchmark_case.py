@@ -12,11 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
 from torch.optim.swa_utils import update_bn
 
 if __name__ == "__main__":  # run as a command, Python looks in scripts/ instead of the bundle's root
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from scripts.check_config import print_cause
 from scripts.losses import WeightedCrossEntropyLoss
 from scripts.meshnet import MeshNet
 from scripts.precision import AutocastInferer
@@ -38,12 +41,13 @@ def measure(case: dict) -> dict:
     """Run one case and say how long it took and how much memory.
 
     Args:
-        case: ``mode`` ("inference", "training" or "rates"), ``network`` (a config), ``channels``, ``grid``, ``engine``
-            ("eager", "torch.compile", "onnxruntime" or "openvino"), ``precision``, ``channels_last``, ``device``,
-            ``threads``, ``needs`` (packages), ``min_seconds`` to repeat for, and ``reference``, a file with the outputs to compare with,
-            which is written if ``is_reference``.
+        case: ``mode`` ("inference", "training", "memory" or "rates"), ``network`` (a config), ``channels``, ``grid``,
+            ``engine`` ("eager", "torch.compile", "onnxruntime" or "openvino"), ``precision``, ``channels_last``,
+            ``device``, ``threads``, ``needs`` (packages), ``min_seconds`` to repeat for, and ``reference``, a file with
+            the outputs to compare with, which is written if ``is_reference``.
 
     Returns:
+        For "memory" ``bytes_per_voxel`` of a training step at its peak, for "rates" what the CPU can do; else
         ``seconds`` (the median of its repeats), ``first_seconds`` (of the first, warming up), ``parameters``,
         ``peak_bytes`` above what the process held before, ``max_difference`` from the reference's logits and
         ``different_voxels``, the share with another class; or ``skipped`` and why.
@@ -60,6 +64,8 @@ def measure(case: dict) -> dict:
     network = network.to(case["device"])
     if case["channels_last"]:
         network = network.to(memory_format=torch.channels_last_3d)
+    if case["mode"] == "memory":
+        return {"bytes_per_voxel": _bytes_per_voxel(case, network)}
     x = torch.rand(1, 1, *case["grid"], device=case["device"])
     with tempfile.TemporaryDirectory() as folder:
         prepare = {"onnxruntime": _onnxruntime, "openvino": _openvino}.get(case["engine"], _torch)
@@ -105,6 +111,22 @@ def _torch(case: dict, network: torch.nn.Module, x: torch.Tensor, _: Path) -> Ca
         return output
 
     return lambda: step
+
+
+def _bytes_per_voxel(case: dict, network: torch.nn.Module) -> float:
+    """Bytes of all tensors at the peak of a training step, for each voxel of the volume; no workspace of libraries.
+
+    Nothing is computed: torch follows the tensors' sizes on two grids, whose difference leaves out what is constant.
+    """
+    peaks = []
+    for side in (64, 128):
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            step = _torch(case, network, torch.rand(1, 1, side, side, side), Path())()
+            tracker = MemTracker()
+            with tracker:
+                step()
+        peaks.append(tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"])
+    return (peaks[1] - peaks[0]) / (128**3 - 64**3)
 
 
 def _export(network: torch.nn.Module, x: torch.Tensor, folder: Path) -> Path:
@@ -193,5 +215,6 @@ def _rates() -> dict:
 
 
 if __name__ == "__main__":
+    sys.excepthook = print_cause
     answer = measure(json.loads(sys.argv[1]))
     print(json.dumps(answer))

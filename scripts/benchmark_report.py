@@ -6,13 +6,12 @@ from itertools import groupby
 from pathlib import Path
 
 BUNDLE, REFERENCE = "this bundle", "dilated, eager torch"
-CHECKPOINTED = "this bundle, checkpoint_layers 3"
 MEMORIES = (8, 12, 24, 80)  # GB, of common GPUs
 
 
 def tables(results: dict) -> str:
     """All cases in Markdown, a table for each kind of work and grid, and one of the memory that training takes."""
-    cases = [case for case in results["cases"] if case["seconds"] or "skipped" in case]
+    cases = [case for case in results["cases"] if case["seconds"] or "skipped" in case or "bytes_per_voxel" in case]
     versions = ", ".join(f"{name} {version or 'not installed'}" for name, version in results["versions"].items())
     lines = [
         f"{results['date']}, {results['device']}, {results['threads']} threads, {' '.join(results['features'])}; "
@@ -27,7 +26,7 @@ def tables(results: dict) -> str:
             f"Measured rates: matrix products {rates['fp32'] / 1e9:.0f} (fp32) and {rates['bf16'] / 1e9:.0f} (bf16) "
             f"GFLOP/s, copying {rates['bytes'] / 1e9:.1f} GB/s.",
         ]
-    order = sorted(cases, key=lambda case: (case["mode"], math.prod(case["grid"])))
+    order = sorted((case for case in cases if case["grid"]), key=lambda case: (case["mode"], math.prod(case["grid"])))
     for (mode, grid), group in groupby(order, lambda case: (case["mode"], case["grid"])):
         what = "inference" if mode == "inference" else "a training step"
         lines += ["", f"**{what}, {'x'.join(map(str, grid))}**", "", *_table(list(group), results)]
@@ -77,32 +76,21 @@ def floor_seconds(case: dict, results: dict) -> float:
 
 
 def _memory(cases: list[dict]) -> list[str]:
-    """Bytes that a training step takes for each voxel: the slope between two grids, whatever the process holds else."""
-    points: dict[tuple, list] = {}
-    for case in cases:
-        if case["mode"] == "training" and case["channels"] and case["peak_bytes"]:
-            sizes = points.setdefault((case["implementation"], case["channels"]), [])
-            sizes.append((math.prod(case["grid"]), max(case["peak_bytes"])))
-    lines = []
-    for (implementation, channels), sizes in sorted(points.items(), key=lambda item: (item[0][1], item[0][0])):
-        (v0, b0), (v1, b1) = min(sizes), max(sizes)
-        if v1 > v0:
-            slope = (b1 - b0) / (v1 - v0)
-            sides = [16 * int((memory * 1e9 / slope) ** (1 / 3) // 16) for memory in MEMORIES]
-            grids = " | ".join(f"{side}³" for side in sides)
-            lines.append(f"| MeshNet-{channels} | {implementation} | {slope:,.0f} | {grids} |")
-    if not lines:
+    rows = [case for case in cases if "bytes_per_voxel" in case]
+    if not rows:
         return []
+    lines = []
+    for case in sorted(rows, key=lambda case: case["channels"]):
+        need = case["bytes_per_voxel"]
+        sides = [16 * int((memory * 1e9 / need) ** (1 / 3) // 16) for memory in MEMORIES]
+        grids = " | ".join(f"{side}³" for side in sides)
+        lines.append(f"| MeshNet-{case['channels']} | {case['implementation']} | {need:,.0f} | {grids} |")
     head = " | ".join(f"{memory} GB" for memory in MEMORIES)
-    title = "**Memory of a training step, and the largest grid (a multiple of 16) that it leaves room for**"
-    return [
-        "",
-        title,
-        "",
-        f"| network | implementation | bytes a voxel | {head} |",
-        "|---|---|---|---|---|---|---|",
-        *lines,
-    ]
+    title = (
+        "**Tensors at the peak of a training step, and the largest grid (a multiple of 16) that they leave room for**"
+    )
+    columns = f"| network | implementation | bytes a voxel | {head} |"
+    return ["", title, "", columns, "|---|---|---|---|---|---|---|", *lines]
 
 
 def draw_scaling(results: dict, path: Path) -> None:

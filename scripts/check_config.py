@@ -38,7 +38,7 @@ def check_config(allowed: dict[str, dict], debug: bool | str = False) -> dict:
     """
     config = _enclosing_parser().get()
     if str(debug).lower() != "true" and sys.excepthook is sys.__excepthook__:
-        sys.excepthook = _print_cause
+        sys.excepthook = print_cause
     problems = [*_unread_keys(config, allowed), *_wrong_values(config, allowed)]
     if problems:
         raise InputError("\n".join(problems))
@@ -96,14 +96,15 @@ def _references(value: Any) -> Iterator[str]:
 def _wrong_values(config: dict, allowed: dict) -> Iterator[str]:
     for key, schema in allowed.items():
         value = config.get(key)
-        if key not in config or (isinstance(value, str) and value[:1] in ("$", "@")):
+        computed = isinstance(value, dict) and "_target_" in value
+        if key not in config or computed or (isinstance(value, str) and value[:1] in ("$", "@")):
             continue
         if next(Draft202012Validator(schema).iter_errors(value), None) is not None:
             rules = ", ".join(f"{rule} {limit}" for rule, limit in schema.items())
             yield f"{key} {value!r}: not allowed; its rules are: {rules}"
 
 
-def _print_cause(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+def print_cause(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     """A line about the error that the others were raised from; Python exits with status 1 after it."""
     if not isinstance(error, Exception):
         return sys.__excepthook__(kind, error, traceback)

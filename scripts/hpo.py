@@ -244,7 +244,7 @@ class _InnerFold:
             [TRAIN, str(folder / "overrides.json")],
             meta_file=str(CONFIGS / "metadata.json"),
             logging_file=False,
-            **{"inner_fold": inner_fold, "output_dir": own, "ckpt_dir": own, "resume": True},
+            **{"inner_fold": inner_fold, "output_dir": own, "ckpt_dir": own, "resume": True, "report": False},
         )
         self.workflow.initialize()
         monai.utils.set_determinism(self.workflow.parser.get_parsed_content("seed"))  # as train.json does before it

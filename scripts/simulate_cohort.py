@@ -58,6 +58,7 @@ def simulate_cohort(
     seed: int = 0,
     anatomy: str | None = None,
     lesions: str | None = None,
+    variation: float = 1.0,
 ) -> str:
     """Write a simulated cohort: a BIDS tree shaped like ARC's, with its datalist.json.
 
@@ -70,6 +71,8 @@ def simulate_cohort(
         seed: seed of everything random.
         anatomy: T1-weighted head in MNI space to use instead of nilearn's MNI152 templates.
         lesions: folder of lesion masks in MNI space to use instead of grown lesions.
+        variation: how many times the usual spread contrast, bias field and noise have; above 1, each scan also has
+            a voxel size of its own, 0.6 to 1.5 times ``spacing`` along each axis.
 
     Returns:
         ``output_dir``.
@@ -78,6 +81,8 @@ def simulate_cohort(
         InputError: an argument is out of range, or the folder holds something else.
     """
     settings = {"n_subjects": n_subjects, "spacing": spacing, "seed": seed, "anatomy": anatomy, "lesions": lesions}
+    if variation != 1:
+        settings["variation"] = variation
     output = Path(output_dir).resolve()
     if _is_made(output, settings):
         return str(output)
@@ -85,7 +90,9 @@ def simulate_cohort(
         raise InputError(f"n_subjects {n_subjects}: at least 9 subjects are needed for 3 outer and 3 inner folds")
     if not isinstance(spacing, (int, float)) or not 1 <= spacing <= 8:
         raise InputError(f"spacing {spacing}: expected 1 to 8 mm")
-    head = _head_anatomy(anatomy, max(1, int(spacing // 2)))
+    if not isinstance(variation, (int, float)) or not 0 <= variation <= 5:
+        raise InputError(f"variation {variation}: expected 0 to 5")
+    head = _head_anatomy(anatomy, max(1, round(spacing / 2)))
     masks = _mask_files(lesions) if lesions else None
     rng = np.random.default_rng(seed)
     volumes = np.interp((rng.permutation(n_subjects) + 0.5) / n_subjects, np.linspace(0, 1, 5), ARC_VOLUME_QUANTILES)
@@ -100,7 +107,7 @@ def simulate_cohort(
                 lesion = _real_lesion(masks[order[i % len(masks)]], head)
             else:
                 lesion = _grow_lesion(head, volumes[i], subject_rng)
-            _write_subject(partial, i, *_scan(head, lesion, spacing, i, subject_rng), subject_rng)
+            _write_subject(partial, i, *_scan(head, lesion, spacing, i, subject_rng, variation), subject_rng)
         _write_description(partial, settings)
         spatial_size = [int(-(-mm // (16 * spacing)) * 16) for mm in FIELD_OF_VIEW]  # MeshNet dilates by 16
         with redirect_stdout(None):  # what it prints is about the unfinished folder
@@ -208,10 +215,10 @@ def _real_lesion(path: Path, head: Anatomy) -> np.ndarray:
 
 
 def _scan(
-    head: Anatomy, lesion: np.ndarray, spacing: float, index: int, rng: np.random.Generator
+    head: Anatomy, lesion: np.ndarray, spacing: float, index: int, rng: np.random.Generator, variation: float
 ) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
     """One T2w-like scan and its mask: chronic lesion, own anatomy, contrast, bias field and noise, own grid."""
-    mu = {tissue: value * rng.normal(1, 0.05) for tissue, value in INTENSITY.items()}
+    mu = {tissue: value * max(0.1, rng.normal(1, 0.05 * variation)) for tissue, value in INTENSITY.items()}
     fluid = ndimage.distance_transform_edt(lesion, sampling=head.affine[0, 0])
     cavity = np.clip((fluid - rng.uniform(0.5, 2.5)) / 2, 0, 1)  # the rim, some mm wide, is gliotic
     healthy = mu["csf"] * head.csf + mu["grey"] * head.grey + mu["white"] * head.white + head.head
@@ -232,18 +239,18 @@ def _scan(
                 translate_range=[5 / voxel] * 3,
                 padding_mode="zeros",
             ),
-            RandBiasFieldd(keys="image", prob=1, degree=3, coeff_range=(-0.05, 0.05)),
+            RandBiasFieldd(keys="image", prob=1, degree=3, coeff_range=(-0.05 * variation, 0.05 * variation)),
         ]
     ).set_random_state(seed=int(rng.integers(2**31)))
     warped = transform({"image": image[None].astype(np.float32), "label": lesion[None].astype(np.float32)})
-    grid = _native_grid(spacing, index)
+    grid = _native_grid(spacing, index, rng.uniform(0.6, 1.5, 3) if variation > 1 else None)
     blur = 0.42 * nib.affines.voxel_sizes(grid[1]) / voxel  # a Gaussian as wide as the voxel
     volumes = []
     for key in ("image", "label"):
         data = warped[key][0].numpy()
         smooth = ndimage.gaussian_filter(data, blur)
         volumes.append(resample_from_to(nib.Nifti1Image(smooth, head.affine), grid, order=1))
-    noise = RandRicianNoised(keys="image", prob=1, std=rng.uniform(0.01, 0.03), sample_std=False)
+    noise = RandRicianNoised(keys="image", prob=1, std=rng.uniform(0.01, 0.01 + 0.02 * variation), sample_std=False)
     noise.set_random_state(seed=int(rng.integers(2**31)))
     noisy = noise({"image": volumes[0].get_fdata(dtype=np.float32)})["image"]
     scale = rng.uniform(300, 900)  # scanners have no common unit
@@ -252,9 +259,9 @@ def _scan(
     return _with_traps(image, label, index)
 
 
-def _native_grid(spacing: float, index: int) -> tuple[tuple[int, ...], np.ndarray]:
-    """The grid of scan ``index``: one in six is anisotropic."""
-    voxel = spacing * np.array((0.8, 0.8, 1.4) if index % 6 == 4 else (1, 1, 1))
+def _native_grid(spacing: float, index: int, voxel: np.ndarray | None) -> tuple[tuple[int, ...], np.ndarray]:
+    """The grid of scan ``index``, of voxels ``voxel`` times ``spacing``; if not given, one in six is anisotropic."""
+    voxel = spacing * np.array((0.8, 0.8, 1.4) if index % 6 == 4 else (1, 1, 1)) if voxel is None else spacing * voxel
     shape = np.ceil(np.array(FIELD_OF_VIEW) / voxel).astype(int)
     return tuple(shape), nib.affines.from_matvec(np.diag(voxel), np.array(CENTRE) - voxel * (shape - 1) / 2)
 

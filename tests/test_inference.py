@@ -1,8 +1,10 @@
 """configs/inference.json turns scans into masks in each scan's own grid, with their volumes."""
 
 import csv
+import hashlib
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +13,7 @@ import pytest
 from conftest import INFERENCE, TRAIN, bundle
 from monai.bundle import ConfigParser, ConfigWorkflow
 from nibabel.processing import conform, resample_from_to
+from scipy import ndimage
 from sklearn.metrics import f1_score
 
 from scripts.scans import InputError
@@ -29,8 +32,12 @@ def segmented(trained: dict, cohort_dir: Path, tmp_path_factory: pytest.TempPath
     return output, result.stdout
 
 
+def beside(scan: dict, output: Path, ending: str) -> Path:
+    return output / scan["image"].replace("_T2w.nii.gz", f"_desc-lesion_{ending}")
+
+
 def mask_of(scan: dict, output: Path, kind: str = "mask") -> nib.Nifti1Image:
-    return nib.load(output / scan["image"].replace(".nii.gz", f"_desc-lesion_{kind}.nii.gz"))
+    return nib.load(beside(scan, output, f"{kind}.nii.gz"))
 
 
 def test_masks_have_the_grid_of_their_scans(segmented: tuple, trained: dict, cohort_dir: Path) -> None:
@@ -66,29 +73,52 @@ def test_mask_is_where_the_probability_is_at_least_a_half(segmented: tuple, trai
         np.testing.assert_array_equal(mask_of(scan, segmented[0]).get_fdata(), probability >= 0.5)
 
 
-def test_volumes_in_the_csv_and_the_log_are_those_of_the_masks(segmented: tuple, trained: dict) -> None:
+def test_the_folder_is_a_bids_derivative_with_a_sidecar_and_a_picture_for_each_mask(
+    segmented: tuple, trained: dict
+) -> None:
+    output = segmented[0]
+    description = json.loads((output / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    weights = hashlib.sha256((trained["root"] / "models" / "model.pt").read_bytes()).hexdigest()
+    for scan in trained["scans"]:
+        sidecar = json.loads(beside(scan, output, "mask.json").read_text())
+        assert sidecar["GeneratedBy"] == description["GeneratedBy"]
+        assert sidecar["GeneratedBy"][0]["WeightsSHA256"] == weights
+        assert sidecar["GeneratedBy"][0]["Settings"]["threshold"] == 0.5
+        assert beside(scan, output, "qc.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_and_the_log_say_what_the_masks_hold(segmented: tuple, trained: dict) -> None:
     output, printed = segmented
-    rows = {Path(row["image"]).name: row for row in csv.DictReader((output / "lesion_volumes.csv").open())}
+    rows = {Path(row["scan"]).name: row for row in csv.DictReader((output / "lesions.tsv").open(), delimiter="\t")}
     assert len(rows) == len(trained["scans"])
     for scan in trained["scans"]:
         name = Path(scan["image"]).name
-        mask = mask_of(scan, output)
+        row, mask = rows[name], mask_of(scan, output)
         volume = float(mask.get_fdata().sum() * abs(np.linalg.det(mask.affine[:3, :3])))
-        assert float(rows[name]["lesion_volume_mm3"]) == pytest.approx(volume, rel=1e-5, abs=0.1)
+        assert float(row["lesion_volume"]) == pytest.approx(volume, rel=1e-5, abs=0.1)
+        assert float(row["left_volume"]) + float(row["right_volume"]) == pytest.approx(volume, rel=1e-5, abs=0.1)
+        assert int(row["lesions"]) == ndimage.label(mask.get_fdata(), np.ones((3, 3, 3)))[1]
+        assert (output / row["mask"]).is_file()
         assert f"{name}: lesion {volume:,.0f} mm3" in printed
+    assert "SIMULATED" in printed
+
+
+def infer(trained: dict, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    weights = trained["root"] / "models" / "model.pt"
+    return bundle("--config_file", INFERENCE, "--ckpt_path", weights, *arguments, cwd=cwd)
 
 
 def test_one_file_without_a_label_beside_it(trained: dict, cohort_dir: Path, tmp_path: Path) -> None:
     shutil.copy(cohort_dir / trained["scans"][0]["image"], tmp_path / "scan_T2w.nii.gz")
-    result = bundle(
-        "--config_file", INFERENCE, "--input", "scan_T2w.nii.gz", "--output_dir", "out",
-        "--ckpt_path", trained["root"] / "models" / "model.pt",
-        cwd=tmp_path,
-    )  # fmt: skip
+    result = infer(trained, "--input", "scan_T2w.nii.gz", "--output_dir", "out", "--qc", False, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "lesion_volumes.csv",
-        "scan_T2w_desc-lesion_mask.nii.gz",
+        "dataset_description.json",
+        "lesions.json",
+        "lesions.tsv",
+        "scan_desc-lesion_mask.json",
+        "scan_desc-lesion_mask.nii.gz",
     ]
 
 
@@ -96,13 +126,68 @@ def test_scans_of_one_name_in_two_folders_keep_a_mask_each(trained: dict, cohort
     for folder, scan in zip(("visit 1", "visit 2"), trained["scans"], strict=False):
         (tmp_path / folder).mkdir()
         shutil.copy(cohort_dir / scan["image"], tmp_path / folder / "t2.nii.gz")
-    result = bundle(
-        "--config_file", INFERENCE, "--input", tmp_path / "visit*" / "*.nii.gz", "--output_dir", tmp_path / "out",
-        "--ckpt_path", trained["root"] / "models" / "model.pt",
-    )  # fmt: skip
+    result = infer(trained, "--input", tmp_path / "visit*" / "*.nii.gz", "--output_dir", tmp_path / "out")
     assert result.returncode == 0, result.stderr[-2000:]
     masks = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.nii.gz"))
     assert masks == ["visit 1/t2_desc-lesion_mask.nii.gz", "visit 2/t2_desc-lesion_mask.nii.gz"]
+
+
+def test_bad_scans_are_left_out_with_a_line_and_what_is_done_is_not_done_again(
+    trained: dict, cohort_dir: Path, tmp_path: Path
+) -> None:
+    scans, bids, out = trained["scans"], tmp_path / "bids", tmp_path / "bids" / "derivatives" / "meshnet"
+    for i in range(3):
+        (bids / f"sub-{i}").mkdir(parents=True)
+        shutil.copy(cohort_dir / scans[i]["image"], bids / f"sub-{i}" / f"sub-{i}_T2w.nii.gz")
+    broken = bids / "sub-1" / "sub-1_T2w.nii.gz"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:-200])
+    (bids / "sub-3_T2w.nii.gz").symlink_to(".git/annex/objects/gone")
+    arguments = ("--input", bids, "--output_dir", out, "--qc", False)
+
+    first = infer(trained, *arguments)
+    assert first.returncode == 1
+    last = first.stderr.strip().splitlines()[-3:]
+    assert last[0] == "2 scan(s) left out:"
+    assert last[1].startswith(f"{broken}: not a readable NIfTI image")
+    assert last[2].startswith(f"{bids / 'sub-3_T2w.nii.gz'}: a git-annex link")
+    made = {p.name: p.stat().st_mtime_ns for p in out.rglob("*mask.nii.gz")}
+    assert sorted(made) == ["sub-0_desc-lesion_mask.nii.gz", "sub-2_desc-lesion_mask.nii.gz"]
+
+    broken.write_bytes(whole)
+    (bids / "sub-3_T2w.nii.gz").unlink()
+    (out / "sub-2" / "sub-2_desc-lesion_mask.json").unlink()  # as a kill before it was written leaves it
+    second = infer(trained, *arguments)
+    assert second.returncode == 0, second.stderr
+    assert "1 of 3 scans have their masks by these weights already" in second.stdout
+    again = {p.name: p.stat().st_mtime_ns for p in out.rglob("*mask.nii.gz")}
+    assert [name for name in sorted(again) if again[name] != made.get(name)] == [
+        "sub-1_desc-lesion_mask.nii.gz",
+        "sub-2_desc-lesion_mask.nii.gz",
+    ]
+    assert len((out / "lesions.tsv").read_text().splitlines()) == 4
+
+    third = infer(trained, *arguments)
+    assert third.returncode == 0, third.stderr
+    assert {p.name: p.stat().st_mtime_ns for p in out.rglob("*mask.nii.gz")} == again
+    fourth = infer(trained, *arguments, "--threshold", 0.4)
+    assert fourth.returncode == 0, fourth.stderr
+    assert "have their masks" not in fourth.stdout
+
+
+def test_small_lesions_can_be_removed_and_flips_averaged(
+    segmented: tuple, trained: dict, cohort_dir: Path, tmp_path: Path
+) -> None:
+    scan = trained["scans"][0]
+    options = ("--min_volume", 20_000, "--flip_averaging", True, "--qc", False)
+    result = infer(trained, "--input", cohort_dir / scan["image"], "--output_dir", tmp_path, *options)
+    assert result.returncode == 0, result.stderr
+    (path,) = tmp_path.glob("*mask.nii.gz")
+    mask = nib.load(path)
+    parts, n = ndimage.label(mask.get_fdata(), np.ones((3, 3, 3)))
+    voxel = abs(np.linalg.det(mask.affine[:3, :3]))
+    assert all((parts == i).sum() * voxel >= 20_000 for i in range(1, n + 1))
+    assert not np.array_equal(mask.get_fdata(), mask_of(scan, segmented[0]).get_fdata())
 
 
 def test_inference_preprocesses_as_training_does() -> None:
@@ -147,7 +232,7 @@ def test_wrong_input_is_one_line(overrides: dict, line: str) -> None:
     parser.update(overrides)
     parser.parse()
     with pytest.raises(InputError, match=line):
-        parser.get_parsed_content("dataset#data")
+        parser.get_parsed_content("scans")
 
 
 def test_missing_weights_say_how_to_get_them(tmp_path: Path) -> None:

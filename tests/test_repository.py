@@ -35,11 +35,12 @@ def test_top_level_holds_a_bundle_and_nothing_else() -> None:
 def test_no_volume_checkpoint_cache_or_large_file_is_tracked() -> None:
     for path in tracked():
         assert not re.search(r"\.(nii|nii\.gz|pyc|csv|db|log|tmp)$|__pycache__|^(data|eval)/", path), path
+        assert not path.endswith(".pt") or path.startswith("models/"), path
         assert (ROOT / path).stat().st_size < 1_000_000, path
 
 
 def test_the_default_run_leaves_the_checkout_clean() -> None:
-    ignored = ["data/simulated/datalist.json", "eval/history.csv", "models/model.pt", "models/checkpoint_final.pt"]
+    ignored = ["data/simulated/datalist.json", "eval/history.csv", "eval/model.pt", "models/model.onnx"]
     result = subprocess.run(["git", "check-ignore", *ignored], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 128 or result.stdout.split() == ignored
 

@@ -132,3 +132,21 @@ def test_real_masks_in_a_real_head_keep_their_volumes(tmp_path: Path) -> None:
     simulated = sorted(s["lesion_volume"] for s in json.loads((Path(root) / "datalist.json").read_text())["training"])
     real = [np.count_nonzero(nib.load(p).dataobj) for p in (REAL / "lesions").glob("*.nii.gz")]  # 1 mm3 voxels
     assert min(real) * 0.5 < simulated[0] < simulated[-1] < max(real) * 1.5
+
+
+def test_more_variation_spreads_contrast_noise_and_voxel_sizes(cohort_dir: Path, tmp_path: Path) -> None:
+    def contrast(folder: Path) -> tuple[list[float], set]:
+        ratios, zooms = [], set()
+        for scan in json.loads((folder / "datalist.json").read_text())["training"]:
+            image, lesion = nib.load(folder / scan["image"]), nib.load(folder / scan["label"]).get_fdata() > 0
+            data = image.get_fdata()
+            ratios.append(np.median(data[lesion]) / np.median(data[(data > 0.15 * data.max()) & ~lesion]))
+            zooms.add(tuple(sorted(np.round(image.header.get_zooms(), 3))))
+        return ratios, zooms
+
+    varied = Path(simulate_cohort(str(tmp_path / "varied"), n_subjects=24, spacing=8.0, seed=3, variation=4.0))
+    (usual, few), (spread, many) = contrast(cohort_dir), contrast(varied)
+    assert np.std(spread) > 2 * np.std(usual)
+    assert (len(few), len(many)) == (2, 24)
+    with pytest.raises(InputError, match="variation 9: expected 0 to 5"):
+        simulate_cohort(str(tmp_path / "more"), variation=9)
