@@ -65,7 +65,7 @@ class DiskCacheDataset(PersistentDataset):
         volumes = {key: value for key, value in item.items() if isinstance(value, MetaTensor)}
         others = {key: value for key, value in item.items() if key not in volumes}
         parts = {k: (v.as_tensor(), v.affine, str(v.meta["filename_or_obj"])) for k, v in volumes.items()}
-        with replace_file(path, "wb") as file:
+        with replace_file(path, "wb", unique=True) as file:  # other runs may make it, too
             torch.save((parts, others), file)
         return _unpack(parts, others)
 

@@ -159,6 +159,12 @@ def _volumes(rows: list[dict]) -> str:
     limits = [min(truth + pred) / 1.5, max(truth + pred) * 1.5]
     axis.loglog(limits, limits, color="grey", linewidth=1)
     axis.loglog(truth, pred, "o", markersize=5, alpha=0.7)
-    axis.set(xlabel="true volume, mL", ylabel="predicted volume, mL", xlim=limits, ylim=limits, aspect="equal")
+    axis.set(
+        xlabel="true volume, mL",
+        ylabel="predicted volume, mL (0 drawn as 0.01)",
+        xlim=limits,
+        ylim=limits,
+        aspect="equal",
+    )
     axis.grid(alpha=0.3)
     return _svg(figure)

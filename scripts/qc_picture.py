@@ -30,7 +30,7 @@ def draw(image: MetaTensor, outlines: dict[str, MetaTensor], title: str = "", n_
     style["vmax"] = float(np.percentile(scan.get_fdata(), 99.5)) or 1.0
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No contour levels were found")
-        for mode, cuts, box in (("ortho", centre, (0, 0.36, 1, 0.58)), ("z", heights, (0, 0, 1, 0.36))):
+        for mode, cuts, box in (("ortho", centre, (0, 0.34, 1, 0.6)), ("z", heights, (0, 0, 1, 0.34))):
             view = plotting.plot_anat(scan, figure=figure, axes=box, display_mode=mode, cut_coords=cuts, **style)
             for colour, mask in masks.items():
                 if mask.get_fdata().any():

@@ -131,7 +131,9 @@ def test_an_error_is_its_cause_in_the_last_line_and_a_traceback_on_demand(
     cohort_dir: Path, tmp_path: Path, arguments: list, line: str
 ) -> None:
     folders = ["--dataset_dir", cohort_dir, "--output_dir", tmp_path / "eval", "--ckpt_dir", tmp_path / "models"]
-    result = bundle("training", "--config_file", TRAIN, "--channels", 2, "--epochs", 1, *folders, *arguments)
+    result = bundle(
+        "training", "--config_file", TRAIN, "--channels", 2, "--epochs", 1, "--report", False, *folders, *arguments
+    )
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith(line)
     assert "Traceback" not in result.stderr

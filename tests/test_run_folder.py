@@ -190,7 +190,7 @@ def test_a_folder_that_cannot_be_written_is_one_line() -> None:
 @pytest.mark.slow
 def test_ten_runs_at_once_under_one_root_keep_apart(cohort_dir: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", TRAIN]
-    command += ["--dataset_dir", str(cohort_dir), "--channels", "2", "--epochs", "1"]
+    command += ["--dataset_dir", str(cohort_dir), "--channels", "2", "--epochs", "1", "--report", "False"]
     runs = [
         subprocess.Popen(
             [*command, "--seed", str(seed % 5), "--output_dir", f"run{seed}", "--ckpt_dir", f"run{seed}"],
@@ -211,7 +211,7 @@ def test_ten_runs_at_once_under_one_root_keep_apart(cohort_dir: Path, tmp_path: 
 @pytest.mark.slow
 def test_the_command_again_is_refused_and_resumed(cohort_dir: Path, tmp_path: Path) -> None:
     folders = ["--dataset_dir", cohort_dir, "--output_dir", tmp_path / "eval", "--ckpt_dir", tmp_path / "models"]
-    command = ["training", "--config_file", TRAIN, *folders, "--channels", 2, "--epochs", 1]
+    command = ["training", "--config_file", TRAIN, *folders, "--channels", 2, "--epochs", 1, "--report", False]
     assert bundle(*command).returncode == 0
     weights = (tmp_path / "models" / "model.pt").read_bytes()
     again = bundle(*command)

@@ -274,7 +274,13 @@ def test_the_disk_cache_changes_no_result_and_serves_the_next_run(cohort_dir: Pa
     files, history = {}, {}
     for run, cache in (("memory", "memory"), ("first", "disk"), ("second", "disk")):
         out = tmp_path / run
-        options = {"dataset_dir": cohort_dir, "cache": cache, "cache_dir": tmp_path / "cache", "epochs": 2}
+        options = {
+            "dataset_dir": cohort_dir,
+            "cache": cache,
+            "cache_dir": tmp_path / "cache",
+            "epochs": 2,
+            "report": False,
+        }
         options |= {"channels": 3, "output_dir": out, "ckpt_dir": out}
         result = bundle("training", "--config_file", TRAIN, *(x for k, v in options.items() for x in (f"--{k}", v)))
         assert result.returncode == 0, result.stderr

@@ -45,6 +45,7 @@ def overrides_of(cohort_dir: Path, folder: Path, **more: object) -> dict:
         "batch_size": 2,
         "learning_rate": 0.02,
         "resume": True,
+        "report": False,
         **more,
     }
 
