@@ -24,8 +24,8 @@ def segmented(trained: dict, cohort_dir: Path, tmp_path_factory: pytest.TempPath
     """The masks and probabilities of a whole BIDS folder, and what was printed."""
     output = tmp_path_factory.mktemp("segmented")
     result = bundle(
-        "--config_file", INFERENCE, "--input", cohort_dir, "--output_dir", output, "--save_probability", True, "--qc", False,
-        "--ckpt_path", trained["root"] / "models" / "model.pt",
+        "--config_file", INFERENCE, "--input", cohort_dir, "--output_dir", output,
+        "--save_probability", True, "--qc", False, "--ckpt_path", trained["root"] / "models" / "model.pt",
         cwd=output,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
