@@ -1,6 +1,7 @@
 """MONAI's checkpoint handlers delete the old file before writing the new, and fail on another width with a page."""
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ class _AtomicDiskSaver(DiskSaver):
     """Puts the new file in the place of the old one when it is whole."""
 
     def __init__(self, dirname: str, filename: str | None, card: dict | None) -> None:
-        super().__init__(dirname, require_empty=False)
-        self.filename = filename
+        super().__init__(tempfile.gettempdir(), require_empty=False)  # it would make the folder before it is claimed
+        self.dirname, self.filename = Path(dirname), filename
         self.card = card
 
     def _save_func(self, checkpoint: Mapping, path: Path, func: Any) -> None:
@@ -39,13 +40,15 @@ class CheckpointSaver(monai.handlers.CheckpointSaver):
     """MONAI's saver, but atomic, right after a resume, and an exception leaves no "final" checkpoint behind.
 
     Args:
-        args: arguments of ``monai.handlers.CheckpointSaver``.
+        save_dir: folder, made when something is saved.
+        args: further arguments of ``monai.handlers.CheckpointSaver``.
         card: what must be known to use the weights (width, grid, cohort); written as JSON beside each checkpoint.
         kwargs: the same by name.
     """
 
-    def __init__(self, *args: Any, card: dict | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, save_dir: str, *args: Any, card: dict | None = None, **kwargs: Any) -> None:
+        super().__init__(tempfile.gettempdir(), *args, **kwargs)
+        self.save_dir = save_dir
         for checkpoint in (self._final_checkpoint, self._key_metric_checkpoint, self._interval_checkpoint):
             if checkpoint is not None:
                 filename = checkpoint.save_handler.filename

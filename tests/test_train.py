@@ -179,7 +179,7 @@ def test_best_weights_are_those_of_the_best_epoch(trained: dict, cohort_dir: Pat
         "--output_dir", trained["root"] / "checked",
         "--cohort#check", "['validation']",
         "--validate#dataset#data", "$@cohort.validation",
-        "--validate#handlers#2#scans", "$@cohort.validation",
+        "--validate#handlers#2#scans", "$@cohort.validation", "--report", False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
     summary = json.loads((trained["root"] / "checked" / "summary.json").read_text())
@@ -214,6 +214,7 @@ def test_a_run_writes_only_where_it_is_told(trained: dict) -> None:
     assert {name for name in names if not name.startswith(("checked", "evaluated"))} == {
         "eval/.lock",
         "eval/history.csv",
+        "eval/report.html",
         "eval/run.json",
         "models/.lock",
         "models/checkpoint_last.pt",
