@@ -255,7 +255,9 @@ def _scan(
     noisy = noise({"image": volumes[0].get_fdata(dtype=np.float32)})["image"]
     scale = rng.uniform(300, 900)  # scanners have no common unit
     image = nib.Nifti1Image(np.clip(np.asarray(noisy) * scale, 0, 32767).astype(np.int16), volumes[0].affine)
-    label = nib.Nifti1Image((volumes[1].get_fdata() > 0.5).astype(np.uint8), volumes[1].affine)
+    covered = volumes[1].get_fdata()  # share of each voxel; the smallest lesion keeps its best voxel on a coarse grid
+    lesion = covered > (0.5 if covered.max() > 0.5 else 0.99 * covered.max())
+    label = nib.Nifti1Image(lesion.astype(np.uint8), volumes[1].affine)
     return _with_traps(image, label, index)
 
 

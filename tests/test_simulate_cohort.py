@@ -139,6 +139,7 @@ def test_more_variation_spreads_contrast_noise_and_voxel_sizes(cohort_dir: Path,
         ratios, zooms = [], set()
         for scan in json.loads((folder / "datalist.json").read_text())["training"]:
             image, lesion = nib.load(folder / scan["image"]), nib.load(folder / scan["label"]).get_fdata() > 0
+            assert lesion.any()
             data = image.get_fdata()
             ratios.append(np.median(data[lesion]) / np.median(data[(data > 0.15 * data.max()) & ~lesion]))
             zooms.add(tuple(sorted(np.round(image.header.get_zooms(), 3))))
