@@ -43,11 +43,16 @@ class MaskLayout(FolderLayoutBase):
 
     def filename(self, subject: str, idx: int | None = None, **kwargs: object) -> Path:
         """The output for the scan at the path ``subject``; its folder is made."""
-        scan = Path(subject)
-        name = scan.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_T2w")
-        folder = self.output_dir / scan.absolute().parent.relative_to(self.input_root.absolute())
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{name}_desc-lesion_{self.suffix}"
+        path = self.beside(subject, self.suffix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def beside(self, scan: str, suffix: str) -> Path:
+        """The output of another suffix for ``scan``."""
+        path = Path(scan)
+        name = path.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_T2w")
+        folder = self.output_dir / path.absolute().parent.relative_to(self.input_root.absolute())
+        return folder / f"{name}_desc-lesion_{suffix}"
 
 
 class Derivatives:
@@ -89,17 +94,14 @@ class Derivatives:
         return [scan for scan, report in zip(left, reports, strict=True) if not report["errors"]]
 
     def _is_done(self, image: str) -> bool:
-        mask = self._beside(image, "mask.nii.gz")
+        mask = self.layout.beside(image, "mask.nii.gz")
         if not mask.is_file():
             return False
         try:
-            made = json.loads(self._beside(image, "mask.json").read_text())
+            made = json.loads(self.layout.beside(image, "mask.json").read_text())
             return made["GeneratedBy"] == [self.made_by] and made["Source"] == _state(image)
         except (OSError, ValueError, KeyError):
             return False
-
-    def _beside(self, image: str, suffix: str) -> Path:
-        return MaskLayout(self.layout.input_root, self.layout.output_dir, suffix).filename(image)
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator, after its postprocessing has saved the masks."""
@@ -107,7 +109,8 @@ class Derivatives:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
 
     def _started(self, engine: Engine) -> None:
-        logger.info("Model: " + ", ".join(f"{name} {value}" for name, value in self.card.items()))
+        shown = (f"{name} {value}" for name, value in self.card.items() if len(str(value)) < 60)
+        logger.info("Model: " + ", ".join(shown))
         if self.card.get("simulated"):
             logger.warning(
                 "These weights were trained on SIMULATED lesions: try them, but draw no conclusions from them"
@@ -129,10 +132,10 @@ class Derivatives:
             found = measure(mask, image)
             shown = f"{Path(path).name}: lesion {found['lesion_volume']:,.0f} mm3 in {found['lesions']} part(s)"
             if self.qc:
-                with replace_file(self._beside(path, "qc.png"), "wb") as file:
+                with replace_file(self.layout.beside(path, "qc.png"), "wb") as file:
                     file.write(qc_picture.draw(image, {"red": mask}, shown))
             sidecar = {"Type": "Lesion", "Source": _state(path), "GeneratedBy": [self.made_by], "Lesions": found}
-            with replace_file(self._beside(path, "mask.json")) as file:
+            with replace_file(self.layout.beside(path, "mask.json")) as file:
                 file.write(json.dumps(sidecar, indent=4) + "\n")
             tqdm.write(shown)  # above the bar
 
