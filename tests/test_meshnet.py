@@ -226,7 +226,7 @@ def test_interleaved_training_is_the_dilated_network(seed: int) -> None:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=name)
 
 
-@pytest.mark.parametrize("voxels_at_once", [0, 500, 10**9])
+@pytest.mark.parametrize("voxels_at_once", [500, 10**9])
 @pytest.mark.parametrize("seed", range(25, 50))
 def test_interleaved_inference_with_folded_normalization_is_the_dilated_network(
     seed: int, voxels_at_once: int, monkeypatch: pytest.MonkeyPatch
