@@ -1,1 +1,1 @@
-"""What MONAI, Ignite and torch lack for this bundle: one concept a file, named by the concept."""
+"""MeshNet stroke-lesion segmentation: commands here, what they call in the rooms below."""

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts.simulate_cohort import simulate_cohort
+from scripts.simulation.cohort import simulate_cohort
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN, EVALUATE, INFERENCE = (str(ROOT / "configs" / f"{name}.json") for name in ("train", "evaluate", "inference"))

@@ -64,15 +64,32 @@ def test_metadata_describes_this_version() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.json")), ids=lambda path: path.name)
 def test_every_class_a_config_names_exists(path: Path) -> None:
-    targets = re.findall(r'"_target_": "scripts\.(\w+)\.(\w+)"', path.read_text())
+    targets = re.findall(r'"_target_": "scripts\.([\w.]+)\.(\w+)"', path.read_text())
     for module, name in targets:
-        assert re.search(rf"^(class|def) {name}\b", (ROOT / "scripts" / f"{module}.py").read_text(), re.MULTILINE)
+        code = (ROOT / "scripts" / f"{module.replace('.', '/')}.py").read_text()
+        assert re.search(rf"^(class|def) {name}\b", code, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*/[a-z]*.py")), ids=lambda path: path.name)
+def test_every_file_says_what_it_does_and_has_its_tests_in_the_room_of_its_name(path: Path) -> None:
+    assert path.read_text().startswith('"""')
+    assert (ROOT / "tests" / path.parent.name / f"test_{path.name}").is_file()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("[a-z]*.py")), ids=lambda path: path.name)
-def test_every_script_has_its_tests_and_says_what_libraries_lack(path: Path) -> None:
-    assert path.read_text().startswith('"""')
-    assert (ROOT / "tests" / f"test_{path.name}").is_file()
+def test_a_command_is_at_most_60_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 60
+
+
+ROOMS = ["common", "networks", "data", "training", "evaluation", "inference", "search", "simulation", "sharing"]
+ROOMS = [*ROOMS, "benchmarking"]  # from the ground up
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*/*.py")), ids=lambda path: str(path))
+def test_a_room_imports_only_from_itself_and_from_rooms_below_it(path: Path) -> None:
+    own = ROOMS.index(path.parent.name)
+    imported = re.findall(r"^\s*(?:from|import) scripts\.(\w+)", path.read_text(), re.MULTILINE)
+    assert set(imported) <= set(ROOMS[: own + 1])
 
 
 @pytest.mark.parametrize("path", [*ROOT.glob("docs/*.md"), ROOT / "README.md"], ids=lambda path: path.name)

@@ -1,0 +1,45 @@
+"""scikit-learn stratifies folds but nests none and knows no subjects: this does both, for nested cross-validation."""
+
+import warnings
+from collections import Counter
+
+import numpy as np
+from sklearn.model_selection import StratifiedKFold
+
+from scripts.common.errors import InputError
+
+
+def assign_folds(scans: list[dict], n_outer: int, n_inner: int, seed: int) -> None:
+    """Set every scan's ``fold`` and ``inner_folds``, stratified by quartile of lesion volume and by acquisition.
+
+    Subjects are dealt out, not scans, so none is split; a subject's stratum is that of its largest lesion.
+
+    Raises:
+        InputError: fewer subjects than folds.
+    """
+    largest = {scan["subject"]: scan for scan in sorted(scans, key=lambda scan: scan["lesion_volume"])}
+    if len(largest) < n_outer or len(largest) - -(-len(largest) // n_outer) < n_inner:
+        raise InputError(f"{len(largest)} subjects are too few for {n_outer} outer and {n_inner} inner folds")
+    volumes = [scan["lesion_volume"] for scan in largest.values()]
+    groups = np.digitize(volumes, np.quantile(volumes, (0.25, 0.5, 0.75))).tolist()
+    strata = {s: (largest[s]["acquisition"] or "", group) for s, group in zip(largest, groups, strict=True)}
+    fold = _split(strata, n_outer, seed)
+    inner = [_split({s: strata[s] for s in strata if fold[s] != k}, n_inner, seed) for k in range(n_outer)]
+    for scan in scans:
+        scan["fold"] = fold[scan["subject"]]
+        scan["inner_folds"] = [folds.get(scan["subject"]) for folds in inner]
+
+
+def _split(strata: dict[str, tuple[str, int]], n_folds: int, seed: int) -> dict[str, int]:
+    """Every subject's fold; a stratum is (acquisition, group of lesion volume)."""
+    for level in (strata, {s: group for s, (_, group) in strata.items()}, dict.fromkeys(strata, 0)):
+        if max(Counter(level.values()).values()) >= n_folds:  # scikit-learn refuses if every stratum is smaller
+            break
+    # It deals the strata out like cards in this order, so that neighbours, a whole acquisition, come out even as well.
+    subjects = sorted(level, key=lambda s: (level[s], s))
+    order = sorted(set(level.values()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of strata smaller than n_folds: they too are dealt out evenly
+        kfold = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
+        splits = kfold.split(subjects, [order.index(level[s]) for s in subjects])
+        return {subjects[i]: fold for fold, (_, held_out) in enumerate(splits) for i in held_out}

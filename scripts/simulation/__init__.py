@@ -1,0 +1,4 @@
+"""Simulated cohorts: anatomy, lesions, scanner.
+
+Nothing that reads real cohorts.
+"""

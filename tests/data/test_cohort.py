@@ -1,0 +1,237 @@
+"""A cohort is split as its datalist says; a datalist that is wrong is refused with the entry's name."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from scripts.common.errors import InputError
+from scripts.data.cohort import load_cohort
+
+
+def datalist() -> dict:
+    """Nine subjects, one in each pair of outer fold and third of it."""
+    scans = [
+        {
+            "image": f"sub-{i}.nii.gz",
+            "label": f"sub-{i}_mask.nii.gz",
+            "subject": str(i),
+            "session": None,
+            "acquisition": "spc3",
+            "lesion_volume": 100.0 * i,
+            "fold": i // 3,
+            "inner_folds": [None if outer == i // 3 else i % 3 for outer in range(3)],
+        }
+        for i in range(9)
+    ]
+    return {
+        "name": "nine",
+        "simulated": False,
+        "spacing": [1.0, 1.0, 1.0],
+        "spatial_size": [256, 256, 256],
+        "seed": 0,
+        "outer_folds": 3,
+        "inner_folds": 3,
+        "training": scans,
+    }
+
+
+def load(
+    root: Path, content: dict, fold: object = 0, inner_fold: object = 0, check: tuple = ()
+) -> dict[str, list[int]]:
+    (root / "datalist.json").write_text(json.dumps(content))
+    cohort = load_cohort(str(root), str(root / "datalist.json"), fold, inner_fold, check)
+    return {name: [int(s["subject"]) for s in getattr(cohort, name)] for name in ("training", "validation", "test")}
+
+
+@pytest.mark.parametrize(
+    ("fold", "inner_fold", "expected"),
+    [
+        (0, 0, {"training": [4, 5, 7, 8], "validation": [3, 6], "test": [0, 1, 2]}),
+        (1, 2, {"training": [0, 1, 6, 7], "validation": [2, 8], "test": [3, 4, 5]}),
+        (2, None, {"training": [0, 1, 2, 3, 4, 5], "validation": [], "test": [6, 7, 8]}),
+        (2, "none", {"training": [0, 1, 2, 3, 4, 5], "validation": [], "test": [6, 7, 8]}),
+        (2, "null", {"training": [0, 1, 2, 3, 4, 5], "validation": [], "test": [6, 7, 8]}),
+        (2, "None", {"training": [0, 1, 2, 3, 4, 5], "validation": [], "test": [6, 7, 8]}),
+        (2, "NULL", {"training": [0, 1, 2, 3, 4, 5], "validation": [], "test": [6, 7, 8]}),
+    ],
+)
+def test_split(tmp_path: Path, fold: int, inner_fold: object, expected: dict) -> None:
+    assert load(tmp_path, datalist(), fold, inner_fold) == expected
+
+
+def test_every_scan_is_tested_once_and_validated_once_in_each_other_fold(tmp_path: Path) -> None:
+    everyone = list(range(9))
+    tested = []
+    for fold in range(3):
+        parts = [load(tmp_path, datalist(), fold, inner) for inner in range(3)]
+        for part in parts:
+            assert sorted([*part["training"], *part["validation"], *part["test"]]) == everyone
+        assert parts[0]["test"] == parts[1]["test"] == parts[2]["test"]
+        validated = [subject for part in parts for subject in part["validation"]]
+        assert sorted([*validated, *parts[0]["test"]]) == everyone
+        tested += parts[0]["test"]
+    assert sorted(tested) == everyone
+
+
+def test_paths_start_at_the_datasets_folder_wherever_the_datalist_is(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    path = tmp_path / "elsewhere" / "mine.json"
+    path.write_text(json.dumps(datalist()))
+    cohort = load_cohort(str(tmp_path), str(path), 0, 0, ())
+    assert cohort.test[0]["image"] == str(tmp_path / "sub-0.nii.gz")
+    assert (cohort.spacing, cohort.spatial_size, cohort.name) == ((1.0, 1.0, 1.0), (256, 256, 256), "nine")
+
+
+@pytest.mark.parametrize(
+    ("fold", "inner_fold", "line"),
+    [
+        (3, 0, "fold 3: this cohort has folds 0 to 2"),
+        (-1, 0, "fold -1: this cohort has folds 0 to 2"),
+        ("1", 0, "fold 1: this cohort has folds 0 to 2"),
+        (True, 0, "fold True: this cohort has folds 0 to 2"),
+        (0.0, 0, "fold 0.0: this cohort has folds 0 to 2"),
+        (0, 3, "inner_fold 3: this cohort has inner_folds 0 to 2"),
+        (0, "all", "inner_fold all: this cohort has inner_folds 0 to 2"),
+        (0, -1, "inner_fold -1: this cohort has inner_folds 0 to 2"),
+        (0, "0", "inner_fold 0: this cohort has inner_folds 0 to 2"),
+        (0, False, "inner_fold False: this cohort has inner_folds 0 to 2"),
+        (0, 1.0, "inner_fold 1.0: this cohort has inner_folds 0 to 2"),
+        (None, 0, "fold None: this cohort has folds 0 to 2"),
+    ],
+)
+def test_a_fold_that_is_not_there_is_refused(tmp_path: Path, fold: object, inner_fold: object, line: str) -> None:
+    with pytest.raises(InputError, match=f"^{line}$"):
+        load(tmp_path, datalist(), fold, inner_fold)
+
+
+def entry(**change: object) -> Callable[[dict], None]:
+    return lambda content: content["training"][4].update(change)
+
+
+def top(**change: object) -> Callable[[dict], None]:
+    return lambda content: content.update(change)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (top(spacing=[1, 1]), "spacing must be three positive numbers in mm"),
+        (top(spacing=[1, 1, 0]), "spacing must be three positive numbers in mm"),
+        (top(spatial_size=[256, 256, 2.5]), "spatial_size must be three positive integers"),
+        (top(name=3), "name is 3, which has the wrong type"),
+        (top(outer_folds=True), "outer_folds is True, which has the wrong type"),
+        (top(training=[]), "training is empty"),
+        (lambda content: content.pop("spacing"), "spacing is missing"),
+        (lambda content: content["training"].append(7), r"training\[9\] is not an object"),
+        (lambda content: content["training"][4].pop("label"), r"training\[4\] \(4\): label is missing"),
+        (entry(lesion_volume="big"), r"training\[4\] \(4\): lesion_volume is 'big', which has the wrong type"),
+        (entry(fold=3), r"training\[4\] \(4\): fold is 3, expected 0 to 2"),
+        (entry(inner_folds=[0, None]), r"training\[4\] \(4\): inner_folds is \[0, None\], expected 3 values"),
+        (entry(inner_folds=[0, 1, 1]), r"training\[4\] \(4\): inner_folds is \[0, 1, 1\], .*null at .* own fold 1"),
+        (entry(inner_folds=[3, None, 1]), r"training\[4\] \(4\): inner_folds is \[3, None, 1\]"),
+        (entry(subject="0"), r"training\[4\] \(0\): another scan of this subject is in another fold"),
+        (entry(image="sub-0.nii.gz"), r"training\[4\] \(4\): image sub-0.nii.gz is in the datalist twice"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_entry(tmp_path: Path, change: Callable, line: str) -> None:
+    content = datalist()
+    change(content)
+    with pytest.raises(InputError, match=f"datalist.json: {line}"):
+        load(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        ("name", None),
+        ("simulated", 0),
+        ("spacing", 1.0),
+        ("spatial_size", "256"),
+        ("outer_folds", "3"),
+        ("inner_folds", 3.0),
+        ("training", {}),
+    ],
+)
+def test_each_key_of_the_datalist_is_needed_and_has_its_type(tmp_path: Path, key: str, wrong: object) -> None:
+    content = datalist()
+    with pytest.raises(InputError, match=rf"^\S*datalist.json: {key} is {wrong!r}, which has the wrong type$"):
+        load(tmp_path, {**content, key: wrong})
+    del content[key]
+    with pytest.raises(InputError, match=rf"^\S*datalist.json: {key} is missing$"):
+        load(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        ("image", None),
+        ("label", 3),
+        ("subject", 4),
+        ("session", 1),
+        ("acquisition", 2.0),
+        ("lesion_volume", None),
+        ("fold", True),
+        ("inner_folds", 0),
+    ],
+)
+def test_each_key_of_a_scan_is_needed_and_has_its_type(tmp_path: Path, key: str, wrong: object) -> None:
+    content = datalist()
+    name = rf"^\S*datalist.json: training\[4\] \({wrong if key == 'subject' else 4}\)"
+    content["training"][4][key] = wrong
+    with pytest.raises(InputError, match=rf"{name}: {key} is {wrong!r}, which has the wrong type$"):
+        load(tmp_path, content)
+    del content["training"][4][key]
+    with pytest.raises(InputError, match=rf"training\[4\] \({None if key == 'subject' else 4}\): {key} is missing$"):
+        load(tmp_path, content)
+
+
+def test_every_wrong_entry_is_a_line(tmp_path: Path) -> None:
+    content = datalist()
+    content["training"][1]["fold"] = 7
+    del content["training"][5]["label"]
+    content["training"][8]["image"] = "sub-0.nii.gz"
+    with pytest.raises(InputError, match="fold is 7") as error:
+        load(tmp_path, content)
+    lines = str(error.value).splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["training[1] (1)", "training[5] (5)", "training[8] (8)"]
+
+
+@pytest.mark.parametrize(("text", "line"), [("{", "not JSON"), ("[]", "expected an object, got a list")])
+def test_a_file_that_is_no_datalist_is_refused(tmp_path: Path, text: str, line: str) -> None:
+    (tmp_path / "datalist.json").write_text(text)
+    with pytest.raises(InputError, match=f"datalist.json: {line}"):
+        load_cohort(str(tmp_path), str(tmp_path / "datalist.json"), 0, 0)
+
+
+def test_missing_folder_and_missing_datalist_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^dataset_dir /nowhere: no such folder$"):
+        load_cohort("/nowhere", "/nowhere/datalist.json", 0, 0)
+    with pytest.raises(
+        InputError, match=r"datalist.json: no such file; write it with `python scripts/prepare_datalist"
+    ):
+        load_cohort(str(tmp_path), str(tmp_path / "datalist.json"), 0, 0)
+
+
+def test_only_the_subsets_asked_for_are_opened(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:  # none of the files exists
+        load(tmp_path, datalist(), check=("test",))
+    assert [line.split(":")[0] for line in str(error.value).splitlines()] == [
+        str(tmp_path / f"sub-{i}{which}.nii.gz") for i in (0, 1, 2) for which in ("", "_mask")
+    ]
+
+
+def test_an_empty_mask_is_refused_where_it_would_be_trained_on_only(tmp_path: Path) -> None:
+    for i in range(9):
+        mask = np.zeros((4, 4, 4), np.uint8)
+        mask[0] = i != 4
+        for name, data in ((f"sub-{i}", i + np.arange(64.0).reshape(4, 4, 4)), (f"sub-{i}_mask", mask)):
+            nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    everything = ("training", "validation", "test")
+    for fold, inner_fold in ((0, 1), (1, 0)):  # subject 4 validates, then tests
+        assert 4 not in load(tmp_path, datalist(), fold, inner_fold, everything)["training"]
+    with pytest.raises(InputError, match=r"sub-4_mask.nii.gz: empty lesion mask in the training set"):
+        load(tmp_path, datalist(), 0, 0, everything)

@@ -1,0 +1,571 @@
+"""The datalist holds every scan once, with its lesion volume, in nested folds; what is wrong is said before writing."""
+
+import json
+import re
+import subprocess
+import sys
+import warnings
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from scripts.common.errors import InputError
+from scripts.data.cohort import load_cohort, read_datalist
+from scripts.data.datalist import prepare_datalist
+
+ROOT = Path(__file__).resolve().parents[2]
+ARC_TREE = ROOT.parent / "shared" / "arc" / "ds004884_v1.0.2_tree.txt"
+VOXEL = 8.0  # mm3 of the small masks' voxels
+DESC = "_desc-lesion_mask.nii.gz"
+
+
+def write_mask(path: Path, n_voxels: int = 10, affine: np.ndarray | None = None, slope: float | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = np.zeros(512, np.uint8)
+    data[:n_voxels] = 1
+    image = nib.Nifti1Image(data.reshape(8, 8, 8), np.diag([2, 2, 2, 1]) if affine is None else affine)
+    if slope is not None:
+        image.header.set_slope_inter(slope, 0)
+        image = nib.Nifti1Image(image.get_fdata() * slope, image.affine, image.header)
+    nib.save(image, path)
+
+
+def write_image(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = np.arange(512, dtype=np.int32).reshape(8, 8, 8) + zlib.crc32(str(path).encode()) % 100_000  # no two alike
+    nib.save(nib.Nifti1Image(data, np.diag([2, 2, 2, 1])), path)
+
+
+def write_scan(
+    root: Path, subject: str, acquisition: str | None = "spc3", session: str = "1", n_voxels: int = 10
+) -> str:
+    """One ARC-like scan with its mask; returns the mask's path below ``root``."""
+    stem = f"sub-{subject}/ses-{session}/anat/sub-{subject}_ses-{session}_acq-{acquisition}_T2w"
+    write_image(root / f"{stem}.nii.gz")
+    write_mask(root / "derivatives/lesion_masks" / (stem + DESC), n_voxels)
+    return f"derivatives/lesion_masks/{stem}{DESC}"
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    """Twelve subjects, two acquisitions."""
+    root = tmp_path / "cohort"
+    for i in range(12):
+        write_scan(root, f"{i:02}", ("spc3", "spc3p2")[i % 2], n_voxels=10 * i + 1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def arc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ARC's real file names with tiny volumes: 1 to 228 voxels of lesion, in no order."""
+    if not ARC_TREE.is_file():
+        pytest.skip(f"ARC's file list is not here: {ARC_TREE}")
+    root = tmp_path_factory.mktemp("arc") / "ds004884"
+    paths = [path for path in ARC_TREE.read_text().split() if path.endswith(".nii.gz")]
+    sizes = iter(1 + np.random.default_rng(0).permutation(228))
+    write_image(root / "image.nii.gz")
+    volume = (root / "image.nii.gz").read_bytes()
+    for path in paths:
+        if path.endswith(DESC):
+            write_mask(root / path, int(next(sizes)))
+        else:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_bytes(volume)
+    (root / "dataset_description.json").write_text('{"Name": "Aphasia Recovery Cohort (ARC)"}')
+    return root
+
+
+@pytest.fixture(scope="module")
+def arc_datalist(arc: Path) -> dict:
+    return read_datalist(Path(prepare_datalist(str(arc))))
+
+
+def message(*args: object, **options: object) -> str:
+    with pytest.raises(InputError) as error:
+        prepare_datalist(*args, **options)
+    return str(error.value)
+
+
+def spread(scans: list[dict], n_folds: int, key: object, fold_of: object = lambda scan: scan["fold"]) -> int:
+    """The largest difference, over the values of ``key``, between two folds' numbers of scans with that value."""
+    counts = Counter((key(scan), fold_of(scan)) for scan in scans)
+    values = {key(scan) for scan in scans}
+    return max(np.ptp([counts[value, fold] for fold in range(n_folds)]) for value in values)
+
+
+def quartile(scans: list[dict]) -> dict[str, int]:
+    order = sorted(scans, key=lambda scan: scan["lesion_volume"])
+    return {scan["image"]: 4 * i // len(order) for i, scan in enumerate(order)}
+
+
+# ---- the real cohort
+
+
+def test_arc_has_223_space_scans(arc_datalist: dict):
+    assert Counter(scan["acquisition"] for scan in arc_datalist["training"]) == {"spc3p2": 115, "spc3": 108}
+
+
+def test_keep_tse_adds_arcs_five_tse_scans(arc: Path, tmp_path: Path):
+    scans = read_datalist(Path(prepare_datalist(str(arc), keep_tse=True, output=tmp_path / "d.json")))["training"]
+    assert Counter(scan["acquisition"] for scan in scans) == {"spc3p2": 115, "spc3": 108, "tse3": 5}
+    tse = [scan for scan in scans if scan["acquisition"] == "tse3"]
+    assert sorted(Counter(scan["fold"] for scan in tse).values()) == [1, 2, 2]
+
+
+def test_every_arc_mask_is_beside_its_own_image(arc: Path, arc_datalist: dict):
+    for scan in arc_datalist["training"]:
+        assert scan["label"] == "derivatives/lesion_masks/" + scan["image"].replace(".nii.gz", DESC)
+        assert (arc / scan["image"]).is_file()
+        assert scan["image"].startswith(f"sub-{scan['subject']}/ses-{scan['session']}/anat/")
+    assert len({scan["subject"] for scan in arc_datalist["training"]}) == 223
+
+
+def test_arc_lesion_volumes_are_those_of_the_masks(arc: Path, arc_datalist: dict):
+    for scan in arc_datalist["training"][::10]:
+        assert scan["lesion_volume"] == VOXEL * (nib.load(arc / scan["label"]).get_fdata() > 0).sum()
+    volumes = [scan["lesion_volume"] for scan in arc_datalist["training"]]
+    assert len(set(volumes)) == 223
+
+
+def test_arc_outer_folds_are_equal_and_balanced(arc_datalist: dict):
+    scans = arc_datalist["training"]
+    group = quartile(scans)
+    assert sorted(Counter(scan["fold"] for scan in scans).values()) == [74, 74, 75]
+    assert spread(scans, 3, lambda scan: scan["acquisition"]) <= 1
+    # One scan at a quartile's border may count to either side of it.
+    assert spread(scans, 3, lambda scan: group[scan["image"]]) <= 2
+    assert spread(scans, 3, lambda scan: (scan["acquisition"], group[scan["image"]])) <= 2
+
+
+@pytest.mark.parametrize("outer", [0, 1, 2])
+def test_arc_inner_folds_are_equal_and_balanced(arc_datalist: dict, outer: int):
+    scans = [scan for scan in arc_datalist["training"] if scan["fold"] != outer]
+    group = quartile(arc_datalist["training"])
+    inner = [scan["inner_folds"][outer] for scan in scans]
+    assert sorted(set(inner)) == [0, 1, 2]
+    assert np.ptp(list(Counter(inner).values())) <= 1
+    assert spread(scans, 3, lambda scan: scan["acquisition"], lambda scan: scan["inner_folds"][outer]) <= 1
+    key = lambda scan: (scan["acquisition"], group[scan["image"]])  # noqa: E731  a name for one use, twice
+    assert spread(scans, 3, key, lambda scan: scan["inner_folds"][outer]) <= 2
+
+
+def test_the_command_prints_what_the_folds_hold(arc: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    prepare_datalist(str(arc), output=str(tmp_path / "d.json"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Left out: 5 acq-tse scans (--keep_tse keeps them)"
+    assert " ".join(lines[1].split()) == "fold subjects scans spc3 spc3p2 lesion volume in mL, median [min-max]"
+    table = [line.split() for line in lines[2:6]]
+    assert [row[0] for row in table] == ["0", "1", "2", "all"]
+    assert table[3][1:5] == ["223", "223", "108", "115"]
+    for column in range(1, 5):
+        assert sum(int(row[column]) for row in table[:3]) == int(table[3][column])
+    assert re.search(r"python -m monai.bundle run training .* --dataset_dir " + str(arc), lines[-1])
+
+
+# ---- readers
+
+
+def test_monai_reads_the_datalist(cohort: Path):
+    from monai.data import load_decathlon_datalist
+
+    scans = load_decathlon_datalist(prepare_datalist(str(cohort)), data_list_key="training")
+    assert len(scans) == 12
+    assert all(Path(scan[key]).is_file() for scan in scans for key in ("image", "label"))
+
+
+def test_the_bundle_reads_the_datalist(cohort: Path):
+    (cohort / "dataset_description.json").write_text('{"Name": "Ours", "Simulated": true}')
+    datalist = prepare_datalist(str(cohort), spacing=(1, 2, 2.5), spatial_size=[16, 8, 8])
+    split = load_cohort(str(cohort), datalist, 1, 2)
+    assert (split.name, split.simulated) == ("Ours", True)
+    assert (split.spacing, split.spatial_size) == ((1.0, 2.0, 2.5), (16, 8, 8))
+    parts = [{scan["subject"] for scan in part} for part in (split.training, split.validation, split.test)]
+    assert [len(part) for part in parts][2] == 4
+    assert len(set.union(*parts)) == sum(len(part) for part in parts) == 12
+
+
+def test_name_and_grid_have_defaults(cohort: Path):
+    content = read_datalist(Path(prepare_datalist(str(cohort))))
+    assert (content["name"], content["simulated"]) == ("cohort", False)
+    assert (content["spacing"], content["spatial_size"], content["seed"]) == ([1.0] * 3, [256] * 3, 0)
+    assert read_datalist(Path(prepare_datalist(str(cohort), name="Mine")))["name"] == "Mine"
+
+
+# ---- folds
+
+
+def test_the_seed_alone_decides_the_folds(cohort: Path, tmp_path: Path):
+    texts = []
+    for i, seed in enumerate((0, 0, 1)):
+        texts.append(Path(prepare_datalist(str(cohort), seed=seed, output=str(tmp_path / f"{i}.json"))).read_text())
+    assert texts[0] == texts[1]
+    folds = [[(scan["fold"], scan["inner_folds"]) for scan in json.loads(text)["training"]] for text in texts]
+    assert folds[0] != folds[2]
+
+
+def test_a_subject_with_several_scans_is_in_one_fold(tmp_path: Path):
+    for i in range(9):
+        for session in range(1 + i % 3):
+            write_scan(tmp_path, f"{i}", ("spc3", "spc3p2")[session % 2], str(session), n_voxels=1 + 20 * i + session)
+    scans = read_datalist(Path(prepare_datalist(str(tmp_path))))["training"]  # which refuses a split subject
+    assert len(scans) == 18
+    assert len({(scan["subject"], scan["fold"], str(scan["inner_folds"])) for scan in scans}) == 9
+    assert Counter(fold for _, fold in {(scan["subject"], scan["fold"]) for scan in scans}) == {0: 3, 1: 3, 2: 3}
+
+
+def test_a_subject_is_stratified_by_its_largest_lesion(tmp_path: Path):
+    for i in range(12):
+        write_scan(tmp_path, f"{i:02}", session="1", n_voxels=100 + 10 * i)
+        write_scan(tmp_path, f"{i:02}", session="2", n_voxels=1)
+    scans = read_datalist(Path(prepare_datalist(str(tmp_path))))["training"]
+    largest = [scan for scan in scans if scan["session"] == "1"]
+    group = quartile(largest)
+    assert spread(largest, 3, lambda scan: group[scan["image"]]) == 0
+
+
+def test_rare_acquisitions_are_dealt_out_evenly(tmp_path: Path):
+    for i in range(30):
+        write_scan(tmp_path, f"{i:02}", "rare" if i % 10 == 0 else "spc3", n_voxels=1 + 10 * i)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scans = read_datalist(Path(prepare_datalist(str(tmp_path))))["training"]
+    assert sorted(scan["fold"] for scan in scans if scan["acquisition"] == "rare") == [0, 1, 2]
+    assert set(Counter(scan["fold"] for scan in scans).values()) == {10}
+
+
+def test_volume_alone_stratifies_where_every_stratum_is_rare(tmp_path: Path):
+    for i in range(12):
+        write_scan(tmp_path, f"{i:02}", f"scanner{i:02}", n_voxels=1 + 10 * i)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scans = read_datalist(Path(prepare_datalist(str(tmp_path))))["training"]
+    group = quartile(scans)
+    assert spread(scans, 3, lambda scan: group[scan["image"]]) == 0
+
+
+def test_the_smallest_cohort_that_can_be_nested_is_split(tmp_path: Path):
+    for i in range(5):
+        write_scan(tmp_path, f"{i}", f"scanner{i}", n_voxels=1 + 10 * i)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scans = read_datalist(Path(prepare_datalist(str(tmp_path))))["training"]
+    for outer in range(3):
+        assert {scan["inner_folds"][outer] for scan in scans} == {None, 0, 1, 2}
+
+
+def test_other_numbers_of_folds(cohort: Path):
+    content = read_datalist(Path(prepare_datalist(str(cohort), outer_folds=4, inner_folds=2)))
+    assert Counter(scan["fold"] for scan in content["training"]) == {0: 3, 1: 3, 2: 3, 3: 3}
+    assert {fold for scan in content["training"] for fold in scan["inner_folds"]} == {None, 0, 1}
+
+
+# ---- volumes
+
+
+def test_a_scale_slope_below_one_half_is_still_lesion(cohort: Path):
+    label = next(cohort.glob(f"derivatives/**/*{DESC}"))
+    write_mask(label, 20, slope=1 / 60)
+    assert nib.load(label).get_fdata().max() < 0.5
+    scans = read_datalist(Path(prepare_datalist(str(cohort))))["training"]
+    assert {scan["label"]: scan["lesion_volume"] for scan in scans}[str(label.relative_to(cohort))] == 20 * VOXEL
+
+
+def test_volume_is_in_mm3_on_an_oblique_anisotropic_grid(cohort: Path):
+    label = write_scan(cohort, "oblique")
+    turn = np.array([[0, -0.8, 0.6], [0, 0.6, 0.8], [-1, 0, 0]])
+    write_mask(cohort / label, 33, nib.affines.from_matvec(turn @ np.diag([0.5, 1.25, 3.0]), [5, 6, 7]))
+    scans = read_datalist(Path(prepare_datalist(str(cohort))))["training"]
+    volume = {scan["label"]: scan["lesion_volume"] for scan in scans}[label]
+    assert volume == pytest.approx(33 * 0.5 * 1.25 * 3.0, abs=0.051)
+
+
+def test_an_empty_mask_is_kept_and_named(cohort: Path, capsys: pytest.CaptureFixture):
+    label = write_scan(cohort, "empty", n_voxels=0)
+    scans = read_datalist(Path(prepare_datalist(str(cohort))))["training"]
+    assert [scan["lesion_volume"] for scan in scans if scan["label"] == label] == [0]
+    assert f"Warning: {label}: its lesion volume is 0" in capsys.readouterr().out.splitlines()
+
+
+# ---- names of files
+
+
+@pytest.mark.parametrize(
+    "ending",
+    ["desc-lesion_mask", "label-lesion_mask", "space-orig_desc-lesion_mask", "space-orig_label-lesion_mask"],
+)
+@pytest.mark.parametrize("extension", [".nii.gz", ".nii"])
+def test_standard_bids_names_without_sessions(tmp_path: Path, ending: str, extension: str):
+    for i in range(9):
+        write_image(tmp_path / f"sub-{i}/anat/sub-{i}_run-2_FLAIR{extension}")
+        write_mask(tmp_path / f"derivatives/manual/sub-{i}/anat/sub-{i}_run-2_{ending}{extension}", 1 + i)
+    scans = read_datalist(Path(prepare_datalist(str(tmp_path), suffix="FLAIR")))["training"]
+    assert [scan["image"] for scan in scans] == [f"sub-{i}/anat/sub-{i}_run-2_FLAIR{extension}" for i in range(9)]
+    assert [scan["lesion_volume"] for scan in scans] == [VOXEL * (1 + i) for i in range(9)]
+    assert {(scan["session"], scan["acquisition"]) for scan in scans} == {(None, None)}
+
+
+def test_masks_drawn_on_another_contrast_are_not_this_cohort(cohort: Path):
+    write_mask(cohort / f"derivatives/lesion_masks/sub-00/ses-1/anat/sub-00_ses-1_T1w{DESC}")
+    assert len(read_datalist(Path(prepare_datalist(str(cohort))))["training"]) == 12
+    assert "no lesion mask of bold scans" in message(str(cohort), suffix="bold")
+
+
+def test_masks_without_an_image_are_named_up_to_ten(cohort: Path):
+    for image in cohort.glob("sub-*/**/*_T2w.nii.gz"):
+        image.unlink()
+    lines = message(str(cohort)).splitlines()
+    assert len(lines) == 11
+    assert lines[0] == (
+        "derivatives/lesion_masks/sub-00/ses-1/anat/sub-00_ses-1_acq-spc3_T2w_desc-lesion_mask.nii.gz: "
+        "image 'sub-00/ses-1/anat/sub-00_ses-1_acq-spc3_T2w.nii.gz' does not exist"
+    )
+    assert lines[10] == "and 2 more"
+
+
+def test_a_mask_in_template_space_is_not_paired_with_the_native_image(cohort: Path):
+    name = "sub-00_ses-1_acq-spc3_space-MNI152_desc-lesion_mask.nii.gz"
+    write_mask(cohort / "derivatives/warped/sub-00/ses-1/anat" / name)
+    assert message(str(cohort)) == (
+        f"derivatives/warped/sub-00/ses-1/anat/{name}: "
+        "image 'sub-00/ses-1/anat/sub-00_ses-1_acq-spc3_space-MNI152_T2w.nii.gz' does not exist"
+    )
+
+
+def test_two_masks_of_one_image_are_refused(cohort: Path):
+    write_mask(cohort / "derivatives/rater2/sub-00/ses-1/anat/sub-00_ses-1_acq-spc3_desc-lesion_mask.nii.gz")
+    assert message(str(cohort)).endswith("_T2w.nii.gz' has another mask already")
+
+
+# ---- git-annex
+
+
+def test_dangling_links_are_counted_with_the_command_that_fetches_them(cohort: Path):
+    for file in [*cohort.glob(f"derivatives/**/*{DESC}"), *cohort.glob("sub-*/**/*_T2w.nii.gz")][:20]:
+        file.unlink()
+        file.symlink_to("../../../.git/annex/objects/xx/yy/MD5E-s1.nii.gz/MD5E-s1.nii.gz")
+    assert message(str(cohort)) == (
+        "20 of 24 files have no content here, only git-annex links: "
+        f"cd {cohort} && datalad get derivatives/lesion_masks sub-*/ses-*/anat/*_T2w.nii.gz"
+    )
+    assert not (cohort / "datalist.json").exists()
+
+
+def test_annex_pointer_files_count_as_missing_content(tmp_path: Path):
+    root = tmp_path / "a dataset"
+    for i in range(9):
+        write_image(root / f"sub-{i}/anat/sub-{i}_T2w.nii.gz")
+        write_mask(root / f"derivatives/manual/sub-{i}/anat/sub-{i}_desc-lesion_mask.nii.gz")
+    for i in (3, 7):
+        (root / f"sub-{i}/anat/sub-{i}_T2w.nii.gz").write_text("/annex/objects/MD5E-s123--abc.nii.gz\n")
+    assert message(str(root)) == (
+        f"2 of 18 files have no content here, only git-annex links: cd '{root}' && datalad get sub-*/anat/*_T2w.nii.gz"
+    )
+
+
+# ---- CSV
+
+
+def write_csv(folder: Path, header: str, rows: list[str]) -> str:
+    path = folder / "scans.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return str(path)
+
+
+def test_a_csv_with_every_column_is_taken_at_its_word(tmp_path: Path):
+    rows = []
+    for i in range(9):
+        write_image(tmp_path / f"data/{i}.nii.gz")
+        write_mask(tmp_path / f"elsewhere/{i}.nii", 1 + i)
+        rows.append(f"{i}.nii.gz,{tmp_path}/elsewhere/{i}.nii,sub-P{i // 2},{i % 2},{'ab'[i % 2]}")
+    csv = write_csv(tmp_path, "image,label,subject,session,acquisition", rows)
+    path = prepare_datalist(str(tmp_path / "data"), csv=csv, inner_folds=2)
+    assert path == str(tmp_path / "data/datalist.json")
+    scans = read_datalist(Path(path))["training"]
+    assert [scan["image"] for scan in scans] == [f"{i}.nii.gz" for i in range(9)]
+    assert [scan["label"] for scan in scans] == [f"{tmp_path}/elsewhere/{i}.nii" for i in range(9)]
+    assert [scan["subject"] for scan in scans] == [f"P{i // 2}" for i in range(9)]
+    assert [(scan["session"], scan["acquisition"]) for scan in scans][:2] == [("0", "a"), ("1", "b")]
+    assert len(load_cohort(str(tmp_path / "data"), path, 0, 0).training) > 0
+
+
+def test_a_csv_says_where_its_paths_start_and_paths_say_the_subject(tmp_path: Path):
+    rows = []
+    for i in range(9):
+        write_image(tmp_path / f"raw/sub-A{i}/sub-A{i}_ses-3_acq-spc3_T2w.nii.gz")
+        write_mask(tmp_path / f"masks/{i}.nii.gz", 1 + i)
+        rows.append(f"{tmp_path}/raw/sub-A{i}/sub-A{i}_ses-3_acq-spc3_T2w.nii.gz, masks/{i}.nii.gz")
+    path = prepare_datalist(csv=write_csv(tmp_path, "image,label", rows))
+    assert path == str(tmp_path / "datalist.json")
+    scans = read_datalist(Path(path))["training"]
+    assert scans[4]["image"] == "raw/sub-A4/sub-A4_ses-3_acq-spc3_T2w.nii.gz"
+    assert scans[4]["label"] == "masks/4.nii.gz"
+    assert (scans[4]["subject"], scans[4]["session"], scans[4]["acquisition"]) == ("A4", "3", "spc3")
+
+
+def test_strangers_with_one_file_name_stay_strangers(tmp_path: Path):
+    rows = []
+    for i in range(9):
+        image = f"p{i}/T2.nii.gz" if i < 5 else f"p{i}/head{i}.nii"
+        write_image(tmp_path / image)
+        write_mask(tmp_path / f"p{i}/mask.nii.gz", 1 + i)
+        rows.append(f"{image},p{i}/mask.nii.gz")
+    scans = read_datalist(Path(prepare_datalist(csv=write_csv(tmp_path, "image,label", rows))))["training"]
+    names = [scan["subject"] for scan in scans]
+    assert names == [f"p{i}/T2" for i in range(5)] + [f"head{i}" for i in range(5, 9)]
+
+
+def test_csv_without_its_columns_says_which_it_has(tmp_path: Path):
+    csv = write_csv(tmp_path, "image;label", ["a.nii;b.nii"])
+    assert message(csv=csv) == f"csv {csv}: no column image and label; it has: image;label"
+    csv = write_csv(tmp_path, "image,mask", ["a.nii,b.nii"])
+    assert message(csv=csv) == f"csv {csv}: no column label; it has: image, mask"
+
+
+def test_csv_without_rows_is_refused(tmp_path: Path):
+    csv = write_csv(tmp_path, "image,label", [])
+    assert message(csv=csv) == f"csv {csv}: no row"
+
+
+def test_csv_rows_whose_files_do_not_exist_are_numbered_as_in_a_spreadsheet(tmp_path: Path):
+    write_image(tmp_path / "a.nii.gz")
+    write_mask(tmp_path / "b.nii.gz")
+    csv = write_csv(tmp_path, "image,label", ["a.nii.gz,b.nii.gz", "gone.nii.gz,b.nii.gz", "a.nii.gz,"])
+    assert message(csv=csv).splitlines() == [
+        f"{csv}: row 3: image 'gone.nii.gz' does not exist",
+        f"{csv}: row 4: label '' does not exist",
+        f"{csv}: row 4: image 'a.nii.gz' has another mask already",
+    ]
+
+
+def test_csv_that_cannot_be_read_is_named(tmp_path: Path):
+    assert message(csv=str(tmp_path / "no.csv")).startswith(f"csv {tmp_path}/no.csv: cannot be read (")
+    (tmp_path / "latin.csv").write_bytes("image,label\nMüller.nii,b.nii\n".encode("latin-1"))
+    assert message(csv=str(tmp_path / "latin.csv")).startswith(f"csv {tmp_path}/latin.csv: cannot be read (")
+
+
+def test_entries_are_in_the_order_of_their_images_not_of_the_rows(cohort: Path):
+    images = sorted(cohort.glob("sub-*/**/*_T2w.nii.gz"), reverse=True)
+    csv = write_csv(cohort, "image,label", [f"{i},derivatives/lesion_masks/{i.relative_to(cohort)}" for i in images])
+    Path(csv).write_text(Path(csv).read_text().replace("_T2w.nii.gz\n", f"_T2w{DESC}\n"))
+    from_csv = Path(prepare_datalist(csv=csv, output=str(cohort / "csv.json"))).read_text()
+    assert from_csv == Path(prepare_datalist(str(cohort))).read_text()
+
+
+def test_a_csv_as_excel_saves_it_is_read(tmp_path: Path):
+    (tmp_path / "excel.csv").write_bytes(b"\xef\xbb\xbfimage,label\r\na.nii,b.nii\r\n")
+    assert message(csv=str(tmp_path / "excel.csv")).startswith(f"{tmp_path}/excel.csv: row 2: image 'a.nii'")
+
+
+# ---- bad input
+
+
+def test_a_missing_folder_is_named(tmp_path: Path):
+    assert message(str(tmp_path / "nope")) == f"dataset_dir {tmp_path}/nope: no such folder"
+    assert message().startswith("give --dataset_dir")
+
+
+def test_a_folder_without_masks_says_what_was_looked_for(tmp_path: Path):
+    write_image(tmp_path / "sub-1/anat/sub-1_T2w.nii.gz")
+    assert message(str(tmp_path)) == (
+        f"{tmp_path}: no lesion mask of T2w scans; looked for derivatives/**/*lesion*mask.nii.gz or .nii, such as "
+        "derivatives/lesion_masks/sub-1/anat/sub-1_T2w_desc-lesion_mask.nii.gz; --csv takes other layouts"
+    )
+
+
+def test_a_cohort_of_tse_scans_only_says_how_to_keep_them(tmp_path: Path):
+    for i in range(9):
+        write_scan(tmp_path, f"{i}", "tse3")
+    assert message(str(tmp_path)) == "all 9 scans are acq-tse; --keep_tse keeps them"
+
+
+def test_every_unreadable_mask_is_named_at_once(cohort: Path):
+    masks = sorted(cohort.glob(f"derivatives/**/*{DESC}"))
+    masks[1].write_bytes(masks[1].read_bytes()[:60])
+    masks[5].write_text("hello")
+    lines = message(str(cohort)).splitlines()
+    assert [line.split(": ")[0] for line in lines] == [str(masks[1]), str(masks[5])]
+    assert not (cohort / "datalist.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("outer_folds", 1, "outer_folds 1: expected a whole number, at least 2"),
+        ("inner_folds", 0, "inner_folds 0: expected a whole number, at least 2"),
+        ("outer_folds", 3.0, "outer_folds 3.0: expected a whole number, at least 2"),
+        ("seed", "a", "seed a: expected a whole number, at least 0"),
+        ("seed", -1, "seed -1: expected a whole number, at least 0"),
+        ("spacing", 0, "spacing 0: expected a positive number of mm, or three"),
+        ("spacing", (1, 1), "spacing (1, 1): expected a positive number of mm, or three"),
+        ("spacing", (1, 1, -2.0), "spacing (1, 1, -2.0): expected a positive number of mm, or three"),
+        ("spacing", float("nan"), "spacing nan: expected a positive number of mm, or three"),
+        ("spatial_size", 25.6, "spatial_size 25.6: expected a positive whole number of voxels, or three"),
+        ("spatial_size", True, "spatial_size True: expected a positive whole number of voxels, or three"),
+        ("keep_tse", "false", "keep_tse false: expected True or False"),
+        ("outer_folds", 13, "12 subjects are too few for 13 outer and 3 inner folds"),
+        ("inner_folds", 9, "12 subjects are too few for 3 outer and 9 inner folds"),
+    ],
+)
+def test_options_out_of_range_are_refused(cohort: Path, option: str, value: object, expected: str):
+    assert message(str(cohort), **{option: value}) == expected
+    assert not (cohort / "datalist.json").exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_reading(cohort: Path):
+    output = cohort / "no" / "datalist.json"
+    assert message(str(cohort), output=str(output)) == f"{output}: cannot be written; give another file as --output"
+    assert message(str(cohort), output=str(cohort)) == f"{cohort}: cannot be written; give another file as --output"
+
+
+def test_a_broken_dataset_description_is_named(cohort: Path):
+    (cohort / "dataset_description.json").write_text("{")
+    assert message(str(cohort)).startswith(f"{cohort}/dataset_description.json: not JSON (")
+
+
+def test_a_failure_while_writing_leaves_the_old_file_and_no_other(cohort: Path, monkeypatch: pytest.MonkeyPatch):
+    before = Path(prepare_datalist(str(cohort))).read_text()
+    files = sorted(cohort.iterdir())
+
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("scripts.data.datalist.os.replace", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        prepare_datalist(str(cohort), seed=1)
+    assert sorted(cohort.iterdir()) == files
+    assert (cohort / "datalist.json").read_text() == before
+
+
+# ---- the command line
+
+
+def command(cwd: Path, *args: object) -> subprocess.CompletedProcess:
+    script = str(ROOT / "scripts" / "prepare_datalist.py")
+    return subprocess.run([sys.executable, script, *map(str, args)], cwd=cwd, capture_output=True, text=True)
+
+
+def test_the_command_runs_from_any_directory(cohort: Path, tmp_path: Path):
+    done = command(tmp_path, "--dataset_dir", "cohort", "--spacing", "2,2,3", "--spatial_size", 64, "--keep_tse")
+    assert done.returncode == 0, done.stderr
+    content = read_datalist(cohort / "datalist.json")
+    assert (content["spacing"], content["spatial_size"]) == ([2.0, 2.0, 3.0], [64, 64, 64])
+    next_command = "python -m monai.bundle run training --config_file configs/train.json --dataset_dir"
+    assert done.stdout.splitlines()[-1] == f"Next: {next_command} {cohort}"
+
+
+@pytest.mark.parametrize("arguments", [["--dataset_dir", "cohort", "--sed", "1"], ["--dataset_dirr", "cohort"]])
+def test_the_command_refuses_an_unknown_flag_and_writes_nothing(cohort: Path, tmp_path: Path, arguments: list[str]):
+    done = command(tmp_path, *arguments)
+    assert done.returncode != 0
+    assert "--sed" in done.stderr or "--dataset_dirr" in done.stderr
+    assert not (cohort / "datalist.json").exists()
+
+
+def test_bad_input_is_one_line_on_stderr_and_status_1(tmp_path: Path):
+    done = command(tmp_path, "nope")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"dataset_dir {tmp_path}/nope: no such folder\n"

@@ -1,0 +1,118 @@
+"""DICE, AVD and MCC are those of scikit-learn and of the paper's formula; empty masks count as docs/recipe.md says."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.networks import one_hot
+from sklearn.metrics import f1_score, matthews_corrcoef
+
+from scripts.evaluation.metrics import AbsoluteVolumeDifference, MatthewsCorrelation
+
+TRAIN = Path(__file__).resolve().parents[2] / "configs" / "train.json"
+
+
+@pytest.fixture
+def masks() -> tuple[torch.Tensor, torch.Tensor]:
+    """Predictions and truths (6, 1, 9, 8, 7): random ones, then perfect, nothing predicted, no lesion, neither."""
+    generator = torch.Generator().manual_seed(0)
+    pred = (torch.rand(6, 1, 9, 8, 7, generator=generator) > 0.6).float()
+    true = (torch.rand(6, 1, 9, 8, 7, generator=generator) > 0.8).float()
+    pred[2] = true[2]
+    pred[3] = 0
+    true[4] = 0
+    pred[5] = true[5] = 0
+    return pred, true
+
+
+def per_subject(metric: object, masks: tuple) -> tuple[list[float], float]:
+    """As Ignite passes them: decollated, a subject at a time."""
+    for pred, true in zip(*masks, strict=True):
+        metric([one_hot(pred, 2, dim=0)], [one_hot(true, 2, dim=0)])
+    mean = metric.aggregate().item()
+    return metric.get_buffer().flatten().tolist(), mean
+
+
+def test_mcc_is_scikit_learns_also_where_a_mask_is_empty(masks: tuple) -> None:
+    values, mean = per_subject(MatthewsCorrelation(), masks)
+    expected = [matthews_corrcoef(t.flatten(), p.flatten()) for p, t in zip(*masks, strict=True)]
+    assert values == pytest.approx(expected, abs=1e-6)
+    assert mean == pytest.approx(sum(expected) / 6, abs=1e-6)
+
+
+def test_avd_is_the_papers_formula_and_left_out_where_there_is_no_lesion(masks: tuple) -> None:
+    values, mean = per_subject(AbsoluteVolumeDifference(), masks)
+    volumes = [(p.sum().item(), t.sum().item()) for p, t in zip(*masks, strict=True)]
+    expected = [abs(p - t) / t if t else float("nan") for p, t in volumes]
+    assert values == pytest.approx(expected, rel=1e-6, nan_ok=True)
+    assert mean == pytest.approx(sum(expected[:4]) / 4, rel=1e-6)
+
+
+def test_dice_of_the_recipe_is_scikit_learns_f1_and_counts_empty_masks(masks: tuple) -> None:
+    parser = ConfigParser(json.loads(TRAIN.read_text())["validate"]["key_metric"]["val_mean_dice"]["metric_fn"])
+    values, mean = per_subject(parser.get_parsed_content(""), masks)
+    expected = [f1_score(t.flatten(), p.flatten(), zero_division=1) for p, t in zip(*masks, strict=True)]
+    assert expected[3:] == [0, 0, 1]
+    assert values == pytest.approx(expected, abs=1e-6)
+    assert mean == pytest.approx(sum(expected) / 6, abs=1e-6)
+
+
+@pytest.mark.parametrize(("pred_full", "true_full"), [(True, False), (False, True), (True, True)])
+@pytest.mark.filterwarnings("ignore:A single label was found")
+def test_mcc_is_scikit_learns_where_a_mask_is_all_lesion(pred_full: bool, true_full: bool) -> None:
+    some = (torch.arange(60).reshape(1, 1, 3, 4, 5) % 7 == 0).float()
+    pred, true = (torch.ones_like(some) if full else some for full in (pred_full, true_full))
+    values, _ = per_subject(MatthewsCorrelation(), (pred, true))
+    assert values == pytest.approx([matthews_corrcoef(true.flatten(), pred.flatten())], abs=1e-6)
+
+
+def test_mcc_of_a_worst_prediction_is_minus_one() -> None:
+    true = (torch.arange(60).reshape(1, 1, 3, 4, 5) % 7 == 0).float()
+    values, _ = per_subject(MatthewsCorrelation(), (1 - true, true))
+    assert values == pytest.approx([-1], abs=1e-6)
+
+
+def test_mcc_of_a_million_voxels_is_that_of_whole_numbers() -> None:
+    pred, true = torch.zeros(1, 1, 100, 100, 100), torch.zeros(1, 1, 100, 100, 100)
+    true[..., :30] = 1
+    pred[..., 1:31] = 1
+    pred[0, 0, 0, 0, 50] = 1
+    tp, fp, fn, tn = 290_000, 10_001, 10_000, 689_999
+    expected = (tp * tn - fp * fn) / math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    values, _ = per_subject(MatthewsCorrelation(), (pred, true))
+    assert values == pytest.approx([expected], rel=1e-6)
+
+
+def test_a_cohort_without_any_lesion_has_no_mean_avd() -> None:
+    empty = torch.zeros(2, 1, 3, 3, 3)
+    values, mean = per_subject(AbsoluteVolumeDifference(), (empty, empty))
+    assert all(math.isnan(value) for value in [*values, mean])
+
+
+@pytest.mark.parametrize("metric", [AbsoluteVolumeDifference, MatthewsCorrelation])
+def test_a_batch_is_its_subjects_and_reset_forgets_them(metric: type, masks: tuple) -> None:
+    expected, _ = per_subject(metric(), masks)
+    batched = metric()
+    batched(*(one_hot(mask, 2) for mask in masks))
+    batched.reset()
+    batched(*(one_hot(mask, 2) for mask in masks))
+    assert batched.get_buffer().flatten().tolist() == pytest.approx(expected, nan_ok=True)
+
+
+def test_large_volumes_are_exact() -> None:
+    true = torch.zeros(1, 1, 160, 160, 160)
+    true[..., :80] = 1
+    pred = true.clone()
+    pred[0, 0, 0, 0, 0] = 0
+    metric = AbsoluteVolumeDifference()
+    metric(one_hot(pred, 2), one_hot(true, 2))
+    assert metric.get_buffer().item() == pytest.approx(1 / (80 * 160 * 160), rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 4, 4), (1, 2, 4, 4, 5)])
+def test_other_shapes_are_refused(shape: tuple) -> None:
+    with pytest.raises(ValueError, match="expected two one-hot masks"):
+        MatthewsCorrelation()(torch.zeros(1, 2, 4, 4, 4), torch.zeros(shape))

@@ -1,0 +1,109 @@
+"""The learning rate steps with the optimizer, starts at a hundredth of its peak, and ends near zero."""
+
+import json
+import math
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from monai.data import DataLoader
+from monai.engines import SupervisedTrainer
+
+from scripts.training.lr_schedule import LrScheduleHandler
+
+TRAIN = json.loads((Path(__file__).resolve().parents[2] / "configs" / "train.json").read_text())
+
+
+def schedule_of(optimizer: torch.optim.Optimizer, optimizer_steps: int, warmup_fraction: float):
+    """train.json's lr_scheduler, its own expressions evaluated."""
+    values = {"optimizer_steps": optimizer_steps, "warmup_fraction": warmup_fraction}
+    block = TRAIN["lr_scheduler"]
+    evaluated = {}
+    for key in ("total_steps", "pct_start"):
+        expression = block[key].removeprefix("$")
+        for name, value in values.items():
+            expression = expression.replace(f"@{name}", repr(value))
+        evaluated[key] = eval(expression)
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, div_factor=block["div_factor"], **evaluated)
+
+
+def run(accumulation_steps: int, n_batches: int = 5, epochs: int = 2, warmup_fraction: float = 0.2) -> list[float]:
+    """Learning rates that a real trainer's optimizer used."""
+    network = torch.nn.Conv3d(1, 2, 1)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
+    used = []
+    optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
+    schedule = schedule_of(optimizer, epochs * math.ceil(n_batches / accumulation_steps), warmup_fraction)
+    data = [{"image": torch.rand(1, 4, 4, 4), "label": torch.zeros(4, 4, 4).long()} for _ in range(n_batches)]
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=epochs,
+        train_data_loader=DataLoader(data, batch_size=1),
+        network=network,
+        optimizer=optimizer,
+        loss_function=torch.nn.CrossEntropyLoss(),
+        accumulation_steps=accumulation_steps,
+        train_handlers=[LrScheduleHandler(schedule, print_lr=False)],
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*lr_scheduler.step.*")
+        trainer.run()
+    assert schedule.last_epoch == len(used)
+    return used
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 2, 3, 9])
+def test_the_recipe_counts_the_steps_that_the_optimizer_takes(accumulation_steps: int) -> None:
+    expression = TRAIN["optimizer_steps"].removeprefix("$")
+    for name, value in (("epochs", "2"), ("train#dataloader", "range(5)"), ("accumulation_steps", accumulation_steps)):
+        expression = expression.replace(f"@{name}", str(value))
+    assert eval(expression) == len(run(accumulation_steps))
+
+
+@pytest.mark.parametrize(("accumulation_steps", "steps"), [(1, 10), (2, 6), (3, 4), (9, 2)])
+def test_it_steps_as_often_as_the_optimizer(accumulation_steps: int, steps: int) -> None:
+    assert len(run(accumulation_steps)) == steps
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 2, 3, 4])
+def test_each_step_of_the_optimizer_has_its_own_rate_of_the_schedule(accumulation_steps: int) -> None:
+    used = run(accumulation_steps, n_batches=5, epochs=3)
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    schedule, expected = schedule_of(optimizer, len(used), 0.2), []
+    for _ in used:
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert used == pytest.approx(expected)
+
+
+def test_it_starts_at_a_hundredth_peaks_at_the_maximum_and_falls_to_the_end() -> None:
+    used = run(1, n_batches=20, epochs=5, warmup_fraction=0.1)
+    assert used[0] == pytest.approx(0.01 / 100)
+    peak = used.index(max(used))
+    assert used[peak] == pytest.approx(0.01, rel=1e-2)
+    assert peak == pytest.approx(0.1 * 100, abs=1)
+    assert used[:peak] == sorted(used[:peak])
+    assert used[peak:] == sorted(used[peak:], reverse=True)
+    assert used[-1] < 1e-5
+
+
+def test_rates_are_the_cosine_of_onecycle() -> None:
+    used = run(1, n_batches=20, epochs=5, warmup_fraction=0.1)
+    top = 0.1 * 101 - 1  # torch: the step at which the rate peaks
+    for i, lr in enumerate(used):
+        low, high, part = (1e-4, 0.01, i / top) if i <= top else (1e-8, 0.01, (100 - i) / (100 - top))
+        assert lr == pytest.approx(low + (high - low) * (1 - math.cos(math.pi * part)) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("warmup_fraction", [0.0, 0.01, 0.1, 1 / 3, 1])
+def test_short_runs_and_extreme_warm_ups_work(warmup_fraction: float) -> None:
+    for optimizer_steps in range(1, 60):
+        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+        schedule = schedule_of(optimizer, optimizer_steps, warmup_fraction)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
+        for _ in range(optimizer_steps):
+            optimizer.step()
+            schedule.step()
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-8, rel=1e-3)

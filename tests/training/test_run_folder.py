@@ -1,0 +1,221 @@
+"""A run's folders are its own: no other run writes there, nothing is replaced unasked, and what ran is on record."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import monai
+import pytest
+import torch
+from conftest import ROOT, TRAIN, bundle
+from monai.bundle import ConfigParser
+
+from scripts.common.errors import InputError
+from scripts.training.run_folder import FORMAT, RunFolder
+
+SETTINGS = {"cohort": "abc", "fold": 0, "epochs": 4, "channels": 2}
+
+
+def claim(folder: Path, settings: dict = SETTINGS, config: dict | None = None, **options: object) -> RunFolder:
+    run = RunFolder(str(folder / "eval"), str(folder / "models"), config or {"epochs": 4}, settings, **options)
+    run.claim()
+    return run
+
+
+def leave_state(folder: Path, iteration: int = 6, **changes: object) -> None:
+    """What a killed run leaves: a state, and no lock."""
+    run = claim(folder)
+    state = {
+        "format": FORMAT,
+        "facts": run.facts,
+        "trainer": {"iteration": iteration, "epoch_length": 2, "max_epochs": 4},
+        **changes,
+    }
+    torch.save(state, folder / "models" / "checkpoint_last.pt")
+    for lock in run.locks:
+        lock.release()
+
+
+def test_a_run_is_on_record_with_all_that_is_needed_to_repeat_it(trained: dict) -> None:
+    record = json.loads((trained["root"] / "eval" / "run.json").read_text())
+    assert record["command"].startswith(f"python -m monai.bundle run training --config_file {TRAIN} --dataset_dir ")
+    assert record["settings"]["seed"] == 0
+    assert len(record["settings"]["cohort"]) == 16
+    assert record["config"]["channels"] == 8
+    assert record["config"]["optimizer"]["_target_"] == "torch.optim.AdamW"
+    assert set(record["overrides"]) == {"dataset_dir", "output_dir", "ckpt_dir", "channels", "epochs", "learning_rate"}
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["versions"]["monai"] == monai.__version__
+    assert record["hardware"]["threads"] >= 1
+    if (ROOT / ".git").exists():
+        revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert record["git_revision"].removesuffix("-dirty") == revision.stdout.strip()
+
+
+def test_recorded_overrides_are_an_overlay_that_repeats_the_run(trained: dict, tmp_path: Path) -> None:
+    record = json.loads((trained["root"] / "eval" / "run.json").read_text())
+    (tmp_path / "again.json").write_text(json.dumps(record["overrides"]))
+    parser = ConfigParser()
+    parser.read_config([TRAIN, str(tmp_path / "again.json")])
+    parser.parse()
+    assert {key: value for key, value in parser.get().items() if key != "_meta_"} == record["config"]
+
+
+@pytest.mark.parametrize("name", ["models/checkpoint_last.pt", "models/model.pt", "eval/history.csv"])
+def test_results_are_not_replaced_unasked(tmp_path: Path, name: str) -> None:
+    leave_state(tmp_path)
+    (tmp_path / "models" / "checkpoint_last.pt").rename(tmp_path / "kept.pt")
+    if name.endswith("last.pt"):
+        (tmp_path / "kept.pt").rename(tmp_path / name)
+    else:
+        (tmp_path / name).write_text("mine")
+    content = (tmp_path / name).read_bytes()
+    with pytest.raises(InputError, match=f"^{tmp_path}/{name}: .*; --resume true continues it, --overwrite true repl"):
+        claim(tmp_path)
+    assert (tmp_path / name).read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("iteration", "words"), [(3, "a run is there that stopped after epoch 1.5 of 4;"), (8, "a finished run is there;")]
+)
+def test_the_same_command_after_a_crash_says_that_it_can_continue(tmp_path: Path, iteration: int, words: str) -> None:
+    leave_state(tmp_path, iteration)
+    with pytest.raises(InputError, match=words):
+        claim(tmp_path)
+
+
+def test_a_run_that_left_no_results_is_no_obstacle(tmp_path: Path) -> None:
+    leave_state(tmp_path)
+    (tmp_path / "models" / "checkpoint_last.pt").unlink()
+    assert claim(tmp_path).state is None
+
+
+def test_overwriting_is_possible_and_leaves_nothing_of_the_old_run(tmp_path: Path) -> None:
+    leave_state(tmp_path)
+    (tmp_path / "models" / "model.pt").write_text("old")
+    assert claim(tmp_path, overwrite="true").state is None
+    assert [p.name for p in (tmp_path / "models").iterdir()] == [".lock"]
+
+
+def test_resuming_where_nothing_is_starts_anew(tmp_path: Path) -> None:
+    assert claim(tmp_path, resume="true").state is None
+
+
+def test_resuming_a_run_that_was_killed_before_its_first_state_starts_anew(tmp_path: Path) -> None:
+    leave_state(tmp_path)
+    (tmp_path / "models" / "checkpoint_last.pt").rename(tmp_path / "models" / "model.pt")
+    with pytest.raises(InputError, match="results of an earlier run are there"):
+        claim(tmp_path)
+    assert claim(tmp_path, resume=True).state is None
+
+
+@pytest.mark.parametrize("name", ["models/model.pt", "eval/history.csv"])
+def test_resuming_replaces_nothing_of_somebody_else(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match="results of an earlier run are there"):
+        claim(tmp_path, resume=True)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_resuming_keeps_the_record_and_adds_to_it(tmp_path: Path) -> None:
+    leave_state(tmp_path)
+    first = json.loads((tmp_path / "eval" / "run.json").read_text())
+    assert claim(tmp_path, resume=True).state["trainer"]["iteration"] == 6
+    record = json.loads((tmp_path / "eval" / "run.json").read_text())
+    assert [entry["from_iteration"] for entry in record.pop("continued")] == [6]
+    assert record == {key: value for key, value in first.items() if key != "continued"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"channels": 5}, "channels is 2 there and 5 here"),
+        ({"fold": 1}, "fold is 0 there and 1 here"),
+        ({"cohort": "xyz"}, "cohort is abc there and xyz here"),
+        ({"epochs": 9, "fold": 2}, "fold is 0 there and 2 here; epochs is 4 there and 9 here"),
+    ],
+)
+def test_the_state_of_another_run_is_refused_with_the_difference(tmp_path: Path, change: dict, words: str) -> None:
+    leave_state(tmp_path)
+    with pytest.raises(InputError, match=f"checkpoint_last.pt: a state of another run \\({words}\\)"):
+        claim(tmp_path, {**SETTINGS, **change}, resume=True)
+
+
+def test_a_difference_that_does_not_matter_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    leave_state(tmp_path)
+    claim(tmp_path, config={"epochs": 4, "num_workers": 3, "resume": True}, resume=True)
+    assert caplog.messages == ["num_workers was None when the state was saved and is 3 now"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not a torch checkpoint"),
+        (b"PK\x03\x04", "not a torch checkpoint"),
+        (None, "not a training state of this version"),
+    ],
+)
+def test_a_file_that_is_no_state_is_one_line(tmp_path: Path, content: bytes | None, words: str) -> None:
+    leave_state(tmp_path, format=FORMAT + 1)
+    if content is not None:
+        (tmp_path / "models" / "checkpoint_last.pt").write_bytes(content)
+    with pytest.raises(InputError, match=f"checkpoint_last.pt: {words}") as error:
+        claim(tmp_path, resume=True)
+    assert len(str(error.value).splitlines()) == 1
+
+
+HOLDER = "from pathlib import Path; from tests.test_run_folder import claim; import sys, time; \
+run = claim(Path(sys.argv[1])); print('there', flush=True); time.sleep(60)"
+
+
+def test_a_folder_in_use_is_refused_until_its_process_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import sys; sys.path[:0] = ['.', 'tests']; " + HOLDER, str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "there\n"
+    with pytest.raises(InputError, match=f"^{tmp_path}/models: another run is writing there; give this one its own"):
+        claim(tmp_path)
+    process.kill()
+    process.wait()
+    claim(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line() -> None:
+    with pytest.raises(InputError, match=r"^/proc/models: cannot be written \(.*\); give another folder$"):
+        claim(Path("/proc"))
+
+
+@pytest.mark.slow
+def test_ten_runs_at_once_under_one_root_keep_apart(cohort_dir: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", TRAIN]
+    command += ["--dataset_dir", str(cohort_dir), "--channels", "2", "--epochs", "1", "--report", "False"]
+    runs = [
+        subprocess.Popen(
+            [*command, "--seed", str(seed % 5), "--output_dir", f"run{seed}", "--ckpt_dir", f"run{seed}"],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for seed in range(10)
+    ]
+    assert [run.wait() for run in runs] == [0] * 10
+    weights = [torch.load(tmp_path / f"run{seed}" / "model.pt", weights_only=True) for seed in range(10)]
+    for seed in range(5):  # the same as the other run with that seed, and as no other
+        same = [all(torch.equal(weights[seed][key], other[key]) for key in other) for other in weights]
+        assert [i for i, equal in enumerate(same) if equal] == [seed, seed + 5]
+
+
+@pytest.mark.slow
+def test_the_command_again_is_refused_and_resumed(cohort_dir: Path, tmp_path: Path) -> None:
+    folders = ["--dataset_dir", cohort_dir, "--output_dir", tmp_path / "eval", "--ckpt_dir", tmp_path / "models"]
+    command = ["training", "--config_file", TRAIN, *folders, "--channels", 2, "--epochs", 1, "--report", False]
+    assert bundle(*command).returncode == 0
+    weights = (tmp_path / "models" / "model.pt").read_bytes()
+    again = bundle(*command)
+    assert again.returncode == 1
+    assert "a finished run is there; --resume true" in again.stderr.splitlines()[-1]
+    assert bundle(*command, "--resume", "true").returncode == 0
+    assert (tmp_path / "models" / "model.pt").read_bytes() == weights

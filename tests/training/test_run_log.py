@@ -1,0 +1,106 @@
+"""A run's log has one line an epoch, with that epoch's validation if there was one; history.csv has the same."""
+
+from pathlib import Path
+
+import pandas
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.data import DataLoader
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import IgniteMetricHandler, ValidationHandler, from_engine
+from monai.metrics import MSEMetric
+
+from scripts.data.cohort import Cohort
+from scripts.training.run_log import RunLog
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_lines_and_history(tmp_path: Path, caplog: pytest.LogCaptureFixture, simulated: bool) -> None:
+    network = torch.nn.Conv3d(1, 1, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.25)
+    data = [{"image": torch.rand(1, 4, 4, 4), "label": torch.rand(1, 4, 4, 4)} for _ in range(4)]
+    device = torch.device("cpu")
+    evaluator = SupervisedEvaluator(
+        device=device,
+        val_data_loader=DataLoader(data),
+        network=network,
+        key_val_metric={"error": IgniteMetricHandler(MSEMetric(), output_transform=from_engine(["pred", "label"]))},
+    )
+    cohort = Cohort("people", simulated, (1.0, 1.0, 2.5), (4, 4, 4), [{}] * 4, [{}] * 3, [{}] * 2, "")
+    log = RunLog(cohort, evaluator, ["error"], {"seed": 7}, str(tmp_path / "out"), "/models/model.pt")
+    losses: dict[int, list[float]] = {}
+    trainer = SupervisedTrainer(
+        device=device,
+        max_epochs=5,
+        train_data_loader=DataLoader(data),
+        network=network,
+        optimizer=optimizer,
+        loss_function=torch.nn.MSELoss(),
+        train_handlers=[ValidationHandler(2, evaluator), log],
+    )
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED,
+        lambda e: losses.setdefault(e.state.epoch, []).append(float(e.state.output[0]["loss"])),
+    )
+    with caplog.at_level("INFO"):
+        trainer.run()
+
+    history = pandas.read_csv(tmp_path / "out" / "history.csv")
+    assert history["epoch"].tolist() == [1, 2, 3, 4, 5]
+    assert history["loss"].tolist() == pytest.approx([sum(losses[e]) / 4 for e in range(1, 6)])
+    assert history["lr"].tolist() == [0.25] * 5
+    assert history["error"].notna().tolist() == [False, True, False, True, False]
+    lines = [message for message in caplog.messages if message.startswith("epoch")]
+    assert [line.split()[1] for line in lines] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
+    assert ["error" in line for line in lines] == [False, True, False, True, False]
+    for fact in ("people", "4 training, 3 validation, 2 test", "1x1x2.5 mm", "seed 7", "2 parameters", "fp32"):
+        assert fact in caplog.text
+    assert ("SIMULATED" in caplog.text) is simulated
+    assert f"Best error {history['error'].max():.3f}" in caplog.text
+    assert "Weights (best): /models/model.pt" in caplog.text
+
+
+def scripted_run(folder: Path, scores: dict[int, float]) -> pandas.DataFrame:
+    """Three epochs of a trainer that does nothing, with these validation scores at these epochs."""
+    validation = [{}] * bool(scores)
+    cohort = Cohort("people", False, (1.0, 1.0, 1.0), (4, 4, 4), [{}], validation, [{}], "")
+    network = torch.nn.Conv3d(1, 1, 1)
+    evaluator, trainer = Engine(lambda engine, batch: None), Engine(lambda engine, batch: [{"loss": batch}])
+    evaluator.state.best_metric, evaluator.state.best_metric_epoch = -1, -1
+    trainer.network, trainer.amp, trainer.state.device = network, False, "cpu"
+    trainer.optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def validate(engine: Engine) -> None:
+        epoch = engine.state.epoch
+        if epoch in scores:
+            evaluator.state.epoch, evaluator.state.metrics = epoch, {"score": scores[epoch]}
+            if scores[epoch] > evaluator.state.best_metric:
+                evaluator.state.best_metric, evaluator.state.best_metric_epoch = scores[epoch], epoch
+
+    RunLog(cohort, evaluator, ["score"], {}, str(folder), "/models/model.pt").attach(trainer)
+    trainer.run([1.0, 2.0, 6.0], max_epochs=3)
+    return pandas.read_csv(folder / "history.csv")
+
+
+def test_the_best_epochs_so_far_are_marked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        history = scripted_run(tmp_path, {1: 0.25, 2: 0.125, 3: 0.5})
+    lines = [message for message in caplog.messages if message.startswith("epoch")]
+    assert [line.endswith("  best") for line in lines] == [True, False, True]
+    assert ["score 0.250" in lines[0], "score 0.125" in lines[1], "score 0.500" in lines[2]] == [True] * 3
+    assert history["score"].tolist() == [0.25, 0.125, 0.5]
+    assert history["loss"].tolist() == [3.0, 3.0, 3.0]
+    assert "Best score 0.500 at epoch 3" in caplog.text
+
+
+def test_a_run_without_validation_has_no_metrics_and_ends_with_its_final_weights(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        history = scripted_run(tmp_path, {})
+    assert history["epoch"].tolist() == [1, 2, 3]
+    assert history["score"].isna().all()
+    assert "Weights (final): /models/model.pt" in caplog.text
+    assert "Best" not in caplog.text

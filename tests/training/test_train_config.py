@@ -1,0 +1,292 @@
+"""configs/train.json is the paper's recipe, and training by it works, from any directory, on the splits it says."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import EVALUATE, TRAIN, bundle
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from scripts.common.errors import InputError
+from scripts.networks.meshnet import MeshNet
+from scripts.training.precision import has_bfloat16
+
+
+def recipe(cohort_dir: Path, **overrides: object) -> ConfigParser:
+    """train.json, parsed, on the small cohort."""
+    parser = ConfigParser()
+    parser.read_config(TRAIN)
+    parser.update({"dataset_dir": str(cohort_dir), **overrides})
+    parser.parse()
+    return parser
+
+
+# arXiv 2503.05531, Section 2 and supplement, as in the project's fact sheet
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("background_weight", 0.5),
+        ("lesion_weight", 1.0),
+        ("label_smoothing", 0.01),
+        ("learning_rate", 1e-3),
+        ("weight_decay", 3e-5),
+        ("eps", 1e-4),
+        ("warmup_fraction", 0.01),
+        ("batch_size", 1),
+        ("amp", True),
+    ],
+)
+def test_hyperparameter_is_a_top_level_value_of_the_paper(key: str, value: object) -> None:
+    assert json.loads(Path(TRAIN).read_text())[key] == value
+
+
+def test_overrides_reach_what_they_name(cohort_dir: Path) -> None:
+    parser = recipe(
+        cohort_dir,
+        channels=5,
+        dropout=0.1,
+        learning_rate=0.004,
+        weight_decay=0.02,
+        eps=1e-6,
+        background_weight=0.3,
+        lesion_weight=0.9,
+        label_smoothing=0.2,
+        epochs=7,
+        batch_size=2,
+        accumulation_steps=3,
+    )
+    optimizer, schedule = parser.get_parsed_content("optimizer"), parser.get_parsed_content("lr_scheduler")
+    group = optimizer.param_groups[0]
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert (group["weight_decay"], group["eps"], group["max_lr"]) == (0.02, 1e-6, 0.004)
+    assert group["initial_lr"] == pytest.approx(0.004 / 100)
+    assert schedule.total_steps == 7 * 2 + 1  # 10 training scans: 5 mini-batches, 2 optimizer steps an epoch
+    loss = parser.get_parsed_content("loss")
+    assert loss.weight.tolist() == pytest.approx([0.3, 0.9])
+    assert loss.label_smoothing == 0.2
+    network = parser.get_parsed_content("network")
+    assert sum(p.numel() for p in network.parameters()) == 5682
+    assert any(isinstance(m, torch.nn.Dropout3d) and m.p == 0.1 for m in network.modules())
+    assert parser.get_parsed_content("train#trainer").state.max_epochs == 7
+
+
+def test_scans_are_on_the_cohorts_grid_and_masks_are_binary(cohort_dir: Path) -> None:
+    parser = recipe(cohort_dir)
+    for name in ("train", "validate"):
+        for item in parser.get_parsed_content(f"{name}#dataset"):
+            assert item["image"].shape == item["label"].shape == (1, 32, 32, 32)
+            assert (item["image"].min(), item["image"].max()) == (0, 1)
+            assert set(item["label"].unique().tolist()) == {0, 1}
+
+
+def test_lesion_volume_survives_orientation_spacing_and_scale_slope(cohort_dir: Path) -> None:
+    scans = json.loads((cohort_dir / "datalist.json").read_text())["training"]
+    volume_of = {str(cohort_dir / scan["image"]): scan["lesion_volume"] for scan in scans}
+    parser = recipe(cohort_dir, inner_fold="none")
+    for item in parser.get_parsed_content("train#dataset"):
+        true = volume_of[item["image"].meta["filename_or_obj"]]
+        assert item["label"].sum() * 8.0**3 == pytest.approx(true, rel=0.25, abs=10 * 8**3)
+
+
+@pytest.mark.parametrize(
+    ("amp", "precision", "device", "on", "dtype"),
+    [
+        (True, "auto", "cpu", False, None),
+        (True, "auto", "cuda", True, None),  # torch's own choice on CUDA: fp16
+        ("false", "auto", "cuda", False, None),
+        (True, "fp32", "cuda", False, None),
+        (True, "bf16", "cuda", True, torch.bfloat16),
+        (True, "fp16", "cuda", True, None),
+    ],
+)
+def test_precision_is_one_key_on_every_device(
+    amp: object, precision: str, device: str, on: bool, dtype: torch.dtype | None
+) -> None:
+    parser = ConfigParser()
+    parser.read_config(TRAIN)
+    parser.update({"amp": amp, "precision": precision, "device": f"$torch.device('{device}')"})
+    parser.parse()
+    for engine in ("train#trainer", "validate#evaluator"):
+        assert parser.get_parsed_content(f"{engine}#amp") is on
+        assert parser.get_parsed_content(f"{engine}#amp_kwargs").get("dtype") == dtype
+
+
+def test_scans_that_do_not_fit_the_memory_asked_for_are_kept_on_disk(cohort_dir: Path) -> None:
+    gigabytes = 16 * 32**3 * 5 / 1e9  # 10 training and 6 validation scans, an image in 4 and a mask in 1 byte a voxel
+    for share, cache in ((1.01, "memory"), (0.99, "disk")):
+        parser = recipe(cohort_dir, cache_gigabytes=share * gigabytes)
+        assert parser.get_parsed_content("cache") == cache
+        assert parser.get_parsed_content("train#dataloader").num_workers == (0 if cache == "memory" else 2)
+
+
+def test_masks_are_one_byte_a_voxel_in_the_cache(cohort_dir: Path) -> None:
+    assert recipe(cohort_dir).get_parsed_content("validate#dataset")[0]["label"].dtype == torch.uint8
+
+
+def test_layer_checkpointing_and_compilation_are_a_key_each(cohort_dir: Path) -> None:
+    parser = recipe(cohort_dir, checkpoint_layers=3, compile="true")
+    assert parser.get_parsed_content("network").checkpoint_layers == 3
+    assert isinstance(parser.get_parsed_content("train#trainer").network, torch._dynamo.OptimizedModule)
+    assert not recipe(cohort_dir).get_parsed_content("train#trainer").compile
+
+
+def test_the_released_weights_recipe_augments_image_and_mask_alike(cohort_dir: Path) -> None:
+    parser = ConfigParser()
+    parser.read_config([TRAIN, str(Path(TRAIN).with_name("released_weights.json"))])
+    parser.update({"dataset_dir": str(cohort_dir)})
+    parser.parse()
+    assert parser.get_parsed_content("network_def").classifier.in_channels == 26
+    assert parser.get_parsed_content("default_cohort", instantiate=False).config["variation"] == 4
+    dataset, changed = parser.get_parsed_content("train#dataset"), 0
+    plain = recipe(cohort_dir, inner_fold="none").get_parsed_content("train#dataset")
+    for ours, theirs in zip(dataset, plain, strict=True):
+        assert ours["image"].shape == ours["label"].shape == (1, 32, 32, 32)
+        assert (ours["image"].min(), ours["image"].max()) == (0, 1)
+        assert set(ours["label"].unique().tolist()) <= {0, 1}
+        changed += not torch.equal(ours["label"].float(), theirs["label"].float())
+        if theirs["label"].sum() > 200:  # voxels
+            lesion, rest = (ours["image"][ours["label"] == value] for value in (1, 0))
+            assert lesion.median() > rest[rest > 0.1].median()  # the mask went where the scan went
+    assert changed > len(plain) / 2
+
+
+def test_zoo_properties_are_all_there(cohort_dir: Path) -> None:
+    workflow = ConfigWorkflow(TRAIN, workflow_type="train", dataset_dir=str(cohort_dir), output_dir="/nowhere")
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    assert not Path("/nowhere").exists()  # only a run takes folders
+
+
+def test_a_fold_that_does_not_exist_is_one_line(cohort_dir: Path) -> None:
+    with pytest.raises(InputError, match=r"^fold 7: this cohort has folds 0 to 2$"):
+        recipe(cohort_dir, fold=7).get_parsed_content("train#trainer")
+
+
+def test_training_learns(trained: dict) -> None:
+    history = list(csv.DictReader((trained["root"] / "eval" / "history.csv").open()))
+    assert [int(row["epoch"]) for row in history] == list(range(1, 31))
+    assert float(history[-1]["loss"]) < 0.6 * float(history[0]["loss"])
+    assert max(float(row["val_mean_dice"]) for row in history) > 0.3  # of 6 unseen subjects at 8 mm
+
+
+def test_best_weights_are_those_of_the_best_epoch(trained: dict, cohort_dir: Path) -> None:
+    history = list(csv.DictReader((trained["root"] / "eval" / "history.csv").open()))
+    result = bundle(
+        "evaluating", "--config_file", f"['{TRAIN}','{EVALUATE}']", *trained["arguments"],
+        "--output_dir", trained["root"] / "checked",
+        "--cohort#check", "['validation']",
+        "--validate#dataset#data", "$@cohort.validation",
+        "--validate#handlers#2#scans", "$@cohort.validation", "--report", False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-2000:]
+    summary = json.loads((trained["root"] / "checked" / "summary.json").read_text())
+    best = max(float(row["val_mean_dice"]) for row in history)
+    assert summary["metrics"]["dice"]["mean"] == pytest.approx(best, abs=1e-5)
+
+
+def test_log_says_what_runs_and_where_everything_is(trained: dict) -> None:
+    log = trained["stdout"]
+    for fact in (
+        "bf16 mixed" if has_bfloat16() else "fp32",
+        "cpu",
+        "seed 0",
+        "fold 0",
+        "torch 2.13.0",
+        "SIMULATED",
+        "epoch 30/30",
+    ):
+        assert fact in log, fact
+    assert f"{sum(p.numel() for p in MeshNet(channels=8).parameters()):,} parameters" in log
+    assert str(trained["root"] / "models" / "model.pt") in log
+    assert str(trained["root"] / "eval" / "history.csv") in log
+
+
+def test_no_warning_but_monais_own_about_configs(trained: dict) -> None:
+    warnings = [line for line in (trained["stdout"] + trained["stderr"]).splitlines() if "Warning:" in line]
+    assert all("GHSA-873f-pvrv-4x83" in line for line in warnings), warnings
+
+
+def test_a_run_writes_only_where_it_is_told(trained: dict) -> None:
+    names = {str(path.relative_to(trained["root"])) for path in trained["root"].rglob("*") if path.is_file()}
+    assert {name for name in names if not name.startswith(("checked", "evaluated"))} == {
+        "eval/.lock",
+        "eval/history.csv",
+        "eval/report.html",
+        "eval/run.json",
+        "models/.lock",
+        "models/checkpoint_last.pt",
+        "models/model.json",
+        "models/model.pt",
+    }
+
+
+@pytest.mark.slow
+def test_without_inner_fold_all_outer_training_scans_are_used_and_the_test_fold_is_not_opened(
+    cohort_dir: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(cohort_dir, tmp_path / "cohort")
+    scans = json.loads((cohort_dir / "datalist.json").read_text())["training"]
+    for scan in scans:
+        if scan["fold"] == 1:
+            (tmp_path / "cohort" / scan["image"]).unlink()
+            (tmp_path / "cohort" / scan["label"]).unlink()
+    result = bundle(
+        "training", "--config_file", TRAIN, "--dataset_dir", tmp_path / "cohort", "--fold", 1, "--inner_fold", "none",
+        "--channels", 2, "--epochs", 2, "--output_dir", tmp_path / "eval", "--ckpt_dir", tmp_path / "models",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "16 training, 0 validation, 8 test scans" in result.stdout
+    final = torch.load(tmp_path / "models" / "checkpoint_last.pt", weights_only=True)["network"]
+    model = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    assert all(torch.equal(model[key], final[key]) for key in final)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("break_it", "line"),
+    [
+        (lambda image, label: image.unlink(), "{image}: no such file"),
+        (lambda image, label: image.write_bytes(image.read_bytes()[:2000]), "{image}: not a readable NIfTI image"),
+        (lambda image, label: label.write_text("nothing"), "{label}: not a readable NIfTI image"),
+    ],
+    ids=["missing", "truncated", "text"],
+)
+def test_a_broken_scan_stops_the_run_with_one_line(cohort_dir: Path, tmp_path: Path, break_it, line: str) -> None:
+    shutil.copytree(cohort_dir, tmp_path / "cohort")
+    scan = next(s for s in json.loads((cohort_dir / "datalist.json").read_text())["training"] if s["fold"] != 0)
+    image, label = (tmp_path / "cohort" / scan[key] for key in ("image", "label"))
+    break_it(image, label)
+    result = bundle(
+        "training", "--config_file", TRAIN, "--dataset_dir", tmp_path / "cohort",
+        "--output_dir", tmp_path / "eval", "--ckpt_dir", tmp_path / "models",
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert line.format(image=image, label=label) in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "eval").exists()
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.slow  # three runs of the training command
+def test_the_disk_cache_changes_no_result_and_serves_the_next_run(cohort_dir: Path, tmp_path: Path) -> None:
+    files, history = {}, {}
+    for run, cache in (("memory", "memory"), ("first", "disk"), ("second", "disk")):
+        out = tmp_path / run
+        options = {
+            "dataset_dir": cohort_dir,
+            "cache": cache,
+            "cache_dir": tmp_path / "cache",
+            "epochs": 2,
+            "report": False,
+        }
+        options |= {"channels": 3, "output_dir": out, "ckpt_dir": out}
+        result = bundle("training", "--config_file", TRAIN, *(x for k, v in options.items() for x in (f"--{k}", v)))
+        assert result.returncode == 0, result.stderr
+        history[run] = (out / "history.csv").read_bytes()
+        files[run] = {file: file.stat().st_mtime_ns for file in tmp_path.glob("cache/*")}
+    assert history["memory"] == history["first"] == history["second"]
+    assert (len(files["memory"]), len(files["first"])) == (0, 16)
+    assert files["first"] == files["second"]

@@ -1,0 +1,302 @@
+"""A run that is killed, stopped or out of disk continues as if nothing had happened, to the last bit."""
+
+import json
+import multiprocessing
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TRAIN
+
+EPOCHS = 40
+# Everything that draws random numbers, so that a state which forgets one of them cannot pass.
+OVERLAY = {
+    "train#random_transforms": [
+        {"_target_": "RandFlipd", "keys": ["image", "label"], "prob": 0.5, "spatial_axis": 0},
+        {"_target_": "RandGaussianNoised", "keys": "image", "prob": 0.5},
+    ]
+}
+PROCESSES = multiprocessing.get_context("forkserver")  # a child has MONAI imported, but no state of the tests
+PROCESSES.set_forkserver_preload(
+    ["monai.bundle", "monai.engines", "nibabel", "ignite.handlers", "scripts.simulation.cohort"]
+)
+
+
+def overrides_of(cohort_dir: Path, folder: Path, **more: object) -> dict:
+    (folder / "configs").mkdir(parents=True, exist_ok=True)
+    (folder / "configs" / "augment.json").write_text(json.dumps(OVERLAY))
+    return {
+        "config_file": [TRAIN, str(folder / "configs" / "augment.json")],
+        "dataset_dir": str(cohort_dir),
+        "output_dir": str(folder / "eval"),
+        "ckpt_dir": str(folder / "models"),
+        "channels": 2,
+        "dropout": 0.2,
+        "epochs": EPOCHS,
+        "batch_size": 2,
+        "learning_rate": 0.02,
+        "resume": True,
+        "report": False,
+        **more,
+    }
+
+
+def train(overrides: dict) -> None:
+    """What ``python -m monai.bundle run training`` does; in a process of its own."""
+    import monai.bundle
+
+    multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as in a process from a shell
+    torch.set_num_threads(1)
+    sys.stderr = Path(overrides["output_dir"]).with_suffix(".log").open("a")
+    monai.bundle.run("training", **overrides)
+
+
+def start(overrides: dict) -> multiprocessing.Process:
+    process = PROCESSES.Process(target=train, args=(overrides,))
+    process.start()
+    return process
+
+
+def results(folder: Path) -> dict[str, bytes | dict]:
+    """What must not depend on interruptions: weights, best weights, their card and the history."""
+    state = torch.load(folder / "models" / "checkpoint_last.pt", weights_only=True)
+    return {
+        "last": {key: value.numpy().tobytes() for key, value in state["network"].items()},
+        "optimizer": [[float(v["step"]), v["exp_avg"].numpy().tobytes()] for v in state["optimizer"]["state"].values()],
+        "best": state["best"],
+        "model.pt": {k: v.numpy().tobytes() for k, v in torch.load(folder / "models" / "model.pt").items()},
+        "model.json": (folder / "models" / "model.json").read_bytes(),
+        "history": (folder / "eval" / "history.csv").read_bytes(),
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cohort_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    process = start(overrides_of(cohort_dir, folder))
+    process.join()
+    assert process.exitcode == 0
+    return results(folder)
+
+
+def assert_whole(folder: Path) -> None:
+    """Whatever is there can be read."""
+    for name in ("checkpoint_last.pt", "model.pt"):
+        path = folder / "models" / name
+        if path.exists():
+            torch.load(path, weights_only=True)
+    history = folder / "eval" / "history.csv"
+    if history.exists():
+        assert all(line.count(",") == 6 for line in history.read_text().splitlines())
+
+
+def wait_for(happened: Callable[[], object], process: multiprocessing.Process, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not happened() and process.is_alive() and time.monotonic() < end:
+        time.sleep(0.0002)
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_at_random_the_run_ends_bit_identical(
+    cohort_dir: Path, tmp_path: Path, undisturbed: dict
+) -> None:
+    overrides, rng, half_written = overrides_of(cohort_dir, tmp_path), random.Random(0), 0
+    state = tmp_path / "models" / "checkpoint_last.pt"
+    for kill in range(20):
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        process = start(overrides)
+        if kill % 2:  # in the middle of a write
+            partial = tmp_path / "models" / f".{rng.choice(['checkpoint_last', 'checkpoint_last', 'model'])}.pt.tmp"
+            wait_for(partial.exists, process, 3)
+        else:  # anywhere after some progress, start-up and validation included
+            if kill % 4:
+                wait_for(lambda before=before: state.exists() and state.stat().st_mtime_ns > before, process)
+            time.sleep(rng.uniform(0, 0.4))
+        assert process.is_alive(), f"finished before kill {kill}: more epochs are needed"
+        process.kill()
+        process.join()
+        half_written += any((tmp_path / "models").glob(".*.tmp"))
+        assert_whole(tmp_path)
+    assert half_written >= 1
+    process = start(overrides)
+    process.join()
+    assert process.exitcode == 0
+    assert results(tmp_path) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_saves_at_once_and_loses_no_step(
+    cohort_dir: Path, tmp_path: Path, undisturbed: dict, number: int
+) -> None:
+    overrides, rng, iterations = overrides_of(cohort_dir, tmp_path), random.Random(int(number)), []
+    log = tmp_path / "eval.log"
+    for _ in range(4):
+        log.unlink(missing_ok=True)
+        process = start(overrides)
+        wait_for(lambda: log.exists() and b"Training" in log.read_bytes(), process)
+        time.sleep(rng.uniform(0.05, 0.5))
+        os.kill(process.pid, number)
+        process.join()
+        assert process.exitcode == 128 + number
+        state = torch.load(tmp_path / "models" / "checkpoint_last.pt", weights_only=True)
+        iterations.append(state["trainer"]["iteration"])
+    assert iterations == sorted(iterations)
+    assert any(iteration % 5 for iteration in iterations)  # an epoch has 5: some stops were inside of one
+    process = start(overrides)
+    process.join()
+    assert process.exitcode == 0
+    assert results(tmp_path) == undisturbed
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 400 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small disk can only be mounted by root, with the right to mount")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_the_run_continues_bit_identical(
+    cohort_dir: Path, tmp_path: Path, small_disk: Path, undisturbed: dict
+) -> None:
+    overrides = overrides_of(cohort_dir, tmp_path, ckpt_dir=str(small_disk / "models"))
+    (tmp_path / "models").symlink_to(small_disk / "models")
+    ballast, state = small_disk / "ballast", small_disk / "models" / "checkpoint_last.pt"
+    ballast.touch()
+    process = start(overrides)
+    wait_for(state.exists, process)
+    with suppress(OSError), ballast.open("ab", buffering=0) as file:
+        while True:  # somebody else's file takes the rest
+            file.write(b"x" * 1000)
+    process.join()
+    assert process.exitcode == 1
+    last = (tmp_path / "eval.log").read_text().splitlines()[-1]
+    assert last.startswith(f"{small_disk}/models/")
+    assert "cannot be written (" in last
+    assert_whole(tmp_path)
+    assert not list((small_disk / "models").glob(".*.tmp"))
+    ballast.unlink()
+    process = start(overrides)
+    process.join()
+    assert process.exitcode == 0
+    assert results(tmp_path) == undisturbed
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_scans(cohort_dir: Path, tmp_path: Path) -> None:
+    process = start(overrides_of(cohort_dir, tmp_path, learning_rate=1e30, warmup_fraction=0.0))
+    process.join()
+    assert process.exitcode == 1
+    last = (tmp_path / "eval.log").read_text().splitlines()[-1]
+    found = re.fullmatch(
+        r"epoch (\d+), learning rate (\S+): the loss is (nan|inf) for (.*); the state is in (.*)", last
+    )
+    assert found, last
+    images = {str(cohort_dir / scan["image"]) for scan in scans_of(cohort_dir)}
+    assert set(found[4].split(", ")) <= images
+    assert len(found[4].split(", ")) == 2  # the batch
+    state = torch.load(found[5], weights_only=True)
+    assert state["trainer"]["iteration"] >= 1
+    assert Path(found[5]).name == "checkpoint_failed.pt"
+
+
+def scans_of(cohort_dir: Path) -> list[dict]:
+    return json.loads((cohort_dir / "datalist.json").read_text())["training"]
+
+
+@pytest.mark.slow
+def test_two_runs_are_bit_identical_with_and_without_workers(
+    cohort_dir: Path, tmp_path: Path, undisturbed: dict
+) -> None:
+    for workers in (0, 2):
+        folder = tmp_path / str(workers)
+        process = start(overrides_of(cohort_dir, folder, num_workers=workers, epochs=EPOCHS))
+        process.join()
+        assert process.exitcode == 0
+        assert results(folder) == undisturbed
+
+
+def test_best_weights_that_are_gone_are_missed(cohort_dir: Path, tmp_path: Path) -> None:
+    overrides = overrides_of(cohort_dir, tmp_path, epochs=2)
+    stopped = start(overrides)
+    wait_for((tmp_path / "models" / "checkpoint_last.pt").exists, stopped)
+    os.kill(stopped.pid, signal.SIGTERM)
+    stopped.join()
+    (tmp_path / "models" / "model.pt").unlink()
+    resumed = start(overrides)
+    resumed.join()
+    assert resumed.exitcode == 1
+    last = (tmp_path / "eval.log").read_text().splitlines()[-1]
+    assert last.startswith(f"{tmp_path}/models/model.pt: the best weights so far, of epoch ")
+
+
+@pytest.mark.slow
+def test_the_command_stops_on_sigterm_with_143_and_says_how_to_go_on(cohort_dir: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", TRAIN, "--channels", "2"]
+    folders = ["--dataset_dir", cohort_dir, "--output_dir", tmp_path / "eval", "--ckpt_dir", tmp_path / "models"]
+    log = (tmp_path / "log").open("w+")
+    process = subprocess.Popen([*command, *map(str, folders)], cwd=tmp_path, stdout=log, stderr=log)
+    while not (tmp_path / "models" / "checkpoint_last.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait() == 143
+    text = (tmp_path / "log").read_text()
+    assert "--resume true continues" in text
+    assert "Traceback" not in text
+
+
+def test_skipped_fp16_steps_are_counted_and_the_scaler_belongs_to_the_state(tmp_path: Path) -> None:
+    """With an enabled scaler, which MONAI makes on CUDA only, put in by hand."""
+    from ignite.engine import Events
+    from monai.data import DataLoader
+    from monai.engines import SupervisedEvaluator, SupervisedTrainer
+
+    from scripts.data.cohort import Cohort
+    from scripts.training.run_folder import RunFolder
+    from scripts.training.run_log import RunLog
+    from scripts.training.training_state import TrainingState
+
+    def make_trainer() -> SupervisedTrainer:
+        torch.manual_seed(0)
+        network = torch.nn.Conv3d(1, 1, 1)
+        data = DataLoader([{"image": torch.rand(1, 4, 4, 4), "label": torch.rand(1, 4, 4, 4)}] * 4)
+        cpu, folder = torch.device("cpu"), str(tmp_path)
+        evaluator = SupervisedEvaluator(device=cpu, val_data_loader=data, network=network)
+        log = RunLog(Cohort("c", False, (1,) * 3, (4,) * 3, [], [], [], ""), evaluator, [], {}, folder, "model.pt")
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        run_folder = RunFolder(folder, folder, {}, {})
+        save_dict = {"network": network, "optimizer": optimizer}
+        return SupervisedTrainer(
+            device=cpu, amp=True, max_epochs=2, train_data_loader=data, network=network, optimizer=optimizer,
+            loss_function=lambda pred, label: 1e4 * (pred - label).square().mean(),
+            train_handlers=[log, TrainingState(save_dict, run_folder, evaluator)],
+        )  # fmt: skip
+
+    engine = make_trainer()
+
+    @engine.on(Events.STARTED)
+    def enable(engine: SupervisedTrainer) -> None:
+        engine.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)  # overflows at once
+
+    engine.run()
+    rows = (tmp_path / "history.csv").read_text().splitlines()
+    skipped = [int(row.split(",")[-1]) for row in rows[1:]]
+    assert skipped[0] > 0
+    state = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)
+    assert state["scaler"]["scale"] == 2.0 ** (127 - sum(skipped))  # halved for each
+    assert state["scaler"] == engine.scaler.state_dict()
