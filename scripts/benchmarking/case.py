@@ -19,7 +19,7 @@ from torch.optim.swa_utils import update_bn
 if __name__ == "__main__":  # run as a command, Python looks in scripts/ instead of the bundle's root
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts.common.check_config import print_cause
+from scripts.common.errors import print_cause
 from scripts.networks.meshnet import MeshNet
 from scripts.training.losses import WeightedCrossEntropyLoss
 from scripts.training.precision import AutocastInferer

@@ -1,12 +1,10 @@
 """MONAI takes any override in silence and reports an error as pages of traceback: here each is a line."""
 
 import inspect
-import re
 import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -14,7 +12,7 @@ from monai.bundle import ConfigParser
 from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS, ID_SEP_KEY
 
-from scripts.common.errors import InputError
+from scripts.common.errors import InputError, print_cause
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -102,16 +100,3 @@ def _wrong_values(config: dict, allowed: dict) -> Iterator[str]:
         if next(Draft202012Validator(schema).iter_errors(value), None) is not None:
             rules = ", ".join(f"{rule} {limit}" for rule, limit in schema.items())
             yield f"{key} {value!r}: not allowed; its rules are: {rules}"
-
-
-def print_cause(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """A line about the error that the others were raised from; Python exits with status 1 after it."""
-    if not isinstance(error, Exception):
-        return sys.__excepthook__(kind, error, traceback)
-    where = ""
-    while error.__cause__ is not None or (error.__context__ is not None and not error.__suppress_context__):
-        where = "".join(f" in {name}" for name in re.findall("component '([^']+)'", str(error))) or where
-        error = error.__cause__ or error.__context__
-    message = " ".join(str(error).split())
-    print(f"{type(error).__name__}{where}: {message} (--debug true shows the traceback)", file=sys.stderr)
-    return None

@@ -1,5 +1,7 @@
-"""Fire calls a function before it complains of an unknown flag: this runs it only when every flag was understood."""
+"""Run a function as a command: every flag understood before anything happens, every error a line."""
 
+import inspect
+import sys
 from collections.abc import Callable
 from functools import partial, wraps
 from types import SimpleNamespace
@@ -7,15 +9,27 @@ from typing import Any
 
 import fire
 
+from scripts.common.errors import print_cause
+
+BOOLEANS = {"true": True, "false": False}
+
 
 def run_command(function: Callable) -> Any:
     """Run ``function`` with the command line's arguments; return what it returns.
 
-    Fire exits with status 2, and nothing done, for a flag that ``function`` does not have.
+    Fire calls a function before it complains of an unknown flag; here nothing is done then, and the exit status is 2.
+    It reads ``--flag false`` as a text; here it is False where the default is a boolean.
     """
+    flags = {n for n, p in inspect.signature(function).parameters.items() if isinstance(p.default, bool)}
 
     @wraps(function)
     def request(*args: Any, **options: Any) -> SimpleNamespace:
+        for name in flags & options.keys():
+            options[name] = BOOLEANS.get(str(options[name]).lower(), options[name])
+            if not isinstance(options[name], bool):
+                raise fire.core.FireError(f"--{name} {options[name]}: expected true or false")
         return SimpleNamespace(call=partial(function, *args, **options))
 
-    return fire.Fire(request, serialize=lambda request: None).call()
+    sys.excepthook = print_cause
+    wants_help = {"-h", "--help"} & set(sys.argv[1:])  # a function that takes any flag would take this one
+    return fire.Fire(request, ["--", "--help"] if wants_help else None, serialize=lambda request: None).call()

@@ -1,45 +1,43 @@
-"""nibabel raises a dozen unrelated errors for a broken file, often without its name: here each is one line."""
+"""What users see of an error: one line about its first cause; Python's tracebacks stay behind ``--debug true``."""
 
-from pathlib import Path
+import re
+import sys
+from types import TracebackType
 
-import nibabel as nib
-import numpy as np
+
+class InputError(ValueError):
+    """What the user gave is wrong: the message is for them, a line for each problem."""
 
 
-class InputError(SystemExit):
-    """What the user gave is wrong: the message is for them, the exit status is 1.
+def first_cause(error: BaseException) -> BaseException:
+    """The error that the others were raised from; MONAI, Ignite and SQLAlchemy bury it."""
+    while error.__cause__ is not None or (error.__context__ is not None and not error.__suppress_context__):
+        error = error.__cause__ or error.__context__
+    return error
 
-    It is a ``SystemExit`` because MONAI's config parser wraps every ``Exception`` in pages of traceback.
+
+def describe(error: BaseException) -> str:
+    """``error``'s first cause for people: an ``InputError``'s own lines, else one line with the cause's type.
+
+    An error that crossed a process (a loader's worker) is told by the last line of the traceback that it carries.
     """
+    cause = first_cause(error)
+    kind, message = type(cause).__name__, str(cause)
+    if "\nOriginal Traceback" in message:  # torch's ExceptionWrapper
+        ends = re.findall(r"^([\w.]+): (.*)", message, re.MULTILINE)
+        kind, message = (ends[-1][0].rpartition(".")[2], ends[-1][1]) if ends else (kind, message)
+    return message if kind == InputError.__name__ else f"{kind}: {' '.join(message.split())[:300]}"
 
 
-def read_volume(path: str | Path) -> tuple[nib.spatialimages.SpatialImage, np.ndarray]:
-    """The 3D image at ``path`` and its voxels, scale factors applied.
-
-    Raises:
-        InputError: missing, a git-annex link without content, unreadable, truncated, not 3D, NaN or infinite.
-    """
-    path = Path(path)
-    if is_annexed(path):
-        raise InputError(f"{path}: a git-annex link, its content is not here; `datalad get {path}` fetches it")
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        image = nib.load(path)
-        data = np.asanyarray(image.dataobj)
-        finite = np.isfinite(data)
-    except Exception as error:  # gzip, zlib and nibabel raise a dozen unrelated types for a broken file
-        raise InputError(f"{path}: not a readable NIfTI image ({' '.join(str(error).split())[:120]})") from error
-    if data.ndim != 3:
-        raise InputError(f"{path}: expected a 3D volume, got shape {data.shape}")
-    if not finite.all():
-        raise InputError(f"{path}: {np.count_nonzero(~finite)} voxels are NaN or infinite")
-    return image, data
-
-
-def is_annexed(path: Path) -> bool:
-    """Whether git-annex has left only a link to the file's content: a symbolic one, or a text that is a path."""
-    if not path.is_file():
-        return path.is_symlink()
-    with path.open("rb") as file:
-        return b"/annex/objects/" in file.read(200)
+def print_cause(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """An excepthook: what ``describe`` says, and for other errors where in the config; the exit status is 1."""
+    if not isinstance(error, Exception):
+        return sys.__excepthook__(kind, error, traceback)
+    text, link, where = describe(error), error, ""
+    while link is not None:
+        where = "".join(f" in {name}" for name in re.findall("component '([^']+)'", str(link))) or where
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    if not isinstance(first_cause(error), InputError):
+        text = f"{text.replace(':', f'{where}:', 1)} (--debug true shows the traceback)"
+    print(text, file=sys.stderr)
+    return None

@@ -12,8 +12,9 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
-from scripts.common.errors import InputError, read_volume
+from scripts.common.errors import InputError
 from scripts.common.files import replace_file
+from scripts.data.volumes import read_volume
 
 logger = logging.getLogger("meshnet")
 RULES = 1  # counted up when a rule changes, so that no report of older rules is used again

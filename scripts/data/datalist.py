@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from scripts.common.errors import InputError, is_annexed, read_volume
+from scripts.common.errors import InputError
 from scripts.data.cohort import read_datalist
 from scripts.data.folds import assign_folds
+from scripts.data.volumes import is_annexed, read_volume
 
 
 def prepare_datalist(

@@ -15,8 +15,9 @@ from nibabel.processing import resample_from_to
 from scipy import ndimage
 from tqdm import tqdm
 
-from scripts.common.errors import InputError, read_volume
+from scripts.common.errors import InputError
 from scripts.data.datalist import prepare_datalist
+from scripts.data.volumes import read_volume
 
 # Lesion volume in mm3 at the 0, 25, 50, 75 and 100 % quantile of ARC's 228 masks (OpenNeuro ds004884 v1.0.2).
 ARC_VOLUME_QUANTILES = (203, 33_619, 67_891, 128_314, 363_885)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from conftest import AFFINE, lesion, write
 
-from scripts.common.errors import InputError, read_volume
+from scripts.common.errors import InputError
 from scripts.data.check_scans import check_scans, refuse_bad_scans
+from scripts.data.volumes import read_volume
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 from conftest import AFFINE
 
-from scripts.common.errors import read_volume
+from scripts.data.volumes import read_volume
 
 
 def test_a_volume_is_read_with_its_scale_factors(tmp_path: Path) -> None:
