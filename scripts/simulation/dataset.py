@@ -1,0 +1,55 @@
+"""New simulated scans in every epoch: the first transform of a training set that has no files."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Randomizable, Transform
+
+from scripts.simulation.anatomy import load_head
+from scripts.simulation.lesions import load_masks
+from scripts.simulation.scanner import RANGES, simulate_scan
+
+
+class SimulateScand(Randomizable, Transform):
+    """Puts a new ``image`` (1, D, H, W; 0 to 1) and ``label`` (1, D, H, W; 0 or 1) into each item.
+
+    A scan depends on the random state alone: with ``SeededDataset``, on the run's seed, the epoch and the index.
+
+    Args:
+        spacing: isotropic, in mm.
+        spatial_size: voxels.
+        anatomies: T1-weighted heads in MNI space, or "MNI152" for that average.
+        lesions: folders of real lesion masks in MNI space that are used besides grown ones.
+        ranges: entries of ``scripts.simulation.scanner.RANGES`` to replace.
+
+    Raises:
+        InputError: a file cannot be read.
+        ValueError: anisotropic ``spacing``, or ``ranges`` that do not exist.
+    """
+
+    def __init__(
+        self,
+        spacing: Sequence[float],
+        spatial_size: Sequence[int],
+        anatomies: Sequence[str] = ("MNI152",),
+        lesions: Sequence[str] = (),
+        ranges: dict | None = None,
+    ) -> None:
+        if len(set(spacing)) > 1:
+            raise ValueError(f"spacing {spacing}: simulated scans have isotropic voxels")
+        if unknown := set(ranges or {}) - set(RANGES):
+            raise ValueError(f"ranges {sorted(unknown)}: expected some of {sorted(RANGES)}")
+        self.voxel, self.shape, self.ranges = float(spacing[0]), tuple(spatial_size), RANGES | (ranges or {})
+        resolution = max(1, round(self.voxel / 2))
+        self.heads = [load_head(path, resolution) for path in anatomies]
+        self.masks = [mask for folder in lesions for mask in load_masks(folder, resolution)]
+
+    def __call__(self, data: dict) -> dict:
+        """The item with a scan of its own."""
+        rng = np.random.default_rng(self.R.randint(2**32, dtype=np.uint32))
+        image, label = simulate_scan(self.heads, self.masks, self.shape, self.voxel, rng, self.ranges)
+        affine, meta = torch.eye(4) * self.voxel, {"filename_or_obj": "simulated"}
+        volumes = {"image": torch.from_numpy(image), "label": torch.from_numpy(label)}
+        return data | {key: MetaTensor(value[None], affine=affine, meta=dict(meta)) for key, value in volumes.items()}

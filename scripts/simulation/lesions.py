@@ -1,0 +1,77 @@
+"""Where a chronic infarct lies: grown in the territory of an artery, or a real mask moved and warped."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from nibabel.processing import resample_from_to
+from scipy import ndimage
+
+from scripts.common.errors import InputError
+from scripts.data.volumes import read_volume
+from scripts.simulation.anatomy import sample, source_grid
+from scripts.simulation.draw import Draw
+
+# Lesion volume in mm3 at the 0, 25, 50, 75 and 100 % quantile of ARC's 228 masks (OpenNeuro ds004884 v1.0.2).
+ARC_VOLUME_QUANTILES = (203, 33_619, 67_891, 128_314, 363_885)
+# Odds, seeds in MNI mm (left hemisphere) and semi-axes in mm of regions like the territories of the arteries named.
+TERRITORIES = {
+    "MCA trunk": (0.36, (-38, -5, 8), (20, 34, 26)),
+    "MCA superior division": (0.24, (-44, 12, 26), (18, 30, 24)),
+    "MCA inferior division": (0.24, (-50, -40, 10), (18, 32, 24)),
+    "lenticulostriate": (0.06, (-26, 2, 4), (10, 18, 14)),
+    "PCA": (0.06, (-22, -72, 2), (16, 24, 18)),
+    "ACA": (0.04, (-10, 30, 36), (10, 34, 26)),
+}
+
+
+def load_masks(folder: str, resolution: float) -> list[torch.Tensor]:
+    """The lesion masks (1, D, H, W) of ``folder`` on the heads' grid, as bytes (share of each voxel times 255).
+
+    Raises:
+        InputError: there is none, or one cannot be read.
+    """
+    paths = sorted(Path(folder).glob("**/*.nii*"))
+    if not paths:
+        raise InputError(f"--lesions {folder}: no NIfTI file (*.nii, *.nii.gz) in it")
+    masks = []
+    for path in paths:
+        image, data = read_volume(path)
+        mask = nib.Nifti1Image((data > 0).astype(np.float32), image.affine)
+        share = resample_from_to(mask, source_grid(resolution), order=1).get_fdata(dtype=np.float32)
+        masks.append(torch.from_numpy((255 * share).astype(np.uint8))[None])
+    return masks
+
+
+def moved_lesion(mask: torch.Tensor, resolution: float, mni: torch.Tensor, voxel: float, draw: Draw) -> np.ndarray:
+    """The real ``mask`` at ``mni`` (3, *grid), turned, scaled, shifted and warped: shares (*grid) from 0 to 1."""
+    where = torch.nonzero(mask[0])[:, :].float().mean(0) * resolution + torch.tensor(source_grid(resolution)[1][:3, 3])
+    centre = where.float().reshape(3, 1, 1, 1)
+    turn = torch.from_numpy(draw.rng.normal(0, draw.ranges["lesion_turn"], (3, 3))).float()
+    linear = (torch.eye(3) + (turn - turn.T) / 2**0.5) * torch.tensor([draw("lesion_scale") for _ in range(3)])
+    warp = torch.from_numpy(draw.noise(mni.shape[1:], draw("lesion_warp_scale") / voxel, 3)) * draw("lesion_warp")
+    shift = torch.from_numpy(draw.rng.normal(0, draw.ranges["lesion_shift"], (3, 1, 1, 1))).float()
+    coordinates = torch.einsum("ij,j...->i...", linear, mni - centre - shift) + centre + warp
+    return sample(mask.float() / 255, coordinates, resolution, "zeros")[0]
+
+
+def grown_lesion(tissue: np.ndarray, mni: np.ndarray, voxel: float, volume: float, draw: Draw) -> np.ndarray:
+    """One connected part of a vascular territory, of about ``volume`` mm3 of ``tissue`` (bool): 0 or 1 (*grid)."""
+    odds, centres, axes = zip(*TERRITORIES.values(), strict=True)
+    k = draw.rng.choice(len(odds), p=odds)
+    centre = np.array(centres[k]) + draw.rng.normal(0, 5, 3)
+    axes = np.array(axes[k]) * draw.rng.uniform(0.7, 1.4, 3)
+    cost = np.sqrt(sum(((x - c) / a) ** 2 for x, c, a in zip(mni, centre, axes, strict=True)))
+    for scale in (24, 10):
+        cost += draw("ragged") * draw.noise(cost.shape, scale / voxel)[0]
+    cost[~tissue | (mni[0] > -1)] = np.inf
+    n_voxels = max(1, round(volume / voxel**3))
+    allowed = np.sort(cost[np.isfinite(cost)])
+    if not allowed.size:
+        return np.zeros(cost.shape, np.float32)
+    lesion = cost <= allowed[min(n_voxels, allowed.size) - 1]
+    parts, n_parts = ndimage.label(lesion)
+    if n_parts > 1 and not draw.chance("islands"):
+        lesion = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
+    return lesion.astype(np.float32)
