@@ -22,7 +22,7 @@ class SimulateScand(Randomizable, Transform):
         spatial_size: voxels.
         anatomies: T1-weighted heads in MNI space, or "MNI152" for that average.
         lesions: folders of real lesion masks in MNI space that are used besides grown ones.
-        ranges: entries of ``scripts.simulation.scanner.RANGES`` to replace.
+        ranges: entries of ``patients`` in ranges.json to replace.
 
     Raises:
         InputError: a file cannot be read.
@@ -37,11 +37,12 @@ class SimulateScand(Randomizable, Transform):
         lesions: Sequence[str] = (),
         ranges: dict | None = None,
     ) -> None:
+        known, ranges = RANGES["patients"], ranges or {}
         if len(set(spacing)) > 1:
             raise ValueError(f"spacing {spacing}: simulated scans have isotropic voxels")
-        if unknown := set(ranges or {}) - set(RANGES):
-            raise ValueError(f"ranges {sorted(unknown)}: expected some of {sorted(RANGES)}")
-        self.voxel, self.shape, self.ranges = float(spacing[0]), tuple(spatial_size), RANGES | (ranges or {})
+        if not ranges.keys() <= known.keys():
+            raise ValueError(f"ranges {sorted(ranges.keys() - known.keys())}: expected some of {sorted(known)}")
+        self.voxel, self.shape, self.ranges = float(spacing[0]), tuple(spatial_size), known | ranges
         resolution = max(1, round(self.voxel / 2))
         self.heads = [load_head(path, resolution) for path in anatomies]
         self.masks = [mask for folder in lesions for mask in load_masks(folder, resolution)]
@@ -49,7 +50,7 @@ class SimulateScand(Randomizable, Transform):
     def __call__(self, data: dict) -> dict:
         """The item with a scan of its own."""
         rng = np.random.default_rng(self.R.randint(2**32, dtype=np.uint32))
-        image, label = simulate_scan(self.heads, self.masks, self.shape, self.voxel, rng, self.ranges)
-        affine, meta = torch.eye(4) * self.voxel, {"filename_or_obj": "simulated"}
-        volumes = {"image": torch.from_numpy(image), "label": torch.from_numpy(label)}
-        return data | {key: MetaTensor(value[None], affine=affine, meta=dict(meta)) for key, value in volumes.items()}
+        volumes = simulate_scan(self.heads, self.masks, self.shape, self.voxel, rng, self.ranges)
+        made = {"affine": torch.eye(4) * self.voxel, "meta": {"filename_or_obj": "simulated"}}
+        tensors = [MetaTensor(torch.from_numpy(volume)[None], **made) for volume in volumes]
+        return {**data, "image": tensors[0], "label": tensors[1]}

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from scripts.common.errors import InputError
 from scripts.data.volumes import read_volume
-from scripts.simulation.anatomy import sample, source_grid
+from scripts.simulation.anatomy import box, sample
 from scripts.simulation.draw import Draw
 
 # Lesion volume in mm3 at the 0, 25, 50, 75 and 100 % quantile of ARC's 228 masks (OpenNeuro ds004884 v1.0.2).
@@ -27,7 +27,7 @@ TERRITORIES = {
 
 
 def load_masks(folder: str, resolution: float) -> list[torch.Tensor]:
-    """The lesion masks (1, D, H, W) of ``folder`` on the heads' grid, as bytes (share of each voxel times 255).
+    """The masks in ``folder``, (1, D, H, W), on the heads' grid: the share of each voxel times 255, as bytes.
 
     Raises:
         InputError: there is none, or one cannot be read.
@@ -36,28 +36,26 @@ def load_masks(folder: str, resolution: float) -> list[torch.Tensor]:
     if not paths:
         raise InputError(f"--lesions {folder}: no NIfTI file (*.nii, *.nii.gz) in it")
     masks = []
-    for path in paths:
-        image, data = read_volume(path)
+    for image, data in map(read_volume, paths):
         mask = nib.Nifti1Image((data > 0).astype(np.float32), image.affine)
-        share = resample_from_to(mask, source_grid(resolution), order=1).get_fdata(dtype=np.float32)
+        share = resample_from_to(mask, box(resolution), order=1).get_fdata(dtype=np.float32)
         masks.append(torch.from_numpy((255 * share).astype(np.uint8))[None])
     return masks
 
 
-def moved_lesion(mask: torch.Tensor, resolution: float, mni: torch.Tensor, voxel: float, draw: Draw) -> np.ndarray:
+def moved_lesion(mask: torch.Tensor, mni: torch.Tensor, voxel: float, draw: Draw) -> np.ndarray:
     """The real ``mask`` at ``mni`` (3, *grid), turned, scaled, shifted and warped: shares (*grid) from 0 to 1."""
-    where = torch.nonzero(mask[0])[:, :].float().mean(0) * resolution + torch.tensor(source_grid(resolution)[1][:3, 3])
-    centre = where.float().reshape(3, 1, 1, 1)
-    turn = torch.from_numpy(draw.rng.normal(0, draw.ranges["lesion_turn"], (3, 3))).float()
+    resolution, corner = 192 / mask.shape[1], torch.tensor(box(1)[1][:3, 3])
+    centre = (torch.nonzero(mask[0]).float().mean(0) * resolution + corner).float().reshape(3, 1, 1, 1)
+    turn = draw.normal("lesion_turn", 3, 3)
     linear = (torch.eye(3) + (turn - turn.T) / 2**0.5) * torch.tensor([draw("lesion_scale") for _ in range(3)])
     warp = torch.from_numpy(draw.noise(mni.shape[1:], draw("lesion_warp_scale") / voxel, 3)) * draw("lesion_warp")
-    shift = torch.from_numpy(draw.rng.normal(0, draw.ranges["lesion_shift"], (3, 1, 1, 1))).float()
-    coordinates = torch.einsum("ij,j...->i...", linear, mni - centre - shift) + centre + warp
-    return sample(mask.float() / 255, coordinates, resolution, "zeros")[0]
+    moved = mni - centre - draw.normal("lesion_shift", 3, 1, 1, 1)
+    return sample(mask.float() / 255, torch.einsum("ij,j...->i...", linear, moved) + centre + warp, "zeros")[0]
 
 
 def grown_lesion(tissue: np.ndarray, mni: np.ndarray, voxel: float, volume: float, draw: Draw) -> np.ndarray:
-    """One connected part of a vascular territory, of about ``volume`` mm3 of ``tissue`` (bool): 0 or 1 (*grid)."""
+    """About ``volume`` mm3 of ``tissue`` (bool) in a vascular territory, in one part or with islands (bool)."""
     odds, centres, axes = zip(*TERRITORIES.values(), strict=True)
     k = draw.rng.choice(len(odds), p=odds)
     centre = np.array(centres[k]) + draw.rng.normal(0, 5, 3)
@@ -65,13 +63,10 @@ def grown_lesion(tissue: np.ndarray, mni: np.ndarray, voxel: float, volume: floa
     cost = np.sqrt(sum(((x - c) / a) ** 2 for x, c, a in zip(mni, centre, axes, strict=True)))
     for scale in (24, 10):
         cost += draw("ragged") * draw.noise(cost.shape, scale / voxel)[0]
-    cost[~tissue | (mni[0] > -1)] = np.inf
+    allowed = np.sort(cost[tissue & (mni[0] <= -1)])
     n_voxels = max(1, round(volume / voxel**3))
-    allowed = np.sort(cost[np.isfinite(cost)])
-    if not allowed.size:
-        return np.zeros(cost.shape, np.float32)
-    lesion = cost <= allowed[min(n_voxels, allowed.size) - 1]
+    lesion = tissue & (mni[0] <= -1) & (cost <= allowed[:n_voxels].max(initial=-1))
     parts, n_parts = ndimage.label(lesion)
     if n_parts > 1 and not draw.chance("islands"):
         lesion = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
-    return lesion.astype(np.float32)
+    return lesion
