@@ -101,11 +101,12 @@ def test_a_value_out_of_range_is_refused_by_what_takes_it(cohort_dir: Path, key:
 def test_words_of_the_command_line_become_what_they_mean(word: str) -> None:
     parser = ConfigParser()
     parser.read_config(TRAIN)
-    parser.update({"amp": word, "report": word, "inner_fold": "none", "num_workers": word})
+    parser.update({"amp": word, "report": word, "inner_fold": "none", "cache": "none"})
     config = parser.get_parsed_content("config")
     meant = {"true": True, "false": False, "none": None}[word.lower()]
     assert config["amp"] is config["report"] is parser.get_parsed_content("amp") is meant
     assert parser.get_parsed_content("inner_fold") is None
+    assert parser.get_parsed_content("cache") == "none"  # a text is expected there
 
 
 def test_a_block_is_had_with_its_references_resolved() -> None:
