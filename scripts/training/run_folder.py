@@ -39,8 +39,8 @@ RESULTS = ("checkpoint_last.pt", "checkpoint_failed.pt", "model.pt", "model.json
 class RunFolder:
     """The folders of one training run: nobody else's while it lives, and never an earlier run's unless asked for.
 
-    ``facts`` is what is kept of the run, in the training state and in ``run.json``; ``differences`` is what differs from
-    the shipped recipe.
+    ``facts`` is what is kept of the run, in the training state and in ``run.json``; ``differences`` is what differs
+    from the shipped recipe.
 
     Args:
         output_dir: folder for the history and ``run.json``.
@@ -137,7 +137,8 @@ class RunFolder:
             different.append(f"the scans, their split or the grid differ (fingerprint {theirs['cohort']})")
         if different:
             raise InputError(
-                f"{self.path}: a state of another run ({'; '.join(different)}); use the same values, or another --ckpt_dir"
+                f"{self.path}: a state of another run ({'; '.join(different)}); use the same values, or another "
+                "--ckpt_dir"
             )
         for what in ("versions", "hardware"):
             for key, now in self.facts[what].items():
