@@ -1,5 +1,7 @@
 """Heads to simulate in: the MNI152 average or any T1-weighted head in MNI space, as maps on one grid."""
 
+from functools import lru_cache
+
 import nibabel as nib
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ def sample(maps: torch.Tensor, mni: torch.Tensor, padding: str = "border") -> np
     return torch.nn.functional.grid_sample(maps[None], grid, padding_mode=padding, align_corners=True)[0].numpy()
 
 
+@lru_cache(maxsize=4)
 def load_head(path: str, resolution: int) -> torch.Tensor:
     """The average head "MNI152", or the T1-weighted one in MNI space at ``path``, on a grid of ``resolution`` mm.
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from scripts.common.errors import InputError
 from scripts.data.datalist import prepare_datalist
 from scripts.simulation.anatomy import CENTRE, FIELD_OF_VIEW, box, load_head
-from scripts.simulation.lesions import ARC_VOLUME_QUANTILES, load_masks
+from scripts.simulation.lesions import ARC_VOLUME_QUANTILES, load_mask, mask_files
 from scripts.simulation.scanner import RANGES, simulate_scan
 
 
@@ -62,8 +62,8 @@ def simulate_cohort(
     if not isinstance(variation, (int, float)) or not 1 <= variation <= 4:
         raise InputError(f"variation {variation}: expected 1 to 4")
     resolution = max(1, round(spacing / 2))
+    masks = mask_files(lesions) if lesions else []
     head = load_head(anatomy or "MNI152", resolution)
-    masks = load_masks(lesions, resolution) if lesions else []
     easy = RANGES["patients"] | RANGES["easy"]
     ranges = {k: np.array(v) + (np.array(RANGES["patients"][k]) - v) * (variation - 1) / 3 for k, v in easy.items()}
     rng = np.random.default_rng(seed)
@@ -75,7 +75,7 @@ def simulate_cohort(
     try:
         for i in tqdm(range(n_subjects), "Simulating cohort", unit="subject"):
             subject_rng = np.random.default_rng([seed, i])
-            mask = [masks[order[i % len(masks)]]] if masks else []
+            mask = [load_mask(masks[order[i % len(masks)]], resolution)] if masks else []
             while True:  # until the lesion is on the grid
                 volume = simulate_scan([head], mask, box(resolution)[0], resolution, subject_rng, ranges, volumes[i])
                 if volume[1].any():

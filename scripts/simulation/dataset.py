@@ -8,7 +8,7 @@ from monai.data import MetaTensor
 from monai.transforms import Randomizable, Transform
 
 from scripts.simulation.anatomy import load_head
-from scripts.simulation.lesions import load_masks
+from scripts.simulation.lesions import load_mask, mask_files
 from scripts.simulation.scanner import RANGES, simulate_scan
 
 
@@ -45,7 +45,7 @@ class SimulateScand(Randomizable, Transform):
         self.voxel, self.shape, self.ranges = float(spacing[0]), tuple(spatial_size), known | ranges
         resolution = max(1, round(self.voxel / 2))
         self.heads = [load_head(path, resolution) for path in anatomies]
-        self.masks = [mask for folder in lesions for mask in load_masks(folder, resolution)]
+        self.masks = [load_mask(path, resolution) for folder in lesions for path in mask_files(folder)]
 
     def __call__(self, data: dict) -> dict:
         """The item with a scan of its own."""

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from scripts.common.errors import InputError
 from scripts.data.volumes import read_volume
-from scripts.simulation.anatomy import box, sample
+from scripts.simulation.anatomy import FIELD_OF_VIEW, box, sample
 from scripts.simulation.draw import Draw
 
 # Lesion volume in mm3 at the 0, 25, 50, 75 and 100 % quantile of ARC's 228 masks (OpenNeuro ds004884 v1.0.2).
@@ -26,26 +26,24 @@ TERRITORIES = {
 }
 
 
-def load_masks(folder: str, resolution: float) -> list[torch.Tensor]:
-    """The masks in ``folder``, (1, D, H, W), on the heads' grid: the share of each voxel times 255, as bytes.
-
-    Raises:
-        InputError: there is none, or one cannot be read.
-    """
-    paths = sorted(Path(folder).glob("**/*.nii*"))
-    if not paths:
+def mask_files(folder: str) -> list[Path]:
+    """The NIfTI files in ``folder``; InputError if there is none."""
+    if not (paths := sorted(Path(folder).glob("**/*.nii*"))):
         raise InputError(f"--lesions {folder}: no NIfTI file (*.nii, *.nii.gz) in it")
-    masks = []
-    for image, data in map(read_volume, paths):
-        mask = nib.Nifti1Image((data > 0).astype(np.float32), image.affine)
-        share = resample_from_to(mask, box(resolution), order=1).get_fdata(dtype=np.float32)
-        masks.append(torch.from_numpy((255 * share).astype(np.uint8))[None])
-    return masks
+    return paths
+
+
+def load_mask(path: Path, resolution: float) -> torch.Tensor:
+    """The mask (1, D, H, W) on the heads' grid: the share of each voxel times 255, as bytes."""
+    image, data = read_volume(path)
+    mask = nib.Nifti1Image((data > 0).astype(np.float32), image.affine)
+    share = resample_from_to(mask, box(resolution), order=1).get_fdata(dtype=np.float32)
+    return torch.from_numpy((255 * share).astype(np.uint8))[None]
 
 
 def moved_lesion(mask: torch.Tensor, mni: torch.Tensor, voxel: float, draw: Draw) -> np.ndarray:
     """The real ``mask`` at ``mni`` (3, *grid), turned, scaled, shifted and warped: shares (*grid) from 0 to 1."""
-    resolution, corner = 192 / mask.shape[1], torch.tensor(box(1)[1][:3, 3])
+    resolution, corner = FIELD_OF_VIEW[0] / mask.shape[1], torch.tensor(box(1)[1][:3, 3])
     centre = (torch.nonzero(mask[0]).float().mean(0) * resolution + corner).float().reshape(3, 1, 1, 1)
     turn = draw.normal("lesion_turn", 3, 3)
     linear = (torch.eye(3) + (turn - turn.T) / 2**0.5) * torch.tensor([draw("lesion_scale") for _ in range(3)])

@@ -27,7 +27,7 @@ def simulate_scan(
 
     Args:
         heads: of ``load_head``; one is drawn for the brain, one for what is around it.
-        masks: of ``load_masks``; may be empty.
+        masks: of ``load_mask``; may be empty.
         shape: of the grid; its centre is the field of view's.
         voxel: edge of a voxel in mm.
         rng: gives everything random.

@@ -1,0 +1,70 @@
+"""Scans on the fly: new in each epoch, and the same for any number of workers and after a resume."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TRAIN, bundle
+from monai.data import DataLoader, Dataset
+from monai.transforms import Compose
+
+from scripts.common.errors import InputError
+from scripts.data.seeded_order import SeededDataset, SeededSampler
+from scripts.simulation.dataset import SimulateScand
+
+GRID = (8.0, 8.0, 8.0), (32, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return Dataset([{}] * 4, Compose([SimulateScand(*GRID)]))
+
+
+def epoch(dataset: Dataset, number: int, n_workers: int = 0, skip: int = 0) -> Iterator[np.ndarray]:
+    sampler = SeededSampler(dataset, seed=7)
+    sampler.set_epoch(number)
+    sampler.skip = skip
+    loader = DataLoader(SeededDataset(dataset), sampler=sampler, num_workers=n_workers)
+    return [batch["image"].numpy() for batch in loader]
+
+
+def test_each_epoch_has_new_scans_that_workers_and_a_resume_do_not_change(dataset: Dataset) -> None:
+    first, second = epoch(dataset, 0), epoch(dataset, 1)
+    assert len({image.tobytes() for image in first + second}) == 8
+    np.testing.assert_array_equal(epoch(dataset, 0, n_workers=2), first)
+    np.testing.assert_array_equal(epoch(dataset, 1, skip=3), second[3:])
+
+
+def test_an_item_has_image_and_mask_on_the_grid(dataset: Dataset) -> None:
+    item = dataset[0]
+    assert item["image"].shape == item["label"].shape == (1, 32, 32, 32)
+    assert item["image"].dtype == torch.float32
+    assert item["label"].dtype == torch.uint8
+    assert item["image"].pixdim.tolist() == [8, 8, 8]
+
+
+def test_what_it_cannot_do_is_refused() -> None:
+    with pytest.raises(ValueError, match="isotropic"):
+        SimulateScand((1.0, 1.0, 2.0), (32, 32, 32))
+    with pytest.raises(ValueError, match=r"ranges .'greyness'.: expected some of"):
+        SimulateScand(*GRID, ranges={"greyness": (0, 1)})
+    with pytest.raises(InputError, match=r"/nowhere/head.nii.gz: no such file"):
+        SimulateScand(*GRID, anatomies=["/nowhere/head.nii.gz"])
+    with pytest.raises(InputError, match=r"/nowhere: no NIfTI file"):
+        SimulateScand(*GRID, lesions=["/nowhere"])
+
+
+def test_the_overlay_trains_on_new_scans(cohort_dir: Path, tmp_path: Path) -> None:
+    overlay = str(ROOT / "configs" / "simulated_patients.json")
+    options = {"--dataset_dir": cohort_dir, "--output_dir": tmp_path, "--channels": 4}
+    options |= {"--epochs": 2, "--scans_per_epoch": 2, "--ranges": "{'no_lesion': 0.5}"}
+    arguments = [part for pair in options.items() for part in pair]
+    result = bundle("training", "--config_file", f"['{TRAIN}','{overlay}']", *arguments)
+    assert result.returncode == 0, result.stderr[-2000:]
+    history = (tmp_path / "history.csv").read_text().splitlines()
+    assert len(history) == 3
+    card = (tmp_path / "model.json").read_text()
+    assert "ScaleIntensityRangePercentilesd" in card
+    assert '"trained_on": []' in card

@@ -1,0 +1,112 @@
+"""A simulated scan is what its ranges say: each test draws one thing and looks at it."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import scripts.simulation
+from scripts.simulation.anatomy import sample
+from scripts.simulation.draw import Draw
+from scripts.simulation.scanner import RANGES, _placed, simulate_scan
+
+SHAPE, VOXEL = (32, 40, 32), 6.0
+PLAIN = RANGES["patients"] | RANGES["easy"] | {"noise": (0, 0), "texture": (0, 0), "bias": (0, 0), "no_lesion": 1}
+
+
+def scan(head: torch.Tensor, seed: int = 0, **ranges: object) -> tuple[np.ndarray, np.ndarray]:
+    return simulate_scan([head], [], SHAPE, VOXEL, np.random.default_rng(seed), PLAIN | ranges, 6e4)
+
+
+def maps(head: torch.Tensor, seed: int = 0) -> np.ndarray:
+    """The head's maps as that seed has placed them."""
+    rng = np.random.default_rng(seed)
+    rng.integers(1), rng.integers(1)
+    return sample(head, _placed(SHAPE, VOXEL, Draw(rng, PLAIN)))
+
+
+def test_every_range_is_read_and_nothing_else() -> None:
+    code = "".join(path.read_text() for path in Path(scripts.simulation.__file__).parent.glob("*.py"))
+    read = set(re.findall(r'(?:draw|chance|normal)\(\s*"(\w+)"', code))
+    assert read == set(RANGES["patients"])
+    assert set(RANGES["easy"]) < set(RANGES["patients"])
+
+
+def test_the_same_seed_gives_the_same_voxels_and_another_seed_others(head: torch.Tensor) -> None:
+    def draw(seed: int) -> tuple[np.ndarray, np.ndarray]:
+        return simulate_scan([head], [], SHAPE, VOXEL, np.random.default_rng(seed), RANGES["patients"])
+
+    (image, label), (same, same_label), (other, _) = draw(1), draw(1), draw(2)
+    np.testing.assert_array_equal(image, same)
+    np.testing.assert_array_equal(label, same_label)
+    assert np.abs(image - other).max() > 0.1
+    assert image.dtype == np.float32
+    assert image.min() >= 0
+    assert image.max() == 1
+    assert set(np.unique(label)) <= {0, 1}
+
+
+def test_a_scan_without_lesion_has_an_empty_mask_and_one_with_has_its_volume(head: torch.Tensor) -> None:
+    assert not scan(head)[1].any()
+    volumes = [scan(head, seed, no_lesion=0)[1].sum() * VOXEL**3 for seed in range(4)]
+    assert 3e4 < np.median(volumes) < 9e4  # 60 mL were asked for, less what is sulcus
+
+
+def test_csf_is_brighter_than_grey_than_white_matter(head: torch.Tensor) -> None:
+    image, (csf, grey, white, *_) = scan(head)[0], maps(head)
+    fluid, cortex, core = (np.median(image[part > limit]) for part, limit in ((csf, 0.8), (grey, 0.8), (white, 0.95)))
+    assert fluid > 1.5 * cortex > 1.5 * core
+
+
+def test_a_lesion_is_brighter_than_the_tissue_it_has_replaced(head: torch.Tensor) -> None:
+    (image, label), healthy = scan(head, 3, no_lesion=0), scan(head, 3)[0]
+    inside = label > 0
+    assert np.median(image[inside]) > 1.5 * np.median(healthy[inside])
+
+
+def test_ventricles_grow_by_the_mm_that_were_drawn(head: torch.Tensor) -> None:
+    to_ventricle, white = maps(head)[5], maps(head)[2]
+    ring = (to_ventricle > 2) & (to_ventricle < 6) & (white > 0.5)
+    narrow, wide = (scan(head, ventricle=(mm, mm))[0][ring].mean() for mm in (0, 8))
+    assert wide > 1.7 * narrow
+    beyond = (to_ventricle > 20) & (white > 0.9)
+    narrow, wide = (scan(head, ventricle=(mm, mm))[0][beyond].mean() for mm in (0, 8))
+    assert wide == pytest.approx(narrow, rel=0.15)
+
+
+def test_a_stripped_scan_has_nothing_outside_the_brain(head: torch.Tensor) -> None:
+    outside = maps(head)[4] < -16
+    bare, whole = (scan(head, stripped=p, strip_margin=(0, 0), blur=(0.3, 0.3))[0] for p in (1, 0))
+    assert bare[outside].mean() < 0.01
+    assert bare[maps(head)[4] > 5].mean() > 0.2
+    assert whole[(maps(head)[4] < -8) & (maps(head)[4] > -16)].mean() > 0.05
+
+
+def test_a_defaced_and_a_cut_scan_lack_what_was_cut(head: torch.Tensor) -> None:
+    whole = scan(head)[0] > 0.02
+    defaced = scan(head, defaced=1)[0] > 0.02
+    assert 0.6 * whole.sum() < defaced.sum() < whole.sum()
+    lost = np.argwhere(whole & ~defaced).mean(0) - np.argwhere(whole).mean(0)
+    assert lost[1] > 2
+    assert lost[2] < 0
+    assert (scan(head, cut=1, cut_size=(50, 50))[0] > 0.02).sum() < whole.sum()
+
+
+def test_a_voxel_of_an_artefact_does_not_darken_a_scan_that_is_scaled_by_a_percentile(head: torch.Tensor) -> None:
+    tissue = maps(head)[2] > 0.9
+    clean, by_percentile, by_maximum = (
+        np.median(scan(head, artefact=p, percentile=(top, top))[0][tissue])
+        for p, top in ((0, 99.5), (1, 99.5), (1, 100))
+    )
+    assert by_percentile == pytest.approx(clean, rel=0.05)
+    assert by_maximum <= clean
+
+
+def test_white_matter_hyperintensities_and_strands_leave_the_mask_alone(head: torch.Tensor) -> None:
+    mask = scan(head, 5, no_lesion=0)[1]
+    for change in ({"spots": 1}, {"perivascular": 1}, {"halo": 1}, {"strands": 1}, {"all_gliotic": 1}):
+        assert (scan(head, 5, no_lesion=0, **change)[1] == mask).mean() > 0.99
+    plain, spotted = (scan(head, spots=p, caps=p, spot_share=(8, 8), spot_brightness=(0.8, 0.8))[0] for p in (0, 1))
+    assert (spotted > plain + 0.2).sum() * VOXEL**3 > 5_000
