@@ -48,13 +48,13 @@ def centre(share: np.ndarray) -> np.ndarray:
 def test_a_mask_that_is_not_moved_stays_where_it_was(mask: torch.Tensor) -> None:
     share = moved(mask)
     np.testing.assert_allclose(centre(share), (-40, -10, 20), atol=0.5)
-    assert share.sum() * 4**3 == pytest.approx(4 / 3 * np.pi * 20**3, rel=0.03)
+    assert share.sum() * 4**3 == pytest.approx(4 / 3 * np.pi * 20**3, rel=0.06)
 
 
 def test_a_mask_is_scaled_about_its_own_centre(mask: torch.Tensor) -> None:
     share = moved(mask, lesion_scale=(1.25, 1.25))
     np.testing.assert_allclose(centre(share), (-40, -10, 20), atol=0.5)
-    assert share.sum() / moved(mask).sum() == pytest.approx(0.8**3, rel=0.03)
+    assert share.sum() / moved(mask).sum() == pytest.approx(0.8**3, rel=0.06)
 
 
 def test_a_warp_changes_the_shape_but_not_much_else(mask: torch.Tensor) -> None:
