@@ -161,26 +161,6 @@ def test_layer_checkpointing_and_compilation_are_a_key_each(cohort_dir: Path) ->
     assert not recipe(cohort_dir).get_parsed_content("train#trainer").compile
 
 
-def test_the_released_weights_recipe_augments_image_and_mask_alike(cohort_dir: Path) -> None:
-    parser = ConfigParser()
-    parser.read_config([TRAIN, str(Path(TRAIN).with_name("released_weights.json"))])
-    parser.update({"dataset_dir": str(cohort_dir)})
-    parser.parse()
-    assert parser.get_parsed_content("network_def").classifier.in_channels == 26
-    assert parser.get_parsed_content("default_cohort", instantiate=False).config["variation"] == 4
-    dataset, changed = parser.get_parsed_content("train#dataset"), 0
-    plain = recipe(cohort_dir, inner_fold=None).get_parsed_content("train#dataset")
-    for ours, theirs in zip(dataset, plain, strict=True):
-        assert ours["image"].shape == ours["label"].shape == (1, 32, 32, 32)
-        assert (ours["image"].min(), ours["image"].max()) == (0, 1)
-        assert set(ours["label"].unique().tolist()) <= {0, 1}
-        changed += not torch.equal(ours["label"].float(), theirs["label"].float())
-        if theirs["label"].sum() > 200:  # voxels
-            lesion, rest = (ours["image"][ours["label"] == value] for value in (1, 0))
-            assert lesion.median() > rest[rest > 0.1].median()  # the mask went where the scan went
-    assert changed > len(plain) / 2
-
-
 def test_zoo_properties_are_all_there(cohort_dir: Path) -> None:
     workflow = ConfigWorkflow(TRAIN, workflow_type="train", dataset_dir=str(cohort_dir), output_dir="/nowhere")
     workflow.initialize()
