@@ -1,4 +1,4 @@
-"""scikit-learn stratifies folds but nests none and knows no subjects: this does both, for nested cross-validation."""
+"""Nested, stratified folds: each subject counts once, so scikit-learn's StratifiedKFold can deal them out."""
 
 import warnings
 from collections import Counter
