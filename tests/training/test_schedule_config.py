@@ -9,7 +9,6 @@ import pytest
 import torch
 from monai.data import DataLoader
 from monai.engines import SupervisedTrainer
-
 from scripts.training.lr_schedule import LrScheduleHandler
 
 TRAIN = json.loads((Path(__file__).resolve().parents[2] / "configs" / "train.json").read_text())
