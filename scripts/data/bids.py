@@ -8,7 +8,7 @@ from itertools import dropwhile, takewhile
 from pathlib import Path
 
 from scripts.common.errors import InputError
-from scripts.common.json_file import read_json
+from scripts.common.json_file import check_json, read_json
 
 # Who drew a mask by hand (or simulated it, so that it is true), in the GeneratedBy of BIDS derivatives.
 NO_PREDICTION = re.compile(
@@ -81,7 +81,7 @@ def made_by(root: Path, mask: Path) -> str | None:
     folders = takewhile(lambda folder: folder != root, mask.parents)
     sidecar = mask.with_name(f"{stem(mask.name)}.json")
     for path in (sidecar, *(folder / "dataset_description.json" for folder in folders)):
-        says = read_json(path) if path.is_file() else {}
+        says = description(path)
         makers = says.get("GeneratedBy") or says.get("PipelineDescription")  # the latter before BIDS 1.4
         if says.get("Manual") is True:
             return None
@@ -93,6 +93,13 @@ def made_by(root: Path, mask: Path) -> str | None:
             told = [names, *(str(maker.get("Description")) for maker in makers)]
             return None if any(map(NO_PREDICTION.search, told)) else names
     return None
+
+
+def description(path: Path) -> dict:
+    """The JSON object at ``path``, a sidecar or a dataset's description; empty where there is no file."""
+    content = read_json(path, "repair or delete it") if path.is_file() else {}
+    check_json(path, content, {"type": "object"}, "repair or delete it")
+    return content
 
 
 def stem(path: str) -> str:

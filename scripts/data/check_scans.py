@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
-from scripts.common.json_file import read_json
 from scripts.data.volumes import Image, read_volume
 
 logger = logging.getLogger("meshnet")
@@ -93,9 +92,10 @@ def problems_of(
 
 def _known_reports(cache: Path | None) -> dict:
     try:
-        return read_json(cache) if cache else {}
-    except InputError:  # none yet, or not ours: everything is read again
-        return {}
+        known = json.loads(cache.read_text()) if cache else {}
+    except (OSError, ValueError):  # none yet, or not ours: everything is read again
+        known = {}
+    return known if isinstance(known, dict) else {}
 
 
 def _state(path: str | None) -> list:

@@ -14,8 +14,7 @@ from tqdm import tqdm
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
-from scripts.common.json_file import read_json
-from scripts.data.bids import made_by, scans_in_bids, scans_in_csv, stem
+from scripts.data.bids import description, made_by, scans_in_bids, scans_in_csv, stem
 from scripts.data.datalist_schema import check_fields
 from scripts.data.folds import assign_folds
 from scripts.data.volumes import is_annexed, read_volume
@@ -65,13 +64,12 @@ def prepare_datalist(
     grid = {"spacing": [float(mm) for mm in _three("spacing", spacing, (int, float))]}
     grid["spatial_size"] = _three("spatial_size", spatial_size, (int,))
     root, target = _places(dataset_dir, csv, output)
-    described = root / "dataset_description.json"
-    description = read_json(described) if described.is_file() else {}
+    told = description(root / "dataset_description.json")
     found = scans_in_bids(root, str(suffix), labels) if csv is None else scans_in_csv(Path(str(csv)), root)
     scans = _usable(root, found, keep_tse)
     assign_folds(scans, outer_folds, inner_folds, seed)
-    content = {"name": str(name or description.get("Name") or root.name)}
-    content |= {"simulated": description.get("Simulated") is True, **grid, "seed": seed}
+    content = {"name": str(name or told.get("Name") or root.name)}
+    content |= {"simulated": told.get("Simulated") is True, **grid, "seed": seed}
     _write(root, target, content | {"outer_folds": outer_folds, "inner_folds": inner_folds, "training": scans})
     return str(target)
 

@@ -3,21 +3,13 @@
 import json
 import os
 from collections.abc import Iterator
-from math import isfinite
 from pathlib import Path
 
-from jsonschema import Draft202012Validator
-from jsonschema.validators import extend
-
 from scripts.common.errors import InputError
-from scripts.common.json_file import read_json
+from scripts.common.json_file import StrictValidator, read_json
 
 SCHEMA = json.loads(Path(__file__).with_name("datalist.schema.json").read_text())
-_TYPES = {  # JSON Schema takes 1.0 for an integer, and Python's JSON has infinite numbers
-    "integer": lambda _, value: type(value) is int,
-    "number": lambda _, value: type(value) in (int, float) and isfinite(value),
-}
-_STRICT = extend(Draft202012Validator, type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(_TYPES))
+HINT = "write it again with scripts/prepare_datalist.py"
 
 
 def read_datalist(path: Path) -> dict:
@@ -28,7 +20,7 @@ def read_datalist(path: Path) -> dict:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; write it with `python scripts/prepare_datalist.py --dataset_dir DIR`")
-    content = read_json(path)
+    content = read_json(path, HINT)
     check_fields(path, content)
     return content
 
@@ -37,17 +29,17 @@ def check_fields(path: Path, content: dict) -> None:
     """Raise an ``InputError`` with a line for every field of a datalist that is wrong; messages call it ``path``."""
     wrong: dict[str, None] = {}  # an ordered set: a list with two wrong items is one problem
     bad_scans: set[int | None] = set()  # None is the datalist itself
-    for error in _STRICT(SCHEMA).iter_errors(content):
+    for error in StrictValidator(SCHEMA).iter_errors(content):
         where, entry, holder, fields, index = list(error.absolute_path), "", content, SCHEMA["properties"], None
         if len(where) > 1 and where[0] == "training":
             _, index, *where = where
             entry, holder = f"{_name(content, index)}: ", content["training"][index]
             fields = SCHEMA["$defs"]["scan"]["properties"]
         bad_scans.add(index)
-        if error.validator == "required":
-            wrong |= {f"{entry}{key} is missing": None for key in error.validator_value if key not in holder}
-        elif where:
+        if where:
             wrong[f"{entry}{where[0]} is {holder[where[0]]!r}, expected {fields[where[0]]['description']}"] = None
+        elif error.validator == "required":
+            wrong |= {f"{entry}{key} is missing": None for key in error.validator_value if key not in holder}
         else:
             wrong[f"{entry}expected an object"] = None
     if None not in bad_scans:

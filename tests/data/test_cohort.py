@@ -216,7 +216,7 @@ def test_every_wrong_entry_is_a_line(tmp_path: Path) -> None:
     assert sorted(line.split(": ")[1] for line in lines) == ["training[1] (1)", "training[5] (5)", "training[8] (8)"]
 
 
-@pytest.mark.parametrize(("text", "line"), [("{", "not JSON"), ("[]", "expected a JSON object, got a list")])
+@pytest.mark.parametrize(("text", "line"), [("{", "not JSON"), ("[]", "expected an object")])
 def test_a_file_that_is_no_datalist_is_refused(tmp_path: Path, text: str, line: str) -> None:
     (tmp_path / "datalist.json").write_text(text)
     with pytest.raises(InputError, match=f"datalist.json: {line}"):

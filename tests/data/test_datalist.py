@@ -625,7 +625,10 @@ def test_a_broken_dataset_description_is_named(cohort: Path):
     (cohort / "dataset_description.json").write_text("{")
     assert message(str(cohort)).startswith(f"{cohort}/dataset_description.json: not JSON (")
     (cohort / "dataset_description.json").write_text('["a list"]')
-    assert message(str(cohort)) == f"{cohort}/dataset_description.json: expected a JSON object, got a list"
+    assert (
+        message(str(cohort))
+        == f"{cohort}/dataset_description.json: ['a list'] is not of type 'object'; repair or delete it"
+    )
 
 
 def test_a_failure_while_writing_leaves_the_old_file_and_no_other(cohort: Path, monkeypatch: pytest.MonkeyPatch):
