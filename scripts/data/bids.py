@@ -1,6 +1,7 @@
 """Finds lesion masks and the scans that they were drawn on, by their names in a BIDS dataset or in a table."""
 
 import csv
+import json
 import os
 import re
 from collections import Counter
@@ -11,9 +12,7 @@ from scripts.common.errors import InputError
 from scripts.common.json_file import check_json, read_json
 
 # Who drew a mask by hand (or simulated it, so that it is true), in the GeneratedBy of BIDS derivatives.
-NO_PREDICTION = re.compile(
-    r"manual|\bhand|\brater|traced|\bdr[ae]wn?\b|itk-?snap|mricro|fsleyes|simulat", re.IGNORECASE
-)
+NO_PREDICTION = re.compile(r"(?i)manual|\bhand|\brater|traced|\bdrawn\b|itk-?snap|mricro|fsleyes|simulat")
 
 
 def scans_in_bids(root: Path, suffix: str, labels: str | None) -> list[dict]:
@@ -44,11 +43,11 @@ def scans_in_bids(root: Path, suffix: str, labels: str | None) -> list[dict]:
     for (where, software), n in left_out.items():
         print(f"Left out: {n} masks in {where}, made by {software} (--labels {where} takes them)")
     if not scans:
-        shown = below(root, folder)
+        kind = "lesion mask that people drew" if left_out else "lesion mask"
+        where = below(root, folder)
         raise InputError(
-            f"{root}: no lesion mask of {suffix} scans; looked for {shown}/**/*lesion*mask.nii.gz or .nii, such as "
-            f"{shown}/{'' if labels else 'lesion_masks/'}sub-1/anat/sub-1_{suffix}_desc-lesion_mask.nii.gz"
-            f"{', not made by software' if left_out else ''}; --csv takes other layouts"
+            f"{root}: no {kind} of {suffix} scans; looked for {where}/**/*lesion*mask.nii.gz or .nii, such as {where}/"
+            f"{'' if labels else 'lesion_masks/'}sub-1/anat/sub-1_{suffix}_desc-lesion_mask.nii.gz; --csv takes other layouts"
         )
     return scans
 
@@ -86,12 +85,8 @@ def made_by(root: Path, mask: Path) -> str | None:
         if says.get("Manual") is True:
             return None
         if makers and says.get("DatasetType") != "raw":
-            makers = [
-                m if isinstance(m, dict) else {"Name": m} for m in (makers if isinstance(makers, list) else [makers])
-            ]
-            names = ", ".join(str(maker.get("Name")) for maker in makers)
-            told = [names, *(str(maker.get("Description")) for maker in makers)]
-            return None if any(map(NO_PREDICTION.search, told)) else names
+            told = re.findall(r'"(?:Name|Description)": "(.*?)"', json.dumps(makers)) or [str(makers)]
+            return None if any(map(NO_PREDICTION.search, told)) else told[0]
     return None
 
 

@@ -5,6 +5,7 @@ import json
 import logging
 import pydoc
 import re
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
 
@@ -21,7 +22,7 @@ logger = logging.getLogger("meshnet")
 
 
 def cached_dataset(
-    data: list[dict], transform: Compose, cache: str, cache_dir: str, made_of: list[dict], values: dict
+    data: list[dict], transform: Compose, cache: str, cache_dir: str, made_of: Sequence = (), values: dict | None = None
 ) -> Dataset:
     """A dataset whose deterministic transforms are computed once.
 
@@ -30,8 +31,8 @@ def cached_dataset(
         transform: its leading transforms that are not random are the ones whose result is kept.
         cache: "memory" (computed at the start of each run), "disk" (when first used, then by all runs) or "none".
         cache_dir: folder for "disk"; it may be deleted at any time.
-        made_of: the config of ``transform``'s transforms, nothing instantiated: it is part of a file's name on disk.
-        values: JSON of what ``made_of`` refers to, such as {"cohort": [spacing, spatial_size]} for ``@cohort``.
+        made_of: for "disk", the config of ``transform``'s transforms, nothing instantiated; it is hashed.
+        values: for "disk", JSON of what ``made_of`` refers to: {"cohort": [spacing, spatial_size]} for ``@cohort``.
 
     Raises:
         InputError: another ``cache``; for "disk", if ``made_of`` and ``values`` do not tell what ``transform`` does.
@@ -39,7 +40,7 @@ def cached_dataset(
     if cache == "memory":
         return CacheDataset(data, transform, num_workers=None)
     if cache == "disk":
-        return DiskCacheDataset(data, transform, cache_dir, made_of, values)
+        return DiskCacheDataset(data, transform, cache_dir, made_of, values or {})
     if cache == "none":
         return Dataset(data, transform)
     raise InputError(f"cache {cache}: expected memory, disk or none")
@@ -52,7 +53,7 @@ class DiskCacheDataset(PersistentDataset):
     raise, and writes by way of the system's temporary folder, so that a full disk can leave half a file.
     """
 
-    def __init__(self, data: list[dict], transform: Compose, cache_dir: str, made_of: list[dict], values: dict) -> None:
+    def __init__(self, data: list[dict], transform: Compose, cache_dir: str, made_of: Sequence, values: dict) -> None:
         super().__init__(data, transform, cache_dir, _hash_scan, hash_transform=partial(_hash_recipe, made_of, values))
 
     def _cachecheck(self, item_transformed: dict) -> dict:
@@ -76,19 +77,18 @@ def _hash_scan(scan: dict) -> bytes:
     return json_hashing([scan["image"], scan["label"], scan["sha256"]])[:32]
 
 
-def _hash_recipe(made_of: list[dict], values: dict, transforms: list) -> bytes:
+def _hash_recipe(made_of: Sequence, values: dict, transforms: list) -> bytes:
     """A hash of what ``transforms``, the first ones of ``made_of``, compute."""
-    recipe = [part for part in made_of if not part.get("_disabled_")][: len(transforms)]
+    parts = [part if isinstance(part, dict) else {} for part in made_of]
+    recipe = [part for part in parts if not part.get("_disabled_")][: len(transforms)]
     told = [str(part.get("_target_")).rpartition(".")[2] for part in recipe]
     if told != [type(transform).__name__ for transform in transforms]:
-        raise InputError(
-            f"cache disk: the preprocessing is not what made_of says ({', '.join(told)}); use --cache none"
-        )
+        raise InputError(f"cache disk: the transforms are not those of made_of ({', '.join(told)}); use --cache none")
     text = json.dumps(recipe)
     if unknown := sorted(set(re.findall(r"@(\w+)", text)) - values.keys()):
         raise InputError(f"cache disk: the preprocessing refers to @{unknown[0]}; give it in values, or --cache none")
     # MONAI's code is known by its version, that of others by its text.
     targets = {target for target in re.findall(r'"_target_": "(\w+\.[\w.]+)"', text) if not target.startswith("monai.")}
     modules = {inspect.getmodule(pydoc.locate(target)) for target in targets} - {None}
-    code = sorted(inspect.getsource(module) for module in modules if str(module.__file__).endswith(".py"))
+    code = sorted(inspect.getsource(m) for m in modules if str(getattr(m, "__file__", None)).endswith(".py"))
     return json_hashing([monai.__version__, recipe, values, code])[:32]

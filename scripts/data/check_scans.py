@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from itertools import product
 from pathlib import Path
 
@@ -42,8 +43,7 @@ def check_scans(
 
     def report(scan: dict) -> dict:
         key = json.dumps([RULES, grid, *(_state(scan.get(name)) for name in ("image", "label"))])
-        found = known.get(key) or {"key": key, **_check_scan(scan, grid)}
-        return {**found, "errors": [*found["errors"]], "warnings": [*found["warnings"]]}
+        return deepcopy(known.get(key)) or {"key": key, **_check_scan(scan, grid)}
 
     with ThreadPoolExecutor(8) as pool:  # not one per core: each holds a volume and its mask
         reports = list(tqdm(pool.map(report, scans), "Checking scans", len(scans), leave=False))
@@ -58,16 +58,7 @@ def check_scans(
 
 
 def refuse_bad_scans(scans: list[dict], reports: list[dict], lesion_needed: Sequence[dict] = ()) -> None:
-    """Log what is odd about the scans; raise if one cannot be used.
-
-    Args:
-        scans: what was checked.
-        reports: what ``check_scans`` returned for them.
-        lesion_needed: those whose mask must not be empty.
-
-    Raises:
-        InputError: a table with a line per error.
-    """
+    """Log the warnings of ``check_scans``; raise an ``InputError``, a line for each, if there are errors."""
     errors, warnings = problems_of(scans, reports, lesion_needed)
     for line in warnings:
         logger.warning(line)
@@ -78,7 +69,7 @@ def refuse_bad_scans(scans: list[dict], reports: list[dict], lesion_needed: Sequ
 def problems_of(
     scans: list[dict], reports: list[dict], lesion_needed: Sequence[dict] = ()
 ) -> tuple[list[str], list[str]]:
-    """All errors and all warnings, a line each, in the scans' order."""
+    """All errors and all warnings, a line each, in the scans' order; masks of ``lesion_needed`` must not be empty."""
     errors, warnings = [], []
     for scan, report in zip(scans, reports, strict=True):
         errors += report["errors"]

@@ -31,9 +31,8 @@ class Cohort:
 
     @property
     def seen(self) -> list[str]:
-        """The training and validation scans that were checked, each as 16 hexadecimal digits of its image's SHA-256."""
-        used = [scan["sha256"]["image"][:16] for scan in self.training + self.validation if "sha256" in scan]
-        return sorted(used)
+        """First 16 hex digits of the SHA-256 of each training and validation image that was checked."""
+        return sorted(s["sha256"]["image"][:16] for s in self.training + self.validation if "sha256" in s)
 
 
 def load_cohort(

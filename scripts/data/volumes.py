@@ -37,10 +37,9 @@ def read_volume(path: str | Path) -> tuple[Image, np.ndarray]:
     except MemoryError as error:
         raise InputError(f"{path}: does not fit into the memory that is free") from error
     except Exception as error:  # gzip, zlib and nibabel raise a dozen unrelated types for a broken file
-        reason = getattr(error, "strerror", None)  # the system's, as for a file without permission
-        problem = f"cannot be read ({reason})" if reason else "not a readable NIfTI image"
-        cause = "" if reason else f" ({' '.join(str(error).split())[:120]})"
-        raise InputError(f"{path}: {problem}{cause}") from error
+        by_system = getattr(error, "strerror", None)  # such as a file without permission
+        reason = f"cannot be read ({by_system})" if by_system else f"not a readable NIfTI image ({error})"
+        raise InputError(f"{path}: {' '.join(reason.split())[:160]}") from error
     if n_bad:
         raise InputError(f"{path}: {n_bad} voxels are NaN or infinite")
     if max(*map(abs, extremes), extremes[1] - extremes[0]) > LARGEST:

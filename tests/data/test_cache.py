@@ -162,10 +162,10 @@ def test_other_code_behind_a_name_is_another_preprocessing(tmp_path: Path, monke
 
 def test_transforms_that_are_not_the_configs_are_refused(tmp_path: Path) -> None:
     transform = Compose([LoadImaged(["image", "label"]), EnsureTyped("image"), RandFlipd("image")])
-    message = r"the preprocessing is not what made_of says \(LoadImaged, ScaleIntensityd\); use --cache none"
+    message = r"the transforms are not those of made_of \(LoadImaged, ScaleIntensityd\); use --cache none"
     with pytest.raises(InputError, match=message):
         cached_dataset([], transform, "disk", str(tmp_path), preprocessing(random=True), {})
-    with pytest.raises(InputError, match="is not what made_of says"):
+    with pytest.raises(InputError, match="are not those of made_of"):
         cached_dataset([], transform, "disk", str(tmp_path), preprocessing()[:1], {})
 
 
