@@ -46,8 +46,9 @@ def scans_in_bids(root: Path, suffix: str, labels: str | None) -> list[dict]:
         kind = "lesion mask that people drew" if left_out else "lesion mask"
         where = below(root, folder)
         raise InputError(
-            f"{root}: no {kind} of {suffix} scans; looked for {where}/**/*lesion*mask.nii.gz or .nii, such as {where}/"
-            f"{'' if labels else 'lesion_masks/'}sub-1/anat/sub-1_{suffix}_desc-lesion_mask.nii.gz; --csv takes other layouts"
+            f"{root}: no {kind} of {suffix} scans; looked for {where}/**/*lesion*mask.nii.gz or .nii, such as "
+            f"{where}/{'' if labels else 'lesion_masks/'}sub-1/anat/sub-1_{suffix}_desc-lesion_mask.nii.gz; "
+            "--csv takes other layouts"
         )
     return scans
 

@@ -58,32 +58,37 @@ def prepare_datalist(
     Raises:
         InputError: something is not usable and nothing was written; the message has one line per problem.
     """
-    for key, value, low in (("outer_folds", outer_folds, 2), ("inner_folds", inner_folds, 2), ("seed", seed, 0)):
-        if type(value) is not int or not low <= value < 2**32:
-            raise InputError(f"{key} {value}: expected a whole number, at least {low}")
-    grid = {"spacing": [float(mm) for mm in _three("spacing", spacing, (int, float))]}
-    grid["spatial_size"] = _three("spatial_size", spatial_size, (int,))
-    root, target = _places(dataset_dir, csv, output)
+    grid = {"spacing": _three("spacing", spacing, (int, float)), "spatial_size": _three("spatial_size", spatial_size)}
+    numbers = {"seed": seed, "outer_folds": outer_folds, "inner_folds": inner_folds}
+    for key, value in numbers.items():
+        _check_number(key, value, low=0 if key == "seed" else 2)
+    root, target = _places(dataset_dir, csv, labels, output)
     told = description(root / "dataset_description.json")
     found = scans_in_bids(root, str(suffix), labels) if csv is None else scans_in_csv(Path(str(csv)), root)
     scans = _usable(root, found, keep_tse)
     assign_folds(scans, outer_folds, inner_folds, seed)
-    content = {"name": str(name or told.get("Name") or root.name)}
-    content |= {"simulated": told.get("Simulated") is True, **grid, "seed": seed}
-    _write(root, target, content | {"outer_folds": outer_folds, "inner_folds": inner_folds, "training": scans})
+    content = {"name": str(name or told.get("Name") or root.name), "simulated": told.get("Simulated") is True}
+    _write(root, target, content | grid | numbers | {"training": scans})
     return str(target)
 
 
-def _three(key: str, value: object, kinds: tuple[type, ...]) -> list:
+def _check_number(key: str, value: object, low: int) -> None:
+    if type(value) is not int or not low <= value < 2**32:
+        raise InputError(f"{key} {value}: expected a whole number, at least {low}")
+
+
+def _three(key: str, value: object, kinds: tuple[type, ...] = (int,)) -> list:
     values = list(value) if isinstance(value, (list, tuple)) else [value] * 3
     if len(values) != 3 or not all(type(v) in kinds and 0 < v < inf for v in values):
         numbers = "number of mm" if float in kinds else "whole number of voxels"
         raise InputError(f"{key} {value}: expected a positive {numbers}, or three")
-    return values
+    return [kinds[-1](v) for v in values]
 
 
-def _places(dataset_dir: str | None, csv: str | None, output: str | None) -> tuple[Path, Path]:
+def _places(dataset_dir: str | None, csv: str | None, labels: str | None, output: str | None) -> tuple[Path, Path]:
     """The dataset's folder and the file to write."""
+    if csv is not None and labels is not None:
+        raise InputError("give --csv, which names the masks, or --labels, not both")
     if dataset_dir is None and csv is None:
         raise InputError("give --dataset_dir, the folder of a BIDS dataset, or --csv, a table of images and labels")
     root = Path(os.path.abspath(str(dataset_dir) if dataset_dir is not None else Path(str(csv)).parent))

@@ -565,6 +565,7 @@ def test_a_csv_as_excel_saves_it_is_read(tmp_path: Path):
 def test_a_missing_folder_is_named(tmp_path: Path):
     assert message(str(tmp_path / "nope")) == f"dataset_dir {tmp_path}/nope: no such folder"
     assert message().startswith("give --dataset_dir")
+    assert message(csv="a.csv", labels="masks") == "give --csv, which names the masks, or --labels, not both"
 
 
 def test_a_folder_without_masks_says_what_was_looked_for(tmp_path: Path):
