@@ -18,10 +18,8 @@ NO_PREDICTION = re.compile(r"(?i)manual|\bhand|\brater|traced|\bdrawn\b|itk-?sna
 def scans_in_bids(root: Path, suffix: str, labels: str | None) -> list[dict]:
     """Every lesion mask drawn on a ``suffix`` image, with the path that this image must have.
 
-    Masks that software made are left out, with a printed line, unless ``labels`` names the folder they are in.
-
-    Raises:
-        InputError: there is no mask, or none that people drew.
+    Masks that software made are left out, with a printed line, unless ``labels`` names the folder they are in; where
+    no mask is left, that is an ``InputError``.
     """
     folder = _labels_folder(root, labels) if labels is not None else root / "derivatives"
     scans, left_out = [], Counter()
@@ -54,11 +52,7 @@ def scans_in_bids(root: Path, suffix: str, labels: str | None) -> list[dict]:
 
 
 def scans_in_csv(path: Path, root: Path) -> list[dict]:
-    """The rows of a table; their paths start at ``root``.
-
-    Raises:
-        InputError: no table with the columns ``image`` and ``label``.
-    """
+    """The rows of a table, whose paths start at ``root``; an ``InputError`` if it has no ``image`` and ``label``."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -109,7 +103,7 @@ def below(root: Path, path: Path) -> str:
 
 
 def _labels_folder(root: Path, labels: str) -> Path:
-    for folder in (root / str(labels), Path(os.path.abspath(str(labels)))):
+    for folder in (root / str(labels), Path(str(labels))):
         if folder.is_dir():
             return Path(os.path.abspath(folder))
     there = sorted(below(root, folder) for folder in root.glob("derivatives/*/"))

@@ -30,8 +30,8 @@ def check_scans(
 
     Args:
         scans: dictionaries with an ``image`` path and, optionally, ``label`` and ``subject``.
-        spacing: mm, and ``spatial_size``, voxels: the recipe's grid in RAS order, beyond which a lesion is cut off.
-        spatial_size: see ``spacing``.
+        spacing: voxel size of the recipe's grid in mm, RAS order.
+        spatial_size: its size in voxels, beyond which a lesion is cut off.
         cache: file in which reports without errors are kept, and used while their files have the same size and time.
 
     Returns:

@@ -15,9 +15,9 @@ from scripts.data.datalist_schema import read_datalist
 class Cohort:
     """One outer (and inner) split of a cohort; a scan is a datalist entry with absolute ``image`` and ``label`` paths.
 
-    A scan that was checked has ``sha256`` of both files.
-    ``spacing`` is in mm and ``spatial_size`` in voxels, both in RAS order. ``fingerprint`` is a hash of the grid, the
-    split and the content of the files that were checked: the same for a copy of the cohort in another folder.
+    A scan that was checked has ``sha256`` of both files. ``spacing`` is in mm and ``spatial_size`` in voxels, both in
+    RAS order. ``fingerprint`` is a hash of the grid, the split and the content of the files that were checked: the
+    same for a copy of the cohort in another folder.
     """
 
     name: str

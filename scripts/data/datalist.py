@@ -16,7 +16,7 @@ from scripts.common.errors import InputError
 from scripts.common.files import replace_file
 from scripts.data.bids import description, made_by, scans_in_bids, scans_in_csv, stem
 from scripts.data.datalist_schema import check_fields
-from scripts.data.folds import assign_folds
+from scripts.data.folds import assign_folds, table_of_folds
 from scripts.data.volumes import is_annexed, read_volume
 
 
@@ -53,15 +53,14 @@ def prepare_datalist(
         output: file to write; default: datalist.json in ``dataset_dir``.
 
     Returns:
-        Path of the file written.
-
-    Raises:
-        InputError: something is not usable and nothing was written; the message has one line per problem.
+        Path of the file written. An ``InputError``, a line per problem, says what is not usable; nothing is written.
     """
     grid = {"spacing": _three("spacing", spacing, (int, float)), "spatial_size": _three("spatial_size", spatial_size)}
     numbers = {"seed": seed, "outer_folds": outer_folds, "inner_folds": inner_folds}
     for key, value in numbers.items():
-        _check_number(key, value, low=0 if key == "seed" else 2)
+        low = 0 if key == "seed" else 2
+        if type(value) is not int or not low <= value < 2**32:
+            raise InputError(f"{key} {value}: expected a whole number, at least {low}")
     root, target = _places(dataset_dir, csv, labels, output)
     told = description(root / "dataset_description.json")
     found = scans_in_bids(root, str(suffix), labels) if csv is None else scans_in_csv(Path(str(csv)), root)
@@ -70,11 +69,6 @@ def prepare_datalist(
     content = {"name": str(name or told.get("Name") or root.name), "simulated": told.get("Simulated") is True}
     _write(root, target, content | grid | numbers | {"training": scans})
     return str(target)
-
-
-def _check_number(key: str, value: object, low: int) -> None:
-    if type(value) is not int or not low <= value < 2**32:
-        raise InputError(f"{key} {value}: expected a whole number, at least {low}")
 
 
 def _three(key: str, value: object, kinds: tuple[type, ...] = (int,)) -> list:
@@ -107,12 +101,11 @@ def _usable(root: Path, scans: list[dict], keep_tse: bool) -> list[dict]:
         raise InputError(f"all {len(scans)} scans are acq-tse; --keep_tse keeps them")
     if len(kept) < len(scans):
         print(f"Left out: {len(scans) - len(kept)} acq-tse scans (--keep_tse keeps them)")
-    unnamed = {scan["image"]: stem(os.path.basename(scan["image"])) for scan in kept if scan["subject"] is None}
-    namesakes = Counter(unnamed.values())
-    for scan in kept:
-        if scan["subject"] is None:  # a/T2.nii.gz and b/T2.nii.gz are two people
-            file = unnamed[scan["image"]]
-            scan["subject"] = file if namesakes[file] == 1 else stem(scan["image"])
+    unnamed = [scan for scan in kept if scan["subject"] is None]
+    names = Counter(stem(os.path.basename(scan["image"])) for scan in unnamed)
+    for scan in unnamed:  # a/T2.nii.gz and b/T2.nii.gz are two people
+        name = stem(os.path.basename(scan["image"]))
+        scan["subject"] = name if names[name] == 1 else stem(scan["image"])
     _check_files(root, kept)
     kept.sort(key=lambda scan: scan["image"])
     with ThreadPoolExecutor(8) as pool:  # not one per core: each may hold a whole volume in float64
@@ -120,12 +113,11 @@ def _usable(root: Path, scans: list[dict], keep_tse: bool) -> list[dict]:
         problems = [p for p in tqdm(measured, "Reading masks", len(kept), leave=False) if p]
     if problems:
         raise InputError("\n".join(problems))
-    for scan in kept:
-        if scan["lesion_volume"] == 0:
-            print(f"Warning: {scan['label']}: its lesion volume is 0")
-    for software, n in Counter(made_by(root, root / scan["label"]) for scan in kept).items():
-        if software is not None:
-            print(f"Warning: {n} masks were made by {software}: predictions, taken as the truth")
+    for label in [scan["label"] for scan in kept if scan["lesion_volume"] == 0]:
+        print(f"Warning: {label}: its lesion volume is 0")
+    makers = Counter(made_by(root, root / scan["label"]) for scan in kept)
+    for software in makers.keys() - {None}:
+        print(f"Warning: {makers[software]} masks were made by {software}: predictions, taken as the truth")
     return kept
 
 
@@ -171,17 +163,7 @@ def _write(root: Path, target: Path, content: dict) -> None:
     check_fields(target, content)
     with replace_file(target) as file:
         file.write(json.dumps(content, indent=4) + "\n")
-    scans = content["training"]
-    acquisitions = sorted({scan["acquisition"] or "no acq" for scan in scans})
-    titles = ["fold", "subjects", "scans", *acquisitions]
-    print("".join(f" {title:>9}" for title in titles) + "   lesion volume in mL, median [min-max]")
-    for fold in (*range(content["outer_folds"]), "all"):
-        part = [scan for scan in scans if fold in (scan["fold"], "all")]
-        acquired = Counter(scan["acquisition"] or "no acq" for scan in part)
-        counts = [len({scan["subject"] for scan in part}), len(part), *(acquired[a] for a in acquisitions)]
-        ml = np.array([scan["lesion_volume"] for scan in part]) / 1000
-        volume = f"   {np.median(ml):.1f} [{ml.min():.1f}-{ml.max():.1f}]"
-        print("".join(f" {cell:>9}" for cell in (fold, *counts)) + volume)
     option = "" if target == root / "datalist.json" else f" --datalist {shlex.quote(str(target))}"
     command = "python -m monai.bundle run training --config_file configs/train.json"
-    print(f"\nWritten: {target}\nNext: {command} --dataset_dir {shlex.quote(str(root))}{option}")
+    print(f"{table_of_folds(content['training'])}\n\nWritten: {target}")
+    print(f"Next: {command} --dataset_dir {shlex.quote(str(root))}{option}")
