@@ -118,6 +118,14 @@ def test_a_large_volume_goes_through_inference_in_parts(monkeypatch: pytest.Monk
     torch.testing.assert_close(answer, plain(network, x).detach(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dilations", [(2,), (2, 1), (2, 4, 1), (4, 2)])
+def test_the_first_layer_may_be_the_last_of_its_part(dilations: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interleaved, "VOXELS_AT_ONCE", 20)
+    network, x = MeshNet(channels=3, dilations=dilations).double().eval(), torch.rand(1, 1, 16, 16, 16).double()
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), plain(network, x), rtol=1e-9, atol=1e-9)
+
+
 def test_dropout_drops_the_same_channels_of_whole_volumes() -> None:
     network, x = MeshNet(channels=6, dropout=0.4).double().train(), torch.rand(2, 1, 32, 16, 24, dtype=torch.float64)
     outputs = []
