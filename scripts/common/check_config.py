@@ -16,7 +16,7 @@ from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS, ID_SEP_KEY
 from scripts.common.errors import InputError, print_cause
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-WORDS = {"true": True, "false": False, "none": None, "null": None}  # as typed on a command line
+WORDS = {"true": True, "false": False, "none": None, "null": None}  # what a command line cannot say otherwise
 
 
 class Config(dict):
@@ -36,7 +36,7 @@ def check_config() -> Config:
     A key of the top level, or of a plain block like ``train``, must be in the shipped config or be read by another
     value (``@key``): what nothing reads is a misspelling. A value that stands there as it is (no expression, no
     reference) must be of the kind of the shipped default; its range is the business of what takes it. The words true,
-    false and none, which a command line cannot say otherwise, become what they mean.
+    false and none become what they mean where no text is expected.
 
     Unless ``debug`` is true, an uncaught exception is a line about its first cause from now on.
 
@@ -106,16 +106,16 @@ def _references(value: Any) -> Iterator[str]:
 
 
 def _wrong_kinds(parser: ConfigParser, shipped: list[dict]) -> Iterator[str]:
-    """Problems of the top level's plain values; the words in ``WORDS`` are replaced in ``parser`` on the way."""
+    """Problems of the top level's plain values; words that stand for a boolean or for none are replaced on the way."""
     config = parser.get()
-    for key in {key for part in shipped for key in part} & config.keys():
-        value, defaults = config[key], [part[key] for part in shipped if key in part]
-        if isinstance(value, str) and value.lower() in WORDS and value not in defaults:
+    for key in [key for key in dict.fromkeys(key for part in shipped for key in part) if key in config]:
+        value, default = config[key], next(part[key] for part in shipped if key in part)
+        if isinstance(value, str) and value.lower() in WORDS and isinstance(default, bool | int | float | None):
             value = config[key] = WORDS[value.lower()]
             parser.ref_resolver.items[key].update_config(value)
-        kinds = [_kind(default) for default in defaults]
-        if value is not None and not _is_computed(value) and not any(kind is None or kind[1](value) for kind in kinds):
-            yield f"{key} {value!r}: expected {kinds[0][0]}, like the shipped {json.dumps(defaults[0])}"
+        kind = _kind(default)
+        if kind and value is not None and not _is_computed(value) and not kind[1](value):
+            yield f"{key} {value!r}: expected {kind[0]}, like the shipped {json.dumps(default)}"
 
 
 def _is_computed(value: Any) -> bool:

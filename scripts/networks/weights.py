@@ -35,8 +35,7 @@ HINT = "training writes the card beside its weights, see models/README.md"
 
 
 def read_card(ckpt_path: str) -> dict:
-    """The card beside ``ckpt_path``: ``network_def``, the grid's ``spacing`` (mm) and ``spatial_size`` (voxels), both in
-    RAS order, ``intensity`` (transforms that scale the image), and where the weights came from.
+    """The card beside ``ckpt_path``: what it must hold is in ``CARD``, spacing in mm and both of the grid in RAS order.
 
     Raises:
         InputError: no weights, no card, or a card that is not as ``CARD`` says.
@@ -141,10 +140,11 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
             known = [scan["image"] for scan in self.held_out if scan["sha256"]["image"][:16] in seen]
             if known:
                 raise InputError(
-                    f"{self.load_path}: trained on {len(known)} of the {len(self.held_out)} scans that are the test set "
-                    f"here, such as {known[0]}; give the --fold that these weights held out, or other weights"
+                    f"{self.load_path}: trained on {len(known)} of the {len(self.held_out)} scans that are the test "
+                    f"set here, such as {known[0]}; give the --fold that these weights held out, or other weights"
                 )
         weights = read_checkpoint(self.load_path, self.map_location)
         for name, module in self.load_dict.items():
-            refuse_other_weights(self.load_path, module.state_dict(), weights.get(name, weights))
+            theirs = weights.get(name, weights) if isinstance(weights, Mapping) else weights
+            refuse_other_weights(self.load_path, module.state_dict(), theirs)
         super().__call__(engine)
