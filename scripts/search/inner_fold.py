@@ -73,5 +73,4 @@ class InnerFold:
         if self.halted:
             self.trainer.terminate(skip_completed=True)
             monai.engines.Workflow.run(self.trainer)
-        for lock in self.run_folder.locks:
-            lock.release()
+        self.run_folder.release()
