@@ -1,6 +1,7 @@
 """MONAI runs a training to its end: here one by train.json halts after each epoch, and others run."""
 
 import csv
+from functools import partial
 from pathlib import Path
 
 import monai
@@ -22,15 +23,15 @@ class InnerFold:
 
     def __init__(self, folder: Path, inner_fold: int, metric: str) -> None:
         own, self.metric = folder / f"inner_fold-{inner_fold}", metric
-        self.history, self.begun, self.halted = own / "history.csv", False, False
-        self.workflow = monai.bundle.ConfigWorkflow(
+        self.history, self.halted = own / "history.csv", False
+        workflow = monai.bundle.ConfigWorkflow(
             [str(TRAIN), str(folder / "overrides.json")],
             meta_file=str(TRAIN.with_name("metadata.json")),
             logging_file=False,
             **{"inner_fold": inner_fold, "output_dir": str(own), "ckpt_dir": str(own), "resume": True, "report": False},
         )
-        self.workflow.initialize()
-        parsed = self.workflow.parser.get_parsed_content
+        workflow.initialize()
+        self.run, parsed = workflow.run, workflow.parser.get_parsed_content
         monai.utils.set_determinism(parsed("seed"))  # as train.json does before it builds the network
         self.trainer, self.evaluator, self.run_folder = map(
             parsed, ("train#trainer", "validate#evaluator", "run_folder")
@@ -46,12 +47,9 @@ class InnerFold:
             InputError: the training does not measure the metric.
         """
         while self.trainer.state.epoch < epoch:
-            if self.begun:
-                _set_random_states(self.random)
-                monai.engines.Workflow.run(self.trainer)  # Trainer.run would make a new gradient scaler
-            else:
-                self.begun = True
-                self.workflow.run()
+            _set_random_states(self.random)
+            self.run()
+            self.run = partial(monai.engines.Workflow.run, self.trainer)  # Trainer.run would make a new gradient scaler
             self.random = _random_states()
         measured = self.evaluator.state.metrics
         if measured and self.metric not in measured:
@@ -72,5 +70,5 @@ class InnerFold:
         """End a training that is halted; give its folder back."""
         if self.halted:
             self.trainer.terminate(skip_completed=True)
-            monai.engines.Workflow.run(self.trainer)
+            self.run()
         self.run_folder.release()

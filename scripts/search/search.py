@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 
@@ -56,16 +57,16 @@ class Search:
         before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         self.study.sampler = self._sampler(0)
         try:
-            with tqdm(total=self.n_trials, desc="Search", unit="trial") as self.bar:
+            with suppress(SystemExit), tqdm(total=self.n_trials, desc="Search", unit="trial") as self.bar:
                 while len(self._failures) < self.max_same_failures and self._has_room():
                     self.study.optimize(self._run_trial, n_trials=1, catch=Exception, gc_after_trial=True)
-        except SystemExit:
-            print("Stopped; the same command continues the study", file=sys.stderr)
-            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            report(self.study, self.objective.folder, self.objective.metric)
+        report(self.study, self.objective.folder, self.objective.metric)
+        if self._signal is not None:
+            print("Stopped; the same command continues the study", file=sys.stderr)
+        self._stop_if_told()
         self._refuse_failure()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -130,8 +131,8 @@ class Search:
 
     def _refuse_failure(self) -> None:
         trials = [trial for trial in self.study.get_trials(deepcopy=False) if counts(trial)]
-        reasons = [trial.user_attrs["reason"] for trial in trials if trial.state == TrialState.FAIL]
-        if len(self._failures) >= self.max_same_failures:
-            raise InputError(f"{len(self._failures)} trials in a row failed alike, the last one so: {reasons[-1]}")
-        if reasons and len(reasons) == len(trials):
-            raise InputError(f"no trial has succeeded, the last one failed so: {reasons[-1]}")
+        failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+        alike = len(self._failures) >= self.max_same_failures
+        if failed and (alike or len(failed) == len(trials)):
+            what = f"{len(self._failures)} trials in a row failed alike" if alike else "no trial has succeeded"
+            raise InputError(f"{what}, the last failure was: {failed[-1].user_attrs['reason']}")

@@ -24,10 +24,8 @@ def check_count(minimum: int, **values: Any) -> None:
 def check_space(space: dict[str, Callable], overrides: dict, common: dict) -> None:
     """Build the training, without its scans, at both ends of all ranges.
 
-    Args:
-        space: for each key of train.json a function of the trial and the key that suggests its value.
-        overrides: what the user changes in all trials.
-        common: that and what the search sets.
+    ``space`` has for each key of train.json a function of the trial and the key that suggests its value; ``overrides``
+    is what the user changes in all trials, and ``common`` that and what the search sets.
 
     Raises:
         InputError: Optuna refuses a range, the search sets a key itself, or the training refuses a key or a value.

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from scripts.common.errors import InputError, describe
 from scripts.search.space import check_count
+from scripts.training.run_folder import _differences
 
 
 def open_study(
@@ -23,13 +24,10 @@ def open_study(
     """Make a study, or open one that exists.
 
     Args:
-        study_name: its name in the storage.
         storage: URL for SQLAlchemy (``sqlite:///``, ``postgresql+psycopg://``), or ``journal:///path``.
         output_dir: folder for the results, which is made.
-        pruner: an Optuna pruner, asked after each epoch.
         settings: what may not change while the study lives, in terms of JSON; its ``direction`` is Optuna's.
         heartbeat_interval: seconds between the signs of life of a worker, which is taken for dead after two of them.
-        max_retry: how often the trial of a dead worker is tried again.
 
     Raises:
         InputError: a wrong name or number, a storage that cannot be used, or a study that began with other settings.
@@ -59,7 +57,7 @@ def open_study(
     if theirs is None:
         study.set_user_attr("settings", ours)
     elif theirs != ours:
-        different = "; ".join(_differences(theirs, ours))
+        different = "; ".join(f"{name} was {there} and is {here}" for name, there, here in _differences(theirs, ours))
         raise InputError(f"study {study_name}: began with other settings ({different}); give another --study_name")
     return study
 
@@ -94,11 +92,3 @@ def _open_storage(url: str, heartbeat: int, max_retry: int) -> optuna.storages.B
     retry = RetryHeartbeatStaleTrialCallback(max_retry=max_retry)
     wait = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     return _Storage(url, wait, heartbeat_interval=heartbeat, heartbeat_stale_trial_callback=retry)
-
-
-def _differences(theirs: Any, ours: Any, name: str = "") -> Iterator[str]:
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        for key in {**theirs, **ours}:
-            yield from _differences(theirs.get(key), ours.get(key), f"{name}#{key}" if name else key)
-    elif theirs != ours:
-        yield f"{name} was {theirs} and is {ours}"

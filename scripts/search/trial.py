@@ -2,8 +2,8 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, redirect_stderr
+from collections.abc import Callable
+from contextlib import ExitStack, closing, redirect_stderr
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -65,7 +65,8 @@ class Objective:
             values = {name: suggest(trial, name) for name, suggest in self.space.items()}
             with replace_file(folder / "overrides.json") as file:
                 json.dump({**self.common, **values}, file, indent=4)
-            with _log_to(folder / "log.txt"), ExitStack() as stack:
+            with ExitStack() as stack:
+                _log_to(folder / "log.txt", stack)
                 folds = [stack.enter_context(closing(InnerFold(folder, k, self.metric))) for k in self.inner_folds]
                 return self._train(trial, folds, {*frozen.intermediate_values}, after_epoch)
         except SystemExit:
@@ -92,14 +93,10 @@ class Objective:
         return value
 
 
-@contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    """Send what a training logs and shows to a file of its own."""
+def _log_to(path: Path, stack: ExitStack) -> None:
+    """Send what a training logs and shows to a file of its own, as long as ``stack`` is open."""
     root = logging.getLogger()
-    handlers = root.handlers[:]
-    with path.open("a") as file, redirect_stderr(file):
-        root.handlers = [logging.StreamHandler(file)]
-        try:
-            yield
-        finally:
-            root.handlers = handlers
+    stack.callback(setattr, root, "handlers", root.handlers)
+    file = stack.enter_context(path.open("a"))
+    stack.enter_context(redirect_stderr(file))
+    root.handlers = [logging.StreamHandler(file)]

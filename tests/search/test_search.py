@@ -105,18 +105,18 @@ def test_failures_that_are_alike_stop_the_search_with_their_reason(
 ) -> None:
     rate = {"space#learning_rate#low": 1e30, "space#learning_rate#high": 1e30}
     said = refusal(tmp_path, n_trials=9, **ONE, **rate)
-    assert said.startswith("3 trials in a row failed alike, the last one so: epoch 1, learning rate ")
+    assert said.startswith("3 trials in a row failed alike, the last failure was: epoch 1, learning rate ")
     trials = study_in(tmp_path).trials
     assert [(t.state, t.value, counts(t)) for t in trials] == [(TrialState.FAIL, None, True)] * 3
     assert all("the loss is nan" in t.user_attrs["reason"] for t in trials)
-    assert refusal(tmp_path, n_trials=3, **ONE, **rate).startswith("no trial has succeeded, the last one failed so: ")
+    assert refusal(tmp_path, n_trials=3, **ONE, **rate).startswith("no trial has succeeded, the last failure was: ")
 
 
 def test_a_trial_whose_values_cannot_be_suggested_fails_and_is_counted(refusal: Callable, tmp_path: Path) -> None:
     grid = {name: values for name, values in GRID.items() if name != "channels"}
     said = refusal(tmp_path, n_trials=1, **ONE, sampler="grid", **{"samplers#grid#search_space": grid})
     assert said == (
-        "no trial has succeeded, the last one failed so: "
+        "no trial has succeeded, the last failure was: "
         "ValueError: The parameter name, channels, is not found in the given grid."
     )
 
