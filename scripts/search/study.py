@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from scripts.common.errors import InputError, describe
 from scripts.search.space import check_count
-from scripts.training.run_folder import _differences
+from scripts.training.run_record import differences
 
 
 def open_study(
@@ -57,7 +57,7 @@ def open_study(
     if theirs is None:
         study.set_user_attr("settings", ours)
     elif theirs != ours:
-        different = "; ".join(f"{name} was {there} and is {here}" for name, there, here in _differences(theirs, ours))
+        different = "; ".join(f"{name} was {there} and is {here}" for name, there, here in differences(theirs, ours))
         raise InputError(f"study {study_name}: began with other settings ({different}); give another --study_name")
     return study
 
