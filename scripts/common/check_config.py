@@ -1,13 +1,14 @@
-"""MONAI takes any override in silence and reports an error as pages of traceback: here each is a line."""
+"""MONAI takes any override in silence: this refuses misspelt keys and values of another kind, each in a line."""
 
 import inspect
+import json
 import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from jsonschema import Draft202012Validator
 from monai.bundle import ConfigParser
 from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS, ID_SEP_KEY
@@ -15,32 +16,44 @@ from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS, ID_SEP_KEY
 from scripts.common.errors import InputError, print_cause
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+WORDS = {"true": True, "false": False, "none": None, "null": None}  # what a command line cannot say otherwise
 
 
-def check_config(allowed: dict[str, dict], debug: bool | str = False) -> dict:
-    """Check the config that this is part of, overlays and overrides included.
+class Config(dict):
+    """A config with its macros resolved, nothing instantiated."""
 
-    A key of the top level, or of a plain block like ``train``, must be in ``allowed`` or be read by another value
-    (``@key``): what nothing reads is a misspelling. A value that stands there as it is (no expression, no reference)
-    must fit its key's JSON Schema in ``allowed``.
+    parser: ConfigParser
 
-    Args:
-        allowed: a JSON Schema for each key that may be overridden.
-        debug: leave Python's tracebacks as they are; else an uncaught exception is a line about its first cause.
+    def resolved(self, key: str) -> Any:
+        """The config at ``key`` with its references replaced by their values, in terms of JSON."""
+        self.parser.get_parsed_content(key)
+        return json.loads(json.dumps(self.parser.ref_resolver.get_item(key).get_config(), default=str))
 
-    Returns:
-        The config with its macros resolved, nothing instantiated.
+
+def check_config() -> Config:
+    """Check the config that this is part of, overlays and overrides included; the first thing that a run does.
+
+    A key of the top level, or of a plain block like ``train``, must be in the shipped config or be read by another
+    value (``@key``): what nothing reads is a misspelling. A value that stands there as it is (no expression, no
+    reference) must be of the kind of the shipped default; its range is the business of what takes it. The words true,
+    false and none become what they mean where no text is expected.
+
+    Unless ``debug`` is true, an uncaught exception is a line about its first cause from now on.
 
     Raises:
         InputError: one line per problem.
     """
-    config = _enclosing_parser().get()
-    if str(debug).lower() != "true" and sys.excepthook is sys.__excepthook__:
+    parser = _enclosing_parser()
+    config = parser.get()
+    if WORDS.get(str(config.get("debug")).lower()) is not True and sys.excepthook is sys.__excepthook__:
         sys.excepthook = print_cause
-    problems = [*_unread_keys(config, allowed), *_wrong_values(config, allowed)]
+    shipped = _shipped_parts(config)
+    problems = [*_unread_keys(config, shipped), *_wrong_kinds(parser, shipped)]
     if problems:
         raise InputError("\n".join(problems))
-    return config
+    checked = Config(config)
+    checked.parser = parser
+    return checked
 
 
 def _enclosing_parser() -> ConfigParser:
@@ -52,30 +65,31 @@ def _enclosing_parser() -> ConfigParser:
     raise RuntimeError("check_config can only be called by a MONAI config")
 
 
-def _unread_keys(config: dict, allowed: dict) -> Iterator[str]:
+def _shipped_parts(config: dict) -> list[dict]:
+    """The bundle's own configs that are in this one, the recipe before its overlays."""
+    paths = (path for path in sorted(CONFIGS.glob("*.json")) if path.name != "metadata.json")
+    contents = sorted(map(ConfigParser.load_config_file, paths), key=len, reverse=True)
+    return [content for content in contents if all(key in config for key in content if key.isidentifier())]
+
+
+def _unread_keys(config: dict, shipped: list[dict]) -> Iterator[str]:
     references = [reference.split(ID_SEP_KEY) for reference in _references(config)]
-    known = {*allowed, *DEFAULT_MLFLOW_SETTINGS["configs"]}
+    tracking = set(DEFAULT_MLFLOW_SETTINGS["configs"])
 
     def search(block: dict, above: list[str], shipped: list[dict]) -> Iterator[str]:
         for key, value in block.items():
             path, name = [*above, key], "#".join([*above, key])
-            if not above and (key in known or key.startswith("_") or _is_program(value)):
+            if not above and (key in tracking or key.startswith("_") or _is_program(value)):
                 continue
             read = any(r[: len(path)] == path[: len(r)] for r in references)  # itself, its block or a part of it
             if not read and not any(key in other for other in shipped):  # an overlay may leave our own keys unread
-                near = get_close_matches(key, sorted({*block, *(() if above else allowed)} - {key}), 1)
+                near = get_close_matches(key, sorted({*block} - {key}), 1)
                 hint = f"did you mean {'#'.join([*above, *near])}?" if near else "is it misspelt?"
-                yield f'{name}: nothing reads this key, {hint} (a new key is read as "@{name}", or is in "allowed")'
+                yield f'{name}: nothing reads this key, {hint} (a new key is read as "@{name}")'
             elif isinstance(value, dict) and "_target_" not in value:
                 yield from search(value, path, [o[key] for o in shipped if isinstance(o.get(key), dict)])
 
-    return search(config, [], _shipped_parts(config))
-
-
-def _shipped_parts(config: dict) -> list[dict]:
-    """The bundle's own configs that are in this one."""
-    contents = [ConfigParser.load_config_file(path) for path in CONFIGS.glob("[!m]*.json")]  # but the metadata
-    return [content for content in contents if all(key in config for key in content if key.isidentifier())]
+    return search(config, [], shipped)
 
 
 def _is_program(value: Any) -> bool:
@@ -86,17 +100,36 @@ def _is_program(value: Any) -> bool:
 def _references(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield from ReferenceResolver.match_refs_pattern(value)
-    elif isinstance(value, (dict, list)):
+    elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _references(item)
 
 
-def _wrong_values(config: dict, allowed: dict) -> Iterator[str]:
-    for key, schema in allowed.items():
-        value = config.get(key)
-        computed = isinstance(value, dict) and "_target_" in value
-        if key not in config or computed or (isinstance(value, str) and value[:1] in ("$", "@")):
-            continue
-        if next(Draft202012Validator(schema).iter_errors(value), None) is not None:
-            rules = ", ".join(f"{rule} {limit}" for rule, limit in schema.items())
-            yield f"{key} {value!r}: not allowed; its rules are: {rules}"
+def _wrong_kinds(parser: ConfigParser, shipped: list[dict]) -> Iterator[str]:
+    """Problems of the top level's plain values; words that stand for a boolean or for none are replaced on the way."""
+    config = parser.get()
+    for key in [key for key in dict.fromkeys(key for part in shipped for key in part) if key in config]:
+        value, default = config[key], next(part[key] for part in shipped if key in part)
+        if isinstance(value, str) and value.lower() in WORDS and isinstance(default, bool | int | float | None):
+            value = config[key] = WORDS[value.lower()]
+            parser.ref_resolver.items[key].update_config(value)
+        kind = _kind(default)
+        if kind and value is not None and not _is_computed(value) and not kind[1](value):
+            yield f"{key} {value!r}: expected {kind[0]}, like the shipped {json.dumps(default)}"
+
+
+def _is_computed(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, str) and value[:1] in ("$", "@", "%"))
+
+
+def _kind(default: Any) -> tuple[str, Any] | None:
+    """What a value must be where ``default`` is shipped: words for it, and the test; None where anything may stand."""
+    if isinstance(default, bool):
+        return "true or false", lambda value: isinstance(value, bool)
+    if isinstance(default, int):
+        return "a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(default, float):
+        return "a finite number", lambda v: isinstance(v, int | float) and not isinstance(v, bool) and isfinite(v)
+    if isinstance(default, str) and not _is_computed(default):
+        return "a text", lambda value: isinstance(value, str)
+    return None

@@ -27,6 +27,11 @@ class Cohort:
     test: list[dict]
     fingerprint: str
 
+    @property
+    def seen(self) -> list[str]:
+        """First 16 hex digits of the SHA-256 of each image that training or validation reads."""
+        return sorted(scan["sha256"]["image"][:16] for scan in self.training + self.validation)
+
 
 def load_cohort(
     dataset_dir: str,

@@ -1,6 +1,7 @@
-"""MONAI has no volume difference, and its MCC is NaN, so left out of the mean, for a subject with nothing predicted."""
+"""The metrics that MONAI lacks, AVD and an MCC without NaN, and a reading of all that an engine has measured."""
 
 import torch
+from ignite.engine import Engine
 from monai.metrics import CumulativeIterationMetric, compute_confusion_matrix_metric, get_confusion_matrix
 
 
@@ -33,3 +34,14 @@ class MatthewsCorrelation(_LesionMetric):
     @staticmethod
     def _from_counts(counts: torch.Tensor) -> torch.Tensor:
         return compute_confusion_matrix_metric("mcc", counts).nan_to_num(nan=0.0)
+
+
+def column(name: str) -> str:
+    """What users see of an engine's metric: ``val_mean_dice`` is "dice", ``val_avd`` "avd"."""
+    return name.removeprefix("val_").removeprefix("mean_")
+
+
+def per_subject(evaluator: Engine, n_subjects: int) -> dict[str, list[float]]:
+    """The subjects' values of each metric by its column, in the loader's order; several classes are averaged."""
+    details = evaluator.state.metric_details.items()
+    return {column(name): values.reshape(n_subjects, -1).double().mean(1).tolist() for name, values in details}

@@ -1,4 +1,4 @@
-"""nilearn draws one view at a time: this is three planes through the lesion and a row of axial slices, as a PNG."""
+"""The picture of a scan: three planes through the lesion and a row of axial slices with outlines, as a PNG."""
 
 import io
 import warnings
@@ -10,24 +10,19 @@ from monai.data import MetaTensor
 
 
 def draw(image: MetaTensor, outlines: dict[str, MetaTensor], title: str = "", n_axial: int = 7) -> bytes:
-    """A PNG of ``image`` (1, D, H, W) with each mask (1, D, H, W, greater than 0) outlined in the colour that names it.
+    """A PNG of ``image`` (1, D, H, W) under ``title``; each of ``outlines`` is a mask of that shape by its colour.
 
-    The planes go through the largest slices of the first mask that is not empty; the axial row covers it.
-
-    Args:
-        image: the scan.
-        outlines: a mask for each matplotlib colour, on the same grid.
-        title: what to write above it.
-        n_axial: slices of the lower row.
+    The planes go through the largest slices of the first mask that is not empty; ``n_axial`` axial ones cover it.
     """
     from nilearn import plotting  # 1 s, and not every run draws
 
-    scan = nib.Nifti1Image(image[0].float().numpy(), image.affine.numpy())
-    masks = {c: nib.Nifti1Image((mask[0].numpy() > 0).astype(np.float32), scan.affine) for c, mask in outlines.items()}
+    scan = _nifti(image)
+    masks = {colour: _nifti(mask > 0) for colour, mask in outlines.items()}
     centre, heights = _where(next((m for m in masks.values() if m.get_fdata().any()), None), scan, n_axial)
     figure = Figure(figsize=(11, 6), facecolor="black")
-    style = {"black_bg": True, "annotate": True, "draw_cross": False, "colorbar": False, "vmin": 0}
-    style["vmax"] = float(np.percentile(scan.get_fdata(), 99.5)) or 1.0
+    darkest, brightest = np.percentile(scan.get_fdata(), [0, 99.5])
+    style = {"black_bg": True, "annotate": True, "draw_cross": False, "colorbar": False}
+    style |= {"vmin": min(0.0, darkest), "vmax": brightest or 1.0}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No contour levels were found")
         for mode, cuts, box in (("ortho", centre, (0, 0.34, 1, 0.6)), ("z", heights, (0, 0, 1, 0.34))):
@@ -39,6 +34,12 @@ def draw(image: MetaTensor, outlines: dict[str, MetaTensor], title: str = "", n_
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=80, facecolor="black")
     return picture.getvalue()
+
+
+def _nifti(volume: MetaTensor) -> nib.Nifti1Image:
+    """``volume`` (1, D, H, W) for nilearn, which draws no axis of one voxel: such a slice is there twice."""
+    array = volume[0].float().numpy()
+    return nib.Nifti1Image(np.pad(array, [(0, int(n == 1)) for n in array.shape], "edge"), volume.affine.numpy())
 
 
 def _where(mask: nib.Nifti1Image | None, scan: nib.Nifti1Image, n: int) -> tuple[tuple[float, ...], list[float]]:

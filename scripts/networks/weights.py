@@ -1,7 +1,6 @@
-"""MONAI's checkpoint handlers delete the old file before writing the new, and fail on another width with a page."""
+"""Weights and the card beside them: what is needed to rebuild the network, and to trust it."""
 
-import json
-import tempfile
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,59 +8,112 @@ from typing import Any
 import monai
 import torch
 from ignite.engine import Engine
-from ignite.handlers import DiskSaver
 
 from scripts.common.errors import InputError
-from scripts.common.files import replace_file
+from scripts.common.json_file import check_json, read_json
+
+# A card is data that people share: what it names is built from these modules only, and nothing in it is evaluated.
+NETWORKS = ("monai.networks.nets", "scripts.networks.meshnet")
+INTENSITY = ("monai.transforms",)
+_COMPONENT = {"type": "object", "required": ["_target_"], "properties": {"_target_": {"type": "string"}}}
+_THREE = {"type": "array", "minItems": 3, "maxItems": 3}
+CARD = {
+    "type": "object",
+    "required": ["network_def", "spacing", "spatial_size", "intensity"],
+    "properties": {
+        "network_def": _COMPONENT,
+        "spacing": {**_THREE, "items": {"type": "number", "exclusiveMinimum": 0}},
+        "spatial_size": {**_THREE, "items": {"type": "integer", "minimum": 1}},
+        "intensity": {"type": "array", "items": _COMPONENT},
+        "trained_on": {"type": "array", "items": {"type": "string"}},
+        "threshold": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        "min_volume": {"type": "number", "minimum": 0},
+        "flip_averaging": {"type": "boolean"},
+    },
+}
+HINT = "training writes the card beside its weights, see models/README.md"
 
 
-class _AtomicDiskSaver(DiskSaver):
-    """Puts the new file in the place of the old one when it is whole."""
+def read_card(ckpt_path: str) -> dict:
+    """The card beside ``ckpt_path``: what it must hold is in ``CARD``, spacing in mm and both of the grid in RAS order.
 
-    def __init__(self, dirname: str, filename: str | None, card: dict | None) -> None:
-        super().__init__(tempfile.gettempdir(), require_empty=False)  # it would make the folder before it is claimed
-        self.dirname, self.filename = Path(dirname), filename
-        self.card = card
-
-    def _save_func(self, checkpoint: Mapping, path: Path, func: Any) -> None:
-        path = path if self.filename is None else self.dirname / self.filename
-        with replace_file(path, "wb") as file:
-            func(checkpoint, file)
-        if self.card is not None:
-            with replace_file(path.with_suffix(".json")) as file:
-                file.write(json.dumps(self.card, indent=4) + "\n")
-
-    def remove(self, filename: str) -> None:
-        if self.filename is None:  # a fixed name is replaced, not removed
-            (self.dirname / filename).unlink(missing_ok=True)
-
-
-class CheckpointSaver(monai.handlers.CheckpointSaver):
-    """MONAI's saver, but atomic, right after a resume, and an exception leaves no "final" checkpoint behind.
-
-    Args:
-        save_dir: folder, made when something is saved.
-        args: further arguments of ``monai.handlers.CheckpointSaver``.
-        card: what must be known to use the weights (width, grid, cohort); written as JSON beside each checkpoint.
-        kwargs: the same by name.
+    Raises:
+        InputError: no weights, no card, or a card that is not as ``CARD`` says.
     """
+    if not Path(ckpt_path).is_file():
+        raise InputError(f"{ckpt_path}: no such file; train first, or give the weights with --ckpt_path")
+    path = Path(ckpt_path).with_suffix(".json")
+    card = read_json(path, HINT)
+    if isinstance(card, dict) and "network_def" not in card and "channels" in card:  # of version 0.4.0 or before
+        network = {"_target_": "scripts.networks.meshnet.MeshNet", "channels": card["channels"]}
+        scaling = {"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0}
+        card = {**card, "network_def": network, "intensity": [scaling]}
+    check_json(path, card, CARD, HINT)
+    return card
 
-    def __init__(self, save_dir: str, *args: Any, card: dict | None = None, **kwargs: Any) -> None:
-        super().__init__(tempfile.gettempdir(), *args, **kwargs)
-        self.save_dir = save_dir
-        for checkpoint in (self._final_checkpoint, self._key_metric_checkpoint, self._interval_checkpoint):
-            if checkpoint is not None:
-                filename = checkpoint.save_handler.filename
-                checkpoint.save_handler = _AtomicDiskSaver(self.save_dir, filename, card)
 
-    def metrics_completed(self, engine: Engine) -> None:
-        """Save if this epoch is the best: by the engine's own record, which a resume restores."""
-        if getattr(engine.state, "best_metric_epoch", engine.state.epoch) == engine.state.epoch:
-            super().metrics_completed(engine)
+def network_from_card(card: dict) -> torch.nn.Module:
+    """The network that a card describes, without weights.
 
-    def exception_raised(self, engine: Engine, e: Exception) -> None:
-        """Do not save an unfinished run as a finished one."""
-        raise e
+    Raises:
+        InputError: a network or an argument that does not exist.
+    """
+    return _build("network_def", card["network_def"], NETWORKS)
+
+
+def intensity_from_card(card: dict) -> monai.transforms.Compose:
+    """The transforms that scale the intensities as they were in training.
+
+    Raises:
+        InputError: a transform or an argument that does not exist.
+    """
+    return monai.transforms.Compose([_build("intensity", definition, INTENSITY) for definition in card["intensity"]])
+
+
+def _build(key: str, definition: dict, modules: tuple[str, ...]) -> Any:
+    """What ``definition`` names, from one of ``modules``; a name without a module is from the first."""
+    arguments = dict(definition)
+    module, _, name = arguments.pop("_target_").rpartition(".")
+    module = module or modules[0]
+    kind = getattr(importlib.import_module(module), name, None) if module in modules else None
+    if not isinstance(kind, type):
+        raise InputError(f"card: {key}: {module}.{name} is no class of {' or '.join(modules)}; refused")
+    try:
+        return kind(**arguments)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"card: {key}: {name} cannot be built ({error})") from error
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict:
+    """What ``torch.save`` wrote to ``path``, without running any code in it.
+
+    Raises:
+        InputError: no such file, no torch checkpoint, or one that holds code.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file; train first, or give the weights with --ckpt_path")
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # zip, pickle and torch raise unrelated types for a file that is no checkpoint
+        if "Unsupported global" in str(error) or "Unsupported operand" in str(error):
+            raise InputError(f"{path}: contains code besides weights, refused; save a state_dict") from error
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise InputError(f"{path}: not a torch checkpoint ({reason})") from error
+
+
+def refuse_other_weights(path: str, ours: Mapping, theirs: Mapping) -> None:
+    """Raise InputError if the weights ``theirs``, from ``path``, are not of the network with the weights ``ours``."""
+    if not isinstance(theirs, Mapping):
+        raise InputError(f"{path}: not weights but a {type(theirs).__name__}; save a state_dict")
+    for key in [*ours, *theirs]:
+        if key not in ours or key not in theirs:
+            where = "the network" if key not in ours else "the file"
+            raise InputError(f"{path}: not weights of this network ({where} has no {key})")
+        if ours[key].shape != theirs[key].shape:
+            raise InputError(
+                f"{path}: weights of another network, {key} is {tuple(theirs[key].shape)} there and "
+                f"{tuple(ours[key].shape)} here; give the arguments of the network that was trained (--channels, ...)"
+            )
 
 
 class CheckpointLoader(monai.handlers.CheckpointLoader):
@@ -69,79 +121,30 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
 
     Args:
         args: arguments of ``monai.handlers.CheckpointLoader``.
-        held_out: ``cohort`` and ``fold`` that are evaluated; weights whose card names this cohort and another fold were
-            trained on these scans.
+        held_out: the scans that are evaluated, with the ``sha256`` of their ``image``; weights whose card says that
+            they were trained on one of them are refused.
         kwargs: the same by name.
 
     Raises:
         InputError: no such file, no torch checkpoint, weights of another network, or trained on these scans.
     """
 
-    def __init__(self, *args: Any, held_out: dict | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, held_out: list[dict] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.held_out = held_out
+        self.held_out = held_out or []
 
     def __call__(self, engine: Engine) -> None:
         """Load; called when the engine starts."""
-        card = Path(self.load_path).with_suffix(".json")
-        if self.held_out and card.is_file():
-            ours, theirs = self.held_out, json.loads(card.read_text())
-            if theirs.get("cohort") == ours["cohort"] and theirs.get("fold") != ours["fold"]:
+        if self.held_out and Path(self.load_path).with_suffix(".json").is_file():
+            seen = set(read_card(self.load_path).get("trained_on", []))
+            known = [scan["image"] for scan in self.held_out if scan["sha256"]["image"][:16] in seen]
+            if known:
                 raise InputError(
-                    f"{self.load_path}: trained with fold {theirs.get('fold')} held out, so on scans of fold "
-                    f"{ours['fold']}, which would be the test set here; pass --fold {theirs.get('fold')}"
+                    f"{self.load_path}: trained on {len(known)} of the {len(self.held_out)} scans that are the test "
+                    f"set here, such as {known[0]}; give the --fold that these weights held out, or other weights"
                 )
         weights = read_checkpoint(self.load_path, self.map_location)
         for name, module in self.load_dict.items():
-            refuse_other_weights(self.load_path, module.state_dict(), weights.get(name, weights))
+            theirs = weights.get(name, weights) if isinstance(weights, Mapping) else weights
+            refuse_other_weights(self.load_path, module.state_dict(), theirs)
         super().__call__(engine)
-
-
-def refuse_other_weights(path: str, ours: Mapping, theirs: Mapping) -> None:
-    """Raise InputError if the weights ``theirs``, from ``path``, are not of the network with the weights ``ours``."""
-    for key in [*ours, *theirs]:
-        if key not in ours or key not in theirs:
-            where = "the network" if key not in ours else "the file"
-            raise InputError(f"{path}: not weights of this network ({where} has no {key})")
-        if ours[key].shape != theirs[key].shape:
-            raise InputError(
-                f"{path}: weights of another width, {key} is {tuple(theirs[key].shape)} there and "
-                f"{tuple(ours[key].shape)} here; pass --channels {len(theirs['layers.0.0.weight'])}"
-            )
-
-
-def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict:
-    """What ``torch.save`` wrote to ``path``, without running any code in it.
-
-    Raises:
-        InputError: no such file, or no torch checkpoint.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file; train first, or give the weights with --ckpt_path")
-    try:
-        return torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # zip, pickle and torch raise unrelated types for a file that is no checkpoint
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise InputError(f"{path}: not a torch checkpoint ({reason})") from error
-
-
-def read_card(ckpt_path: str) -> dict:
-    """The model card that was written beside ``ckpt_path``: at least ``channels``, ``spacing``, ``spatial_size``.
-
-    Raises:
-        InputError: no weights or no card.
-    """
-    if not Path(ckpt_path).is_file():
-        raise InputError(
-            f"{ckpt_path}: no such file; train first (python -m monai.bundle run training --config_file "
-            "configs/train.json) or give the weights with --ckpt_path"
-        )
-    card = Path(ckpt_path).with_suffix(".json")
-    try:
-        content = json.loads(card.read_text())
-        return {**content, **{key: content[key] for key in ("channels", "spacing", "spatial_size")}}
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{card}: the weights' card is missing or incomplete ({error}); training writes it, "
-            'or write {"channels": 26, "spacing": [1, 1, 1], "spatial_size": [256, 256, 256]} with your values'
-        ) from error

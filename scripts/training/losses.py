@@ -26,6 +26,8 @@ class WeightedCrossEntropyLoss(nn.CrossEntropyLoss):
     def __init__(self, weight: list[float], label_smoothing: float = 0.0) -> None:
         if min(weight) < 0 or max(weight) <= 0:
             raise ValueError(f"class weights must not be negative, nor all zero, got {weight}")
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
         super().__init__(weight=torch.as_tensor(weight, dtype=torch.float32), label_smoothing=label_smoothing)
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

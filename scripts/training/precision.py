@@ -1,4 +1,4 @@
-"""MONAI autocasts on CUDA alone: this inferer does it on the CPUs that compute in bfloat16 by themselves."""
+"""Mixed precision on any device: MONAI's ``amp`` autocasts on CUDA alone, this inferer also on CPUs with bfloat16."""
 
 from typing import Any
 
@@ -8,35 +8,50 @@ from monai.inferers import SimpleInferer
 from scripts.common.errors import InputError
 
 
-class AutocastInferer(SimpleInferer):
-    """Runs the network in bfloat16 on a CPU with native support; on CUDA the engine's ``amp`` does it.
+def autocast_dtype(amp: bool, device: torch.device | str, dtype: str = "auto") -> torch.dtype | None:
+    """The type that convolutions compute in: None is float32.
 
     Args:
-        precision: "auto" (on CUDA fp16, on a CPU bf16 where it is native, else fp32), "bf16", "fp16" or "fp32".
+        amp: False is float32 everywhere.
         device: where the network is.
+        dtype: "float16", "bfloat16", or "auto": float16 on CUDA, on a CPU bfloat16 where it multiplies that in
+            hardware (emulation is slower than float32).
 
     Raises:
-        InputError: another precision, or fp16 on a CPU.
+        InputError: another dtype, or float16 on a CPU.
     """
-
-    def __init__(self, precision: str = "auto", device: torch.device | str = "cpu") -> None:
-        super().__init__()
-        if precision not in ("auto", "bf16", "fp16", "fp32"):
-            raise InputError(f"precision {precision}: expected auto, bf16, fp16 or fp32")
-        on_cpu = torch.device(device).type == "cpu"
-        if precision == "fp16" and on_cpu:
-            raise InputError("precision fp16: CPUs have no fast float16; use auto, bf16 or fp32")
-        self.enabled = on_cpu and (precision == "bf16" or (precision == "auto" and has_bfloat16()))
-
-    def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The network's output in float32."""
-        if not self.enabled:
-            return super().__call__(inputs, network, *args, **kwargs)
-        with torch.autocast("cpu", torch.bfloat16):
-            return super().__call__(inputs, network, *args, **kwargs).float()
+    if dtype not in ("auto", "bfloat16", "float16"):
+        raise InputError(f"amp_dtype {dtype}: expected auto, bfloat16 or float16 (float32 is --amp false)")
+    on_cpu = torch.device(device).type == "cpu"
+    if not amp:
+        return None
+    if dtype == "auto":
+        dtype = "float16" if not on_cpu else "bfloat16" if has_bfloat16() else None
+    if dtype == "float16" and on_cpu:
+        raise InputError("amp_dtype float16: CPUs have no fast float16; use auto or bfloat16")
+    return dtype and getattr(torch, dtype)
 
 
 def has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware; emulation is slower than float32."""
+    """Whether this CPU multiplies bfloat16 in hardware."""
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+class AutocastInferer(SimpleInferer):
+    """Runs the network under autocast on a CPU; on CUDA the engine's ``amp`` does it.
+
+    Args:
+        dtype: what ``autocast_dtype`` returns.
+    """
+
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The network's output in float32 (on a CPU)."""
+        if self.dtype is None or inputs.device.type != "cpu":
+            return super().__call__(inputs, network, *args, **kwargs)
+        with torch.autocast("cpu", self.dtype):
+            return super().__call__(inputs, network, *args, **kwargs).float()

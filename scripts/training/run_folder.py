@@ -1,6 +1,7 @@
 """MONAI writes over earlier results in silence and keeps no record of a run: this claims its folders and records it."""
 
 import datetime
+import functools
 import json
 import logging
 import os
@@ -8,7 +9,9 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ignite
 import monai
@@ -18,97 +21,129 @@ from filelock import FileLock, Timeout
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
+from scripts.common.json_file import read_json
 from scripts.networks.weights import read_checkpoint
 
 logger = logging.getLogger("meshnet")
-FORMAT = 1  # of the training state; counted up when its content changes
+FORMAT = 2  # of the training state; counted up when its content changes
 RECIPE = Path(__file__).resolve().parents[2] / "configs" / "train.json"
+# What may differ between a run and its continuation: where things are, how they are loaded, what is shown. The scans
+# themselves are compared by the cohort's fingerprint.
+PLACES = ("bundle_root", "default_cohort", "dataset_dir", "datalist", "output_dir", "ckpt_dir", "model_path", "device")
+LOADING = ("cache", "cache_dir", "cache_gigabytes", "num_workers", "save_interval")
+SHOWN = ("report", "resume", "overwrite", "debug", "imports", "initialize", "run", "training")
+MAY_DIFFER = {*PLACES, *LOADING, *SHOWN}
+RESULTS = ("checkpoint_last.pt", "checkpoint_failed.pt", "model.pt", "model.json", "history.csv", "report.html")
 
 
 class RunFolder:
     """The folders of one training run: nobody else's while it lives, and never an earlier run's unless asked for.
 
-    ``facts`` is what is kept of the run, in the training state and in ``run.json``.
+    ``facts`` is what is kept of the run, in the training state and in ``run.json``; ``differences`` is what differs
+    from the shipped recipe.
 
     Args:
         output_dir: folder for the history and ``run.json``.
         ckpt_dir: folder for weights and ``checkpoint_last.pt``.
-        config: the config, overrides included.
-        settings: what must not change between a run and its continuation.
+        config: the config, overrides included, macros resolved.
+        cohort: fingerprint of what is trained on.
         resume: continue the run in ``ckpt_dir``, if there is one.
-        overwrite: replace the runs in ``output_dir`` and ``ckpt_dir``.
+        overwrite: replace the runs in ``output_dir`` and ``ckpt_dir``, once this one has made its first step.
+
+    Raises:
+        InputError: a folder is named by an empty text.
     """
 
     def __init__(
-        self,
-        output_dir: str,
-        ckpt_dir: str,
-        config: dict,
-        settings: dict,
-        resume: bool | str = False,
-        overwrite: bool | str = False,
+        self, output_dir: str, ckpt_dir: str, config: dict, cohort: str, resume: bool = False, overwrite: bool = False
     ) -> None:
+        for key, folder in (("output_dir", output_dir), ("ckpt_dir", ckpt_dir)):
+            if not str(folder).strip():
+                raise InputError(f"{key}: is empty; give a folder")
         self.path, self.record = Path(ckpt_dir) / "checkpoint_last.pt", Path(output_dir) / "run.json"
-        self.facts = _facts(config, settings)
-        self.resume, self.overwrite = (str(option).lower() == "true" for option in (resume, overwrite))
+        self.facts = _facts(config, cohort)
+        self.differences = {name: ours for name, _, ours in _differences(_recipe(), self.facts["config"])}
+        self.resume, self.overwrite = resume, overwrite
         self.locks: list[FileLock] = []
         self.state: dict | None = None  # what an earlier run has left to continue from
+        self._continued_from: int | None = None
 
     def claim(self) -> None:
-        """Take the folders for this process, find the state to continue from, and record the run; once.
+        """Take the folders for this process and find the state to continue from; nothing is written or removed yet.
 
         Raises:
-            InputError: a folder holds a run, is in use, or holds a state that these settings cannot continue.
+            InputError: a folder holds a run, is in use, or holds a state that this config cannot continue.
         """
         if self.locks:
             return
         self.locks = [_lock(folder) for folder in dict.fromkeys((self.path.parent, self.record.parent))]
-        results = (self.path, self.path.with_name("model.pt"), self.record.with_name("history.csv"))
-        earlier = [path for path in results if path.exists()]
+        earlier = self._earlier("checkpoint_last.pt", "model.pt", "history.csv")
         if self.resume and self.path.exists():
             self.state = read_checkpoint(self.path)
             self._refuse_other_run(self.state)
-        elif self.overwrite or (self.resume and self._began_here()):
-            for path in earlier:
-                path.unlink()
-        elif earlier:
+            self._continued_from = self.state["trainer"]["iteration"]
+        elif earlier and not self.overwrite and not (self.resume and self._began_here()):
             raise InputError(
                 f"{earlier[0]}: {_describe(self.path)}; --resume true continues it, --overwrite true replaces it, "
                 "--output_dir and --ckpt_dir put this run elsewhere"
             )
-        self._write_record()
+
+    def begin(self) -> None:
+        """Remove what an earlier run has left, unless this one continues it, and record this one.
+
+        Called when a first step has succeeded, so that a run that cannot even start costs nobody's results.
+        """
+        now = {"date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "command": _command()}
+        record = {**now, **self.facts, "continued": []}
+        if self._continued_from is None:
+            for path in self._earlier(*RESULTS):
+                path.unlink()
+        elif self.record.is_file():
+            record = read_json(self.record, "put the run's own record back, or delete it")
+            record["continued"].append({**now, "from_iteration": self._continued_from})
+        with replace_file(self.record) as file:
+            json.dump(record, file, indent=4)
+            file.write("\n")
+
+    def release(self) -> None:
+        """Give the folders back, in a process that goes on after the run."""
+        for lock in self.locks:
+            lock.release()
+        self.locks = []
+
+    def _earlier(self, *names: str) -> list[Path]:
+        folders = dict.fromkeys((self.path.parent, self.record.parent))
+        return [folder / name for folder in folders for name in names if (folder / name).exists()]
 
     def _began_here(self) -> bool:
         """Whether this very run was here, and was killed before it had saved its first state."""
-        return self.record.is_file() and json.loads(self.record.read_text())["settings"] == self.facts["settings"]
+        if not self.record.is_file():
+            return False
+        record = read_json(self.record, "put the run's own record back, or delete it")
+        return record["cohort"] == self.facts["cohort"] and not self._different(record["config"])
+
+    def _different(self, config: dict) -> list[str]:
+        differences = _differences(config, self.facts["config"])
+        return [f"{name} is {theirs} there and {ours} here" for name, theirs, ours in differences]
 
     def _refuse_other_run(self, state: dict) -> None:
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise InputError(
                 f"{self.path}: not a training state of this version (format {FORMAT}); it cannot be resumed"
             )
-        ours, theirs = self.facts["settings"], state["facts"]["settings"]
-        different = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+        theirs = state["facts"]
+        different = self._different(theirs["config"])
+        if theirs["cohort"] != self.facts["cohort"]:
+            different.append(f"the scans, their split or the grid differ (fingerprint {theirs['cohort']})")
         if different:
-            what = "; ".join(f"{key} is {theirs.get(key)} there and {ours.get(key)} here" for key in different)
             raise InputError(
-                f"{self.path}: a state of another run ({what}); use the same values, or another --ckpt_dir"
+                f"{self.path}: a state of another run ({'; '.join(different)}); use the same values, or another "
+                "--ckpt_dir"
             )
-        for what in ("config", "versions", "hardware"):
-            ours, theirs = self.facts[what], state["facts"][what]
-            for key in sorted({*ours, *theirs} - {"resume", "overwrite", "debug"}):
-                if ours.get(key) != theirs.get(key):
-                    logger.warning(f"{key} was {theirs.get(key)} when the state was saved and is {ours.get(key)} now")
-
-    def _write_record(self) -> None:
-        now = {"date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "command": _command()}
-        record = {**now, **self.facts, "continued": []}
-        if self.state is not None and self.record.is_file():
-            record = json.loads(self.record.read_text())
-            record["continued"].append({**now, "from_iteration": self.state["trainer"]["iteration"]})
-        with replace_file(self.record) as file:
-            json.dump(record, file, indent=4, default=str)
-            file.write("\n")
+        for what in ("versions", "hardware"):
+            for key, now in self.facts[what].items():
+                if theirs[what].get(key) != now:
+                    logger.warning(f"{key} was {theirs[what].get(key)} when the state was saved and is {now} now")
 
 
 def _lock(folder: Path) -> FileLock:
@@ -133,11 +168,11 @@ def _describe(path: Path) -> str:
     )
 
 
-def _facts(config: dict, settings: dict) -> dict:
+def _facts(config: dict, cohort: str) -> dict:
     facts = {
-        "settings": settings,
-        "overrides": _differences(config),
-        "config": {key: value for key, value in config.items() if key != "_meta_"},
+        "cohort": cohort,
+        "overrides": {key: value for key, value in config.items() if key[0] != "_" and _recipe().get(key) != value},
+        "config": {key: value for key, value in config.items() if key[0] != "_"},
         "versions": {
             "python": platform.python_version(),
             **{module.__name__: str(module.__version__) for module in (monai, torch, ignite, np)},
@@ -153,13 +188,25 @@ def _facts(config: dict, settings: dict) -> dict:
     return json.loads(json.dumps(facts, default=str))  # what a state may hold, whatever objects a program passed
 
 
-def _differences(config: dict) -> dict:
-    """What differs from train.json, as an overlay."""
+@functools.cache
+def _recipe() -> dict:
+    """The shipped recipe, its macros resolved."""
     recipe = monai.bundle.ConfigParser()
     recipe.read_config(str(RECIPE))
     recipe.parse()
-    theirs = recipe.get()
-    return {key: value for key, value in config.items() if key[0] != "_" and theirs.get(key) != value}
+    return recipe.get()
+
+
+def _differences(theirs: dict, ours: dict, above: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Name, value there and value here of what differs, as deep as both are blocks; ``MAY_DIFFER`` is left out."""
+    for key in {**theirs, **ours}:
+        there, here = theirs.get(key), ours.get(key)
+        if there == here or (not above and (key[0] == "_" or key in MAY_DIFFER)):
+            continue
+        if isinstance(there, dict) and isinstance(here, dict):
+            yield from _differences(there, here, f"{above}{key}#")
+        else:
+            yield f"{above}{key}", there, here
 
 
 def _command() -> str:

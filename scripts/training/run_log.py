@@ -1,9 +1,9 @@
 """MONAI's StatsHandler logs training and validation apart and nothing of the run: this is one line an epoch."""
 
 import csv
+import json
 import logging
 import time
-from pathlib import Path
 
 import ignite
 import monai
@@ -13,6 +13,7 @@ from monai.handlers import from_engine
 
 from scripts.common.files import replace_file
 from scripts.data.cohort import Cohort
+from scripts.training.run_folder import RunFolder
 
 logger = logging.getLogger("meshnet")
 
@@ -26,18 +27,14 @@ class RunLog:
 
     Args:
         cohort: the split that is trained on.
-        evaluator: the validation engine; its first metric of ``metrics`` is the one that is maximized.
-        metrics: names of the validation metrics to show.
-        settings: names and values to show at the start.
-        output_dir: folder for ``history.csv``.
+        evaluator: the validation engine, whose metrics are shown; the key metric is the one that is maximized.
+        run_folder: where ``history.csv`` goes, and what differs from the shipped recipe.
         model_path: where the weights for use are saved.
     """
 
-    def __init__(
-        self, cohort: Cohort, evaluator: Engine, metrics: list[str], settings: dict, output_dir: str, model_path: str
-    ) -> None:
-        self.cohort, self.evaluator, self.metrics, self.settings = cohort, evaluator, metrics, settings
-        self.history, self.model_path = Path(output_dir) / "history.csv", model_path
+    def __init__(self, cohort: Cohort, evaluator: Engine, run_folder: RunFolder, model_path: str) -> None:
+        self.cohort, self.evaluator, self.differences = cohort, evaluator, run_folder.differences
+        self.history, self.model_path = run_folder.record.with_name("history.csv"), model_path
         self._loss_of = from_engine("loss", first=True)
         self._scale = self._waited = self._trained = 0.0
 
@@ -56,14 +53,11 @@ class RunLog:
     def _started(self, trainer: Engine) -> None:
         cohort, network = self.cohort, trainer.network
         n_parameters = sum(p.numel() for p in network.parameters())
-        precision = "fp16 mixed precision" if trainer.amp else "fp32"
-        if getattr(getattr(trainer, "inferer", None), "enabled", False) or "dtype" in getattr(
-            trainer, "amp_kwargs", {}
-        ):
-            precision = "bf16 mixed precision"
+        dtype = str(getattr(getattr(trainer, "inferer", None), "dtype", None) or torch.float32).removeprefix("torch.")
         logger.info(f"MONAI {monai.__version__}, torch {torch.__version__}, Ignite {ignite.__version__}")
-        logger.info(f"{type(network).__name__}: {n_parameters:,} parameters; {precision} on {trainer.state.device}")
-        logger.info("Settings: " + ", ".join(f"{name} {value}" for name, value in self.settings.items()))
+        logger.info(f"{type(network).__name__}: {n_parameters:,} parameters; {dtype} on {trainer.state.device}")
+        differences = ", ".join(f"{name} {json.dumps(value)}" for name, value in self.differences.items())
+        logger.info(f"Differs from train.json: {differences or 'nothing'}")
         logger.info(
             f"Cohort: {cohort.name}; {len(cohort.training)} training, {len(cohort.validation)} validation, "
             f"{len(cohort.test)} test scans; grid {'x'.join(map(str, cohort.spatial_size))}, spacing "
@@ -102,13 +96,16 @@ class RunLog:
         log = trainer.state.run_log
         loss, lr = float(torch.as_tensor(log["losses"]).mean()), trainer.optimizer.param_groups[0]["lr"]
         validated = self.evaluator.state.epoch == epoch
-        values = [self.evaluator.state.metrics[name] for name in self.metrics] if validated else []
-        log["rows"].append([epoch, loss, lr, *(values or [""] * len(self.metrics)), log["skipped_steps"]])
+        values = dict(self.evaluator.state.metrics) if validated else {}
+        log["rows"].append({"epoch": epoch, "loss": loss, "lr": lr, **values, "skipped_steps": log["skipped_steps"]})
+        columns = max((list(row) for row in log["rows"]), key=len)  # an epoch without validation has fewer
         with replace_file(self.history) as file:
-            csv.writer(file).writerows([["epoch", "loss", "lr", *self.metrics, "skipped_steps"], *log["rows"]])
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(log["rows"])
         skipped = f"  {log['skipped_steps']} fp16 steps skipped" if log["skipped_steps"] else ""
         log["losses"], log["skipped_steps"] = [], 0
-        shown = "".join(f"  {name} {value:.3f}" for name, value in zip(self.metrics, values, strict=False))
+        shown = "".join(f"  {name} {value:.3f}" for name, value in values.items())
         best = "  best" if validated and self.evaluator.state.best_metric_epoch == epoch else ""
         width = len(str(trainer.state.max_epochs))
         waited = self._waited / max(self._waited + self._trained, 1e-9)
@@ -121,7 +118,7 @@ class RunLog:
     def _completed(self, trainer: Engine) -> None:
         state = self.evaluator.state
         if self.cohort.validation:
-            logger.info(f"Best {self.metrics[0]} {state.best_metric:.3f} at epoch {state.best_metric_epoch}")
+            logger.info(f"Best {state.key_metric_name} {state.best_metric:.3f} at epoch {state.best_metric_epoch}")
         which = "best" if self.cohort.validation else "final"
         logger.info(f"Weights ({which}): {self.model_path}; history: {self.history}")
         logger.info(

@@ -29,39 +29,43 @@ class TrainingState:
 
     On SIGTERM or SIGINT the state is saved after the optimizer step (or the validation scan) that is under way, and the
     process exits with 128 plus the signal's number. A loss that is not finite is saved as ``checkpoint_failed.pt``.
-    Attach it after the validation handler and the run log.
+    It hooks itself in when the trainer starts, so behind whatever else is attached, an overlay's handlers included.
 
     Args:
         save_dict: what has a ``state_dict``: network, optimizer, schedule, an EMA if there is one.
         run_folder: where the state is, and the state to continue from.
         evaluator: the validation engine, whose best metric belongs to the state.
         save_interval: epochs between states.
+
+    Raises:
+        InputError: ``save_interval`` is below 1.
     """
 
     def __init__(
-        self,
-        save_dict: dict[str, Any],
-        run_folder: RunFolder,
-        evaluator: Engine,
-        save_interval: int = 1,
+        self, save_dict: dict[str, Any], run_folder: RunFolder, evaluator: Engine, save_interval: int = 1
     ) -> None:
+        if save_interval < 1:
+            raise InputError(f"save_interval {save_interval}: expected at least 1 epoch")
         self.save_dict, self.run_folder, self.evaluator = save_dict, run_folder, evaluator
         self.save_interval = save_interval
         self._signal: int | None = None
+        self._begun = False
         self._restore: dict[int, Any] = {}
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer and the evaluator."""
+        """Register with the trainer."""
         self.trainer = engine
         engine.add_event_handler(Events.STARTED, self._started)
-        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._refuse_infinite_loss)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop_if_told)
-        self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._stop_validation_if_told)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
-        engine.add_event_handler(Events.COMPLETED, self._completed)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._exception_raised)
 
     def _started(self, trainer: Engine) -> None:
+        if trainer.state.max_epochs < 1:
+            raise InputError(f"epochs {trainer.state.max_epochs}: expected at least 1")
+        trainer.add_event_handler(IterationEvents.LOSS_COMPLETED, self._refuse_infinite_loss)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
+        self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._stop_validation_if_told)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
+        trainer.add_event_handler(Events.COMPLETED, self._restore_signals)
+        trainer.add_event_handler(Events.EXCEPTION_RAISED, self._exception_raised)
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:  # a program that has its own handlers keeps them
                 if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
@@ -128,7 +132,10 @@ class TrainingState:
         if self._signal is not None:
             self._stop(epoch_pending=False)
 
-    def _stop_if_told(self, trainer: Engine) -> None:
+    def _iteration_completed(self, trainer: Engine) -> None:
+        if not self._begun:
+            self.run_folder.begin()
+            self._begun = True
         done = trainer.state.iteration % trainer.state.epoch_length
         if self._signal is not None and done % trainer.accumulation_steps == 0:
             self._stop(epoch_pending=done == 0)
@@ -155,10 +162,11 @@ class TrainingState:
         )
 
     def _exception_raised(self, trainer: Engine, error: BaseException) -> None:
+        self._restore_signals()
         print(file=sys.stderr)  # the message does not belong behind the progress bar
         raise error
 
-    def _completed(self, trainer: Engine) -> None:
+    def _restore_signals(self) -> None:
         for number, handler in self._restore.items():
             signal.signal(number, handler)
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import monai.bundle
 import pytest
-from conftest import EVALUATE, INFERENCE, TRAIN, bundle
+from conftest import EVALUATE, INFERENCE, TRAIN
+from monai.bundle import ConfigParser
 
-from scripts.common.errors import InputError
+from scripts.common.errors import InputError, describe, first_cause
 
 
 @pytest.fixture(autouse=True)
@@ -18,12 +19,13 @@ def plain_excepthook(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(*configs: str, **overrides: object) -> list[str]:
     """The lines with which a run is refused before it has begun."""
-    with pytest.raises(InputError) as error:
+    with pytest.raises(RuntimeError) as error:
         monai.bundle.run(config_file=list(configs), **overrides)
-    return str(error.value).splitlines()
+    assert isinstance(first_cause(error.value), InputError)
+    return describe(error.value).splitlines()
 
 
-UNREAD = 'nothing reads this key, {} (a new key is read as "@{}", or is in "allowed")'
+UNREAD = 'nothing reads this key, {} (a new key is read as "@{}")'
 
 
 @pytest.mark.parametrize(
@@ -43,43 +45,83 @@ def test_an_override_that_nothing_reads_is_refused_with_the_nearest_name(key: st
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "rule"),
+    ("key", "value", "kind"),
     [
-        ("learning_rate", -1, "exclusiveMinimum 0"),
-        ("learning_rate", "fast", "type number"),
-        ("channels", 0, "type integer, minimum 1"),
-        ("channels", 2.5, "type integer"),
-        ("fold", -1, "minimum 0"),
-        ("val_interval", 0, "minimum 1"),
-        ("epochs", 0, "minimum 1"),
-        ("epochs", 1.5, "type integer"),
-        ("epochs", True, "type integer"),
-        ("batch_size", 0, "minimum 1"),
-        ("accumulation_steps", 0, "minimum 1"),
-        ("save_interval", 0, "minimum 1"),
-        ("dropout", 1, "exclusiveMaximum 1"),
-        ("label_smoothing", 2, "maximum 1"),
-        ("warmup_fraction", -0.1, "minimum 0"),
-        ("background_weight", -0.5, "minimum 0"),
-        ("eps", 0, "exclusiveMinimum 0"),
-        ("weight_decay", -1e-5, "minimum 0"),
-        ("seed", "zero", "type integer"),
-        ("num_workers", -1, "minimum 0"),
-        ("amp", "yes", "enum"),
-        ("resume", "yes", "enum"),
-        ("dataset_dir", 7, "type string"),
-        ("inner_fold", "first", "anyOf"),
+        ("learning_rate", "fast", "a finite number, like the shipped 0.001"),
+        ("eps", float("inf"), "a finite number, like the shipped 0.0001"),
+        ("weight_decay", True, "a finite number, like the shipped 3e-05"),
+        ("channels", 2.5, "a whole number, like the shipped 16"),
+        ("channels", 5.0, "a whole number, like the shipped 16"),
+        ("epochs", True, "a whole number, like the shipped 50"),
+        ("seed", "zero", "a whole number, like the shipped 0"),
+        ("amp", "yes", "true or false, like the shipped true"),
+        ("resume", 1, "true or false, like the shipped false"),
+        ("amp_dtype", 16, 'a text, like the shipped "auto"'),
+        ("inner_fold", "first", "a whole number, like the shipped 0"),
     ],
 )
-def test_a_value_out_of_kind_or_range_is_refused_with_what_is_allowed(key: str, value: object, rule: str) -> None:
-    (line,) = run(TRAIN, run_id="training", **{key: value})
-    assert line.startswith(f"{key} {value!r}: not allowed; its rules are: ")
-    assert rule in line
+def test_a_value_of_another_kind_than_the_shipped_one_is_refused(key: str, value: object, kind: str) -> None:
+    assert run(TRAIN, run_id="training", **{key: value}) == [f"{key} {value!r}: expected {kind}"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("learning_rate", -1.0, "ValueError: Invalid learning rate: -1.0"),
+        ("weight_decay", -1e-5, "ValueError: Invalid weight_decay value: -1e-05"),
+        ("eps", -1.0, "ValueError: Invalid epsilon value: -1.0"),
+        ("channels", 0, "channels"),
+        ("dropout", 1.0, "dropout"),
+        ("label_smoothing", 2.0, "label_smoothing"),
+        ("background_weight", -0.5, "class weights"),
+        ("warmup_fraction", -0.1, "ValueError: Expected float between 0 and 1 pct_start, but got -0.1"),
+        ("warmup_fraction", 1.5, "ValueError: Expected float between 0 and 1 pct_start, but got 1.5"),
+        ("batch_size", 0, "ValueError: batch_size should be a positive integer value"),
+        ("accumulation_steps", 0, "ValueError: `accumulation_steps` must be a positive integer"),
+        ("val_interval", 0, "every"),
+        ("save_interval", 0, "save_interval 0: expected at least 1 epoch"),
+        ("num_workers", -1, "ValueError: num_workers option should be non-negative"),
+        ("fold", -1, "fold -1: this cohort has folds 0 to 2"),
+        ("fold", 7, "fold 7: this cohort has folds 0 to 2"),
+        ("amp_dtype", "float8", "amp_dtype float8: expected auto, bfloat16 or float16"),
+        ("cache", "tape", "cache tape: expected memory, disk or none"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_what_takes_it(cohort_dir: Path, key: str, value: object, line: str) -> None:
+    parser = ConfigParser()
+    parser.read_config(TRAIN)
+    parser.update({"dataset_dir": str(cohort_dir), "output_dir": "/nowhere", key: value})
+    with pytest.raises(Exception) as error:  # noqa: PT011, the line is what a user sees
+        parser.get_parsed_content("train#trainer")
+    assert line in describe(error.value)
+    assert not Path("/nowhere").exists()
+
+
+@pytest.mark.parametrize("word", ["true", "false", "True", "FALSE", "none"])
+def test_words_of_the_command_line_become_what_they_mean(word: str) -> None:
+    parser = ConfigParser()
+    parser.read_config(TRAIN)
+    parser.update({"amp": word, "report": word, "inner_fold": "none", "cache": "none"})
+    config = parser.get_parsed_content("config")
+    meant = {"true": True, "false": False, "none": None}[word.lower()]
+    assert config["amp"] is config["report"] is parser.get_parsed_content("amp") is meant
+    assert parser.get_parsed_content("inner_fold") is None
+    assert parser.get_parsed_content("cache") == "none"  # a text is expected there
+
+
+def test_a_block_is_had_with_its_references_resolved() -> None:
+    parser = ConfigParser()
+    parser.read_config(TRAIN)
+    parser.update({"channels": 3, "network_def#dilations": [1, 2]})
+    found = parser.get_parsed_content("config").resolved("network_def")
+    target = "scripts.networks.meshnet.MeshNet"
+    assert found.items() >= {"_target_": target, "channels": 3, "dilations": [1, 2], "dropout": 0.0}.items()
+    assert parser.get_parsed_content("network_def").classifier.in_channels == 3  # and stands to be built
 
 
 def test_all_problems_are_said_at_once(tmp_path: Path) -> None:
-    lines = run(TRAIN, run_id="training", epoch=3, channels=0, fold="x", output_dir=str(tmp_path / "out"))
-    assert [line.split(":")[0] for line in lines] == ["epoch", "fold 'x'", "channels 0"]
+    lines = run(TRAIN, run_id="training", epoch=3, channels=0.5, fold="x", output_dir=str(tmp_path / "out"))
+    assert sorted(line.split(":")[0] for line in lines) == ["channels 0.5", "epoch", "fold 'x'"]
     assert not (tmp_path / "out").exists()
 
 
@@ -92,16 +134,14 @@ def test_overlays_evaluation_and_inference_are_checked_too(tmp_path: Path) -> No
     ]
     assert run(TRAIN, EVALUATE, run_id="evaluating", ckpt_paths="x")[0].startswith("ckpt_paths: nothing reads this key")
     assert run(INFERENCE, epochs=3)[0].startswith("epochs: nothing reads this key, is it misspelt?")
-    assert run(INFERENCE, channels=0)[0].startswith("channels 0: not allowed")
+    assert run(INFERENCE, qc=3)[0].startswith("qc 3: expected true or false")
 
 
-def test_new_keys_that_are_read_or_described_are_no_misspellings(cohort_dir: Path, tmp_path: Path) -> None:
+def test_new_keys_that_are_read_are_no_misspellings(cohort_dir: Path, tmp_path: Path) -> None:
     overlay = tmp_path / "mine.json"
     new = {
         "flip_probability": 0.5,
         "train#random_transforms": [{"_target_": "RandFlipd", "keys": ["image", "label"], "prob": "@flip_probability"}],
-        "note": "for the paper",
-        "+allowed": {"note": {"type": "string"}},
         "+initialize": ["$print('started')"],
         "look": ["$print('a run of one\\'s own')"],
     }
@@ -116,31 +156,3 @@ def test_every_shipped_config_passes(trained: dict) -> None:
         workflow.initialize()
         assert run_id in workflow.parser
         assert workflow.parser.get_parsed_content("config")["bundle_root"].startswith("$")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (
-            ["--network_def#channel", 3],
-            "TypeError in scripts.networks.meshnet.MeshNet: MeshNet.__init__() got an unexpected",
-        ),
-        (["--lr_scheduler#pct_start", 3.0], "ValueError in torch.optim.lr_scheduler.OneCycleLR: Expected float betw"),
-        (["--loss_def#weight", "[1,2,3]"], "RuntimeError: weight tensor should be defined either for all or no"),
-    ],
-)
-def test_an_error_is_its_cause_in_the_last_line_and_a_traceback_on_demand(
-    cohort_dir: Path, tmp_path: Path, arguments: list, line: str
-) -> None:
-    folders = ["--dataset_dir", cohort_dir, "--output_dir", tmp_path / "eval", "--ckpt_dir", tmp_path / "models"]
-    result = bundle(
-        "training", "--config_file", TRAIN, "--channels", 2, "--epochs", 1, "--report", False, *folders, *arguments
-    )
-    assert result.returncode == 1
-    assert result.stderr.splitlines()[-1].startswith(line)
-    assert "Traceback" not in result.stderr
-    assert "ERROR" not in result.stdout
-    result = bundle("training", "--config_file", TRAIN, "--channels", 2, *folders, *arguments, "--debug", "true")
-    assert result.returncode == 1
-    assert "Traceback" in result.stderr

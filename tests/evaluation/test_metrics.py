@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from ignite.engine import Engine
 from monai.bundle import ConfigParser
 from monai.networks import one_hot
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from scripts.evaluation.metrics import AbsoluteVolumeDifference, MatthewsCorrelation
+from scripts.evaluation.metrics import AbsoluteVolumeDifference, MatthewsCorrelation, column, per_subject
 
 TRAIN = Path(__file__).resolve().parents[2] / "configs" / "train.json"
 
@@ -28,7 +29,7 @@ def masks() -> tuple[torch.Tensor, torch.Tensor]:
     return pred, true
 
 
-def per_subject(metric: object, masks: tuple) -> tuple[list[float], float]:
+def values_of(metric: object, masks: tuple) -> tuple[list[float], float]:
     """As Ignite passes them: decollated, a subject at a time."""
     for pred, true in zip(*masks, strict=True):
         metric([one_hot(pred, 2, dim=0)], [one_hot(true, 2, dim=0)])
@@ -37,14 +38,14 @@ def per_subject(metric: object, masks: tuple) -> tuple[list[float], float]:
 
 
 def test_mcc_is_scikit_learns_also_where_a_mask_is_empty(masks: tuple) -> None:
-    values, mean = per_subject(MatthewsCorrelation(), masks)
+    values, mean = values_of(MatthewsCorrelation(), masks)
     expected = [matthews_corrcoef(t.flatten(), p.flatten()) for p, t in zip(*masks, strict=True)]
     assert values == pytest.approx(expected, abs=1e-6)
     assert mean == pytest.approx(sum(expected) / 6, abs=1e-6)
 
 
 def test_avd_is_the_papers_formula_and_left_out_where_there_is_no_lesion(masks: tuple) -> None:
-    values, mean = per_subject(AbsoluteVolumeDifference(), masks)
+    values, mean = values_of(AbsoluteVolumeDifference(), masks)
     volumes = [(p.sum().item(), t.sum().item()) for p, t in zip(*masks, strict=True)]
     expected = [abs(p - t) / t if t else float("nan") for p, t in volumes]
     assert values == pytest.approx(expected, rel=1e-6, nan_ok=True)
@@ -53,7 +54,7 @@ def test_avd_is_the_papers_formula_and_left_out_where_there_is_no_lesion(masks: 
 
 def test_dice_of_the_recipe_is_scikit_learns_f1_and_counts_empty_masks(masks: tuple) -> None:
     parser = ConfigParser(json.loads(TRAIN.read_text())["validate"]["key_metric"]["val_mean_dice"]["metric_fn"])
-    values, mean = per_subject(parser.get_parsed_content(""), masks)
+    values, mean = values_of(parser.get_parsed_content(""), masks)
     expected = [f1_score(t.flatten(), p.flatten(), zero_division=1) for p, t in zip(*masks, strict=True)]
     assert expected[3:] == [0, 0, 1]
     assert values == pytest.approx(expected, abs=1e-6)
@@ -65,13 +66,13 @@ def test_dice_of_the_recipe_is_scikit_learns_f1_and_counts_empty_masks(masks: tu
 def test_mcc_is_scikit_learns_where_a_mask_is_all_lesion(pred_full: bool, true_full: bool) -> None:
     some = (torch.arange(60).reshape(1, 1, 3, 4, 5) % 7 == 0).float()
     pred, true = (torch.ones_like(some) if full else some for full in (pred_full, true_full))
-    values, _ = per_subject(MatthewsCorrelation(), (pred, true))
+    values, _ = values_of(MatthewsCorrelation(), (pred, true))
     assert values == pytest.approx([matthews_corrcoef(true.flatten(), pred.flatten())], abs=1e-6)
 
 
 def test_mcc_of_a_worst_prediction_is_minus_one() -> None:
     true = (torch.arange(60).reshape(1, 1, 3, 4, 5) % 7 == 0).float()
-    values, _ = per_subject(MatthewsCorrelation(), (1 - true, true))
+    values, _ = values_of(MatthewsCorrelation(), (1 - true, true))
     assert values == pytest.approx([-1], abs=1e-6)
 
 
@@ -82,19 +83,19 @@ def test_mcc_of_a_million_voxels_is_that_of_whole_numbers() -> None:
     pred[0, 0, 0, 0, 50] = 1
     tp, fp, fn, tn = 290_000, 10_001, 10_000, 689_999
     expected = (tp * tn - fp * fn) / math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
-    values, _ = per_subject(MatthewsCorrelation(), (pred, true))
+    values, _ = values_of(MatthewsCorrelation(), (pred, true))
     assert values == pytest.approx([expected], rel=1e-6)
 
 
 def test_a_cohort_without_any_lesion_has_no_mean_avd() -> None:
     empty = torch.zeros(2, 1, 3, 3, 3)
-    values, mean = per_subject(AbsoluteVolumeDifference(), (empty, empty))
+    values, mean = values_of(AbsoluteVolumeDifference(), (empty, empty))
     assert all(math.isnan(value) for value in [*values, mean])
 
 
 @pytest.mark.parametrize("metric", [AbsoluteVolumeDifference, MatthewsCorrelation])
 def test_a_batch_is_its_subjects_and_reset_forgets_them(metric: type, masks: tuple) -> None:
-    expected, _ = per_subject(metric(), masks)
+    expected, _ = values_of(metric(), masks)
     batched = metric()
     batched(*(one_hot(mask, 2) for mask in masks))
     batched.reset()
@@ -116,3 +117,14 @@ def test_large_volumes_are_exact() -> None:
 def test_other_shapes_are_refused(shape: tuple) -> None:
     with pytest.raises(ValueError, match="expected two one-hot masks"):
         MatthewsCorrelation()(torch.zeros(1, 2, 4, 4, 4), torch.zeros(shape))
+
+
+def test_what_an_engine_has_measured_is_read_from_it_by_the_names_that_users_see() -> None:
+    engine = Engine(lambda engine, batch: None)
+    classes = torch.tensor([[1.0, 0.5], [0.75, 0.25], [1.0, math.nan]])
+    engine.state.metric_details = {"val_mean_dice_with_background": classes, "val_avd": torch.tensor([0.5, 0.1, 2.0])}
+    values = per_subject(engine, 3)
+    assert list(values) == ["dice_with_background", "avd"]
+    assert values["dice_with_background"] == pytest.approx([0.75, 0.5, math.nan], nan_ok=True)
+    assert values["avd"] == pytest.approx([0.5, 0.1, 2.0])
+    assert [column(name) for name in ("val_mean_dice", "val_mcc", "surface")] == ["dice", "mcc", "surface"]

@@ -61,3 +61,16 @@ def test_the_planes_cross_in_the_largest_slices() -> None:
     assert sorted(heights) == heights
     assert heights[0] < 2 * 3
     assert heights[-1] > 2 * 16
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_scan_of_one_slice_is_drawn_with_its_outline(axis: int) -> None:
+    scan, lesion = (array.take([int(0.65 * array.shape[axis])], axis) for array in head())
+    scan, lesion = (volume(np.ascontiguousarray(array), AFFINES["RAS"]) for array in (scan, lesion))
+    assert red(pixels(draw(scan, {"red": lesion}))) > 100
+
+
+def test_values_below_zero_are_drawn() -> None:
+    scan, lesion = (volume(array, AFFINES["RAS"]) for array in head())
+    assert red(pixels(draw(scan - 2, {"red": lesion}))) > 200

@@ -8,18 +8,19 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from scripts.evaluation.subject_table import SubjectTable
+from scripts.evaluation.subject_table import SubjectTable, harmless
 
 FACTS = ("subject", "session", "acquisition", "lesion_volume", "image")
 
 
-def tabulate(folder: Path, dice: list[list[float]], avd: list[float]) -> tuple[pandas.DataFrame, dict]:
-    rows = [(f"S{i}", None, "spc3", 10.0 * i, f"/data/{i}.nii.gz") for i in range(len(avd))]
+def tabulate(
+    folder: Path, dice: list[list[float]], avd: list[float], subject: str = "S"
+) -> tuple[pandas.DataFrame, dict]:
+    rows = [(f"{subject}{i}", None, "spc3", 10.0 * i, f"/data/{i}.nii.gz") for i in range(len(avd))]
     scans = [dict(zip(FACTS, row, strict=True)) for row in rows]
     engine = Engine(lambda engine, batch: None)
     engine.state.metric_details = {"val_mean_dice": torch.tensor(dice), "val_avd": torch.tensor(avd)[:, None]}
-    metrics = {"dice": "val_mean_dice", "avd": "val_avd"}
-    SubjectTable(scans, metrics, str(folder), {"cohort": "test"}).attach(engine)
+    SubjectTable(scans, str(folder), {"cohort": "test"}).attach(engine)
     engine.run([0])
     return pandas.read_csv(folder / "metrics.csv"), json.loads((folder / "summary.json").read_text())
 
@@ -52,7 +53,7 @@ def test_cells_without_a_value_are_empty(tmp_path: Path) -> None:
     tabulate(tmp_path, [[0.5], [0.25]], [0.1, float("nan")])
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     assert lines[0] == "subject,session,acquisition,lesion_volume,dice,avd,image"
-    assert lines[2] == "S1,,spc3,10.0,0.250000,,/data/1.nii.gz"
+    assert lines[2] == "S1,,spc3,10.0,0.25,,/data/1.nii.gz"
 
 
 def test_the_printed_table_has_a_line_a_metric(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -62,3 +63,11 @@ def test_the_printed_table_has_a_line_a_metric(tmp_path: Path, caplog: pytest.Lo
     assert ["n", "mean", "sd", "median", "min", "max"] in lines
     assert ["dice", "3", "0.500", "0.250", "0.500", "0.250", "0.750"] in lines
     assert ["avd", "1", "0.125", "-", "0.125", "0.125", "0.125"] in lines
+
+
+@pytest.mark.parametrize("subject", ["=SUM(A1)", "+1", "-2", "@cmd", "\t=1"])
+def test_a_name_that_a_spreadsheet_would_run_is_a_text_there(tmp_path: Path, subject: str) -> None:
+    table, _ = tabulate(tmp_path, [[-0.5], [0.25]], [0.1, 0.2], subject)
+    assert table["subject"].tolist() == [f"'{subject}0", f"'{subject}1"]
+    assert table["dice"].tolist() == [-0.5, 0.25]  # a negative number is a number
+    assert harmless("S=1") == "S=1"

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from scripts.common.errors import InputError
-from scripts.training.precision import AutocastInferer, has_bfloat16
+from scripts.training.precision import AutocastInferer, autocast_dtype, has_bfloat16
 
 
-def dtype_inside(precision: str) -> torch.dtype:
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_the_network_computes_in_the_type_asked_for_and_answers_in_float32(dtype: torch.dtype | None) -> None:
     seen = []
 
     class Network(torch.nn.Conv3d):
@@ -15,30 +16,37 @@ def dtype_inside(precision: str) -> torch.dtype:
             seen.append((out := super().forward(x)).dtype)
             return out
 
-    out = AutocastInferer(precision)(torch.rand(1, 1, 4, 4, 4), Network(1, 1, 1))
+    out = AutocastInferer(dtype)(torch.rand(1, 1, 4, 4, 4), Network(1, 1, 1))
     assert out.dtype == torch.float32
-    return seen[0]
-
-
-@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_a_precision_that_is_asked_for_is_used(precision: str, dtype: torch.dtype) -> None:
-    assert dtype_inside(precision) == dtype
+    assert seen == [dtype or torch.float32]
 
 
 @pytest.mark.parametrize("capability", [None, "avx512_bf16", "amx_bf16"])
 def test_auto_is_bfloat16_where_the_cpu_has_it(capability: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True, "avx512_f": True})
     assert has_bfloat16() is (capability is not None)
-    assert dtype_inside("auto") == (torch.bfloat16 if capability else torch.float32)
+    assert autocast_dtype(True, "cpu") == (torch.bfloat16 if capability else None)
 
 
-@pytest.mark.parametrize("precision", ["auto", "bf16", "fp16", "fp32"])
-def test_on_cuda_it_leaves_the_precision_to_the_engine(precision: str) -> None:
-    assert not AutocastInferer(precision, "cuda:0").enabled
+@pytest.mark.parametrize(
+    ("amp", "device", "dtype", "expected"),
+    [
+        (False, "cpu", "auto", None),
+        (False, "cpu", "bfloat16", None),
+        (False, "cuda:0", "auto", None),
+        (True, "cpu", "bfloat16", torch.bfloat16),
+        (True, "cuda", "auto", torch.float16),
+        (True, torch.device("cuda:1"), "bfloat16", torch.bfloat16),
+    ],
+)
+def test_amp_false_is_float32_everywhere(
+    amp: bool, device: str | torch.device, dtype: str, expected: torch.dtype | None
+) -> None:
+    assert autocast_dtype(amp, device, dtype) == expected
 
 
-def test_another_precision_is_one_line() -> None:
-    with pytest.raises(InputError, match=r"^precision fp8: expected auto, bf16, fp16 or fp32$"):
-        AutocastInferer("fp8")
-    with pytest.raises(InputError, match=r"^precision fp16: CPUs have no fast float16"):
-        AutocastInferer("fp16")
+def test_another_type_is_one_line() -> None:
+    with pytest.raises(InputError, match=r"^amp_dtype fp8: expected auto, bfloat16 or float16"):
+        autocast_dtype(True, "cpu", "fp8")
+    with pytest.raises(InputError, match=r"^amp_dtype float16: CPUs have no fast float16"):
+        autocast_dtype(True, "cpu", "float16")

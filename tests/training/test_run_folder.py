@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +16,11 @@ from monai.bundle import ConfigParser
 from scripts.common.errors import InputError
 from scripts.training.run_folder import FORMAT, RunFolder
 
-SETTINGS = {"cohort": "abc", "fold": 0, "epochs": 4, "channels": 2}
+CONFIG = {"fold": 0, "epochs": 4, "channels": 2, "num_workers": 0, "optimizer": {"lr": 1, "betas": [0, 1]}}
 
 
-def claim(folder: Path, settings: dict = SETTINGS, config: dict | None = None, **options: object) -> RunFolder:
-    run = RunFolder(str(folder / "eval"), str(folder / "models"), config or {"epochs": 4}, settings, **options)
+def claim(folder: Path, cohort: str = "abc", config: dict = CONFIG, **options: object) -> RunFolder:
+    run = RunFolder(str(folder / "eval"), str(folder / "models"), config, cohort, **options)
     run.claim()
     return run
 
@@ -27,6 +28,7 @@ def claim(folder: Path, settings: dict = SETTINGS, config: dict | None = None, *
 def leave_state(folder: Path, iteration: int = 6, **changes: object) -> None:
     """What a killed run leaves: a state, and no lock."""
     run = claim(folder)
+    run.begin()
     state = {
         "format": FORMAT,
         "facts": run.facts,
@@ -34,15 +36,13 @@ def leave_state(folder: Path, iteration: int = 6, **changes: object) -> None:
         **changes,
     }
     torch.save(state, folder / "models" / "checkpoint_last.pt")
-    for lock in run.locks:
-        lock.release()
+    run.release()
 
 
 def test_a_run_is_on_record_with_all_that_is_needed_to_repeat_it(trained: dict) -> None:
     record = json.loads((trained["root"] / "eval" / "run.json").read_text())
     assert record["command"].startswith(f"python -m monai.bundle run training --config_file {TRAIN} --dataset_dir ")
-    assert record["settings"]["seed"] == 0
-    assert len(record["settings"]["cohort"]) == 16
+    assert len(record["cohort"]) == 16
     assert record["config"]["channels"] == 8
     assert record["config"]["optimizer"]["_target_"] == "torch.optim.AdamW"
     assert set(record["overrides"]) == {"dataset_dir", "output_dir", "ckpt_dir", "channels", "epochs", "learning_rate"}
@@ -92,15 +92,28 @@ def test_a_run_that_left_no_results_is_no_obstacle(tmp_path: Path) -> None:
     assert claim(tmp_path).state is None
 
 
-def test_overwriting_is_possible_and_leaves_nothing_of_the_old_run(tmp_path: Path) -> None:
+LEFT = ["checkpoint_failed.pt", "checkpoint_last.pt", "history.csv", "model.json", "model.pt", "report.html"]
+
+
+def test_overwriting_costs_nothing_before_the_first_step_and_leaves_nothing_of_the_old_run_after_it(
+    tmp_path: Path,
+) -> None:
     leave_state(tmp_path)
-    (tmp_path / "models" / "model.pt").write_text("old")
-    assert claim(tmp_path, overwrite="true").state is None
+    for name in LEFT:
+        if name != "checkpoint_last.pt":
+            (tmp_path / ("eval" if name in ("history.csv", "report.html") else "models") / name).write_text("old")
+    (tmp_path / "eval" / "mine.txt").write_text("mine")
+    run = claim(tmp_path, overwrite=True)
+    assert run.state is None
+    left = sorted(path.name for path in tmp_path.rglob("*.*") if not path.name.startswith("."))
+    assert left == sorted([*LEFT, "mine.txt", "run.json"])
+    run.begin()
     assert [p.name for p in (tmp_path / "models").iterdir()] == [".lock"]
+    assert sorted(p.name for p in (tmp_path / "eval").iterdir()) == [".lock", "mine.txt", "run.json"]
 
 
 def test_resuming_where_nothing_is_starts_anew(tmp_path: Path) -> None:
-    assert claim(tmp_path, resume="true").state is None
+    assert claim(tmp_path, resume=True).state is None
 
 
 def test_resuming_a_run_that_was_killed_before_its_first_state_starts_anew(tmp_path: Path) -> None:
@@ -123,7 +136,9 @@ def test_resuming_replaces_nothing_of_somebody_else(tmp_path: Path, name: str) -
 def test_resuming_keeps_the_record_and_adds_to_it(tmp_path: Path) -> None:
     leave_state(tmp_path)
     first = json.loads((tmp_path / "eval" / "run.json").read_text())
-    assert claim(tmp_path, resume=True).state["trainer"]["iteration"] == 6
+    run = claim(tmp_path, resume=True)
+    assert run.state["trainer"]["iteration"] == 6
+    run.begin()
     record = json.loads((tmp_path / "eval" / "run.json").read_text())
     assert [entry["from_iteration"] for entry in record.pop("continued")] == [6]
     assert record == {key: value for key, value in first.items() if key != "continued"}
@@ -133,21 +148,56 @@ def test_resuming_keeps_the_record_and_adds_to_it(tmp_path: Path) -> None:
     ("change", "words"),
     [
         ({"channels": 5}, "channels is 2 there and 5 here"),
-        ({"fold": 1}, "fold is 0 there and 1 here"),
-        ({"cohort": "xyz"}, "cohort is abc there and xyz here"),
+        ({"optimizer": {"lr": 1, "betas": [0, 2]}}, "optimizer#betas is [0, 1] there and [0, 2] here"),
+        ({"loss_def": {"_target_": "DiceLoss"}}, "loss_def is None there and {'_target_': 'DiceLoss'} here"),
         ({"epochs": 9, "fold": 2}, "fold is 0 there and 2 here; epochs is 4 there and 9 here"),
     ],
 )
 def test_the_state_of_another_run_is_refused_with_the_difference(tmp_path: Path, change: dict, words: str) -> None:
     leave_state(tmp_path)
-    with pytest.raises(InputError, match=f"checkpoint_last.pt: a state of another run \\({words}\\)"):
-        claim(tmp_path, {**SETTINGS, **change}, resume=True)
+    with pytest.raises(InputError, match=re.escape(f"checkpoint_last.pt: a state of another run ({words})")):
+        claim(tmp_path, config={**CONFIG, **change}, resume=True)
 
 
-def test_a_difference_that_does_not_matter_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_state_of_other_scans_is_refused(tmp_path: Path) -> None:
     leave_state(tmp_path)
-    claim(tmp_path, config={"epochs": 4, "num_workers": 3, "resume": True}, resume=True)
-    assert caplog.messages == ["num_workers was None when the state was saved and is 3 now"]
+    with pytest.raises(InputError, match=r"the scans, their split or the grid differ \(fingerprint abc\)"):
+        claim(tmp_path, cohort="xyz", resume=True)
+
+
+def test_another_loss_augmentation_or_schedule_is_not_resumed_over(cohort_dir: Path, tmp_path: Path) -> None:
+    parser = ConfigParser()
+    parser.read_config(TRAIN)
+    parser.parse()
+    recipe = parser.get()
+    leave_state(tmp_path, facts=RunFolder("x", "x", recipe, "abc").facts)
+    for change in (
+        {"loss_def": {"_target_": "DiceLoss"}},
+        {"train#random_transforms": [{"_target_": "RandFlipd", "keys": ["image", "label"]}]},
+        {"lr_scheduler": {"_target_": "torch.optim.lr_scheduler.StepLR", "optimizer": "@optimizer", "step_size": 3}},
+        {"optimizer#_target_": "torch.optim.SGD"},
+    ):
+        other = ConfigParser()
+        other.read_config(TRAIN)
+        other.update(change)
+        other.parse()
+        with pytest.raises(InputError, match=f"a state of another run .*{next(iter(change)).split('#')[-1]}"):
+            claim(tmp_path, config=other.get(), resume=True)
+    changed = {"resume": True, "num_workers": 5, "device": "cpu", "output_dir": "elsewhere", "cache": "disk"}
+    assert claim(tmp_path, config={**recipe, **changed}, resume=True).state is not None
+
+
+def test_other_versions_and_hardware_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    facts = RunFolder("x", "x", CONFIG, "abc").facts
+    leave_state(tmp_path, facts={**facts, "versions": {**facts["versions"], "monai": "1.0"}})
+    claim(tmp_path, config={**CONFIG, "num_workers": 3, "resume": True}, resume=True)
+    assert caplog.messages == [f"monai was 1.0 when the state was saved and is {monai.__version__} now"]
+
+
+@pytest.mark.parametrize(("output_dir", "ckpt_dir"), [("", "x"), ("x", " ")])
+def test_an_empty_folder_name_spills_nowhere(output_dir: str, ckpt_dir: str) -> None:
+    with pytest.raises(InputError, match=r"^(output_dir|ckpt_dir): is empty; give a folder$"):
+        RunFolder(output_dir, ckpt_dir, CONFIG, "abc")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +217,7 @@ def test_a_file_that_is_no_state_is_one_line(tmp_path: Path, content: bytes | No
     assert len(str(error.value).splitlines()) == 1
 
 
-HOLDER = "from pathlib import Path; from tests.test_run_folder import claim; import sys, time; \
+HOLDER = "from pathlib import Path; from tests.training.test_run_folder import claim; import sys, time; \
 run = claim(Path(sys.argv[1])); print('there', flush=True); time.sleep(60)"
 
 
@@ -180,6 +230,13 @@ def test_a_folder_in_use_is_refused_until_its_process_is_killed(tmp_path: Path) 
     process.kill()
     process.wait()
     claim(tmp_path)
+
+
+def test_a_broken_record_is_one_line(tmp_path: Path) -> None:
+    leave_state(tmp_path)
+    (tmp_path / "eval" / "run.json").write_text("{")
+    with pytest.raises(InputError, match=r"run.json: not JSON"):
+        claim(tmp_path, resume=True).begin()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line() -> None:

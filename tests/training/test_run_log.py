@@ -1,6 +1,7 @@
 """A run's log has one line an epoch, with that epoch's validation if there was one; history.csv has the same."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas
 import pytest
@@ -28,7 +29,8 @@ def test_lines_and_history(tmp_path: Path, caplog: pytest.LogCaptureFixture, sim
         key_val_metric={"error": IgniteMetricHandler(MSEMetric(), output_transform=from_engine(["pred", "label"]))},
     )
     cohort = Cohort("people", simulated, (1.0, 1.0, 2.5), (4, 4, 4), [{}] * 4, [{}] * 3, [{}] * 2, "")
-    log = RunLog(cohort, evaluator, ["error"], {"seed": 7}, str(tmp_path / "out"), "/models/model.pt")
+    folder = SimpleNamespace(record=tmp_path / "out" / "run.json", differences={"seed": 7, "loss_def#_target_": "L"})
+    log = RunLog(cohort, evaluator, folder, "/models/model.pt")
     losses: dict[int, list[float]] = {}
     trainer = SupervisedTrainer(
         device=device,
@@ -54,7 +56,14 @@ def test_lines_and_history(tmp_path: Path, caplog: pytest.LogCaptureFixture, sim
     lines = [message for message in caplog.messages if message.startswith("epoch")]
     assert [line.split()[1] for line in lines] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
     assert ["error" in line for line in lines] == [False, True, False, True, False]
-    for fact in ("people", "4 training, 3 validation, 2 test", "1x1x2.5 mm", "seed 7", "2 parameters", "fp32"):
+    for fact in (
+        "people",
+        "4 training, 3 validation, 2 test",
+        "1x1x2.5 mm",
+        'seed 7, loss_def#_target_ "L"',
+        "2 parameters",
+        "float32",
+    ):
         assert fact in caplog.text
     assert ("SIMULATED" in caplog.text) is simulated
     assert f"Best error {history['error'].max():.3f}" in caplog.text
@@ -79,7 +88,9 @@ def scripted_run(folder: Path, scores: dict[int, float]) -> pandas.DataFrame:
             if scores[epoch] > evaluator.state.best_metric:
                 evaluator.state.best_metric, evaluator.state.best_metric_epoch = scores[epoch], epoch
 
-    RunLog(cohort, evaluator, ["score"], {}, str(folder), "/models/model.pt").attach(trainer)
+    evaluator.state.key_metric_name = "score"
+    run_folder = SimpleNamespace(record=folder / "run.json", differences={})
+    RunLog(cohort, evaluator, run_folder, "/models/model.pt").attach(trainer)
     trainer.run([1.0, 2.0, 6.0], max_epochs=3)
     return pandas.read_csv(folder / "history.csv")
 
@@ -101,6 +112,6 @@ def test_a_run_without_validation_has_no_metrics_and_ends_with_its_final_weights
     with caplog.at_level("INFO"):
         history = scripted_run(tmp_path, {})
     assert history["epoch"].tolist() == [1, 2, 3]
-    assert history["score"].isna().all()
+    assert list(history) == ["epoch", "loss", "lr", "skipped_steps"]
     assert "Weights (final): /models/model.pt" in caplog.text
     assert "Best" not in caplog.text

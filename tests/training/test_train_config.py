@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import EVALUATE, TRAIN, bundle
+from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from scripts.common.errors import InputError
+from scripts.common.errors import describe
 from scripts.networks.meshnet import MeshNet
 from scripts.training.precision import has_bfloat16
 
@@ -63,7 +64,7 @@ def test_overrides_reach_what_they_name(cohort_dir: Path) -> None:
     assert isinstance(optimizer, torch.optim.AdamW)
     assert (group["weight_decay"], group["eps"], group["max_lr"]) == (0.02, 1e-6, 0.004)
     assert group["initial_lr"] == pytest.approx(0.004 / 100)
-    assert schedule.total_steps == 7 * 2 + 1  # 10 training scans: 5 mini-batches, 2 optimizer steps an epoch
+    assert schedule.total_steps == 7 * 5 + 1  # 10 training scans: 5 mini-batches an epoch
     loss = parser.get_parsed_content("loss")
     assert loss.weight.tolist() == pytest.approx([0.3, 0.9])
     assert loss.label_smoothing == 0.2
@@ -85,33 +86,57 @@ def test_scans_are_on_the_cohorts_grid_and_masks_are_binary(cohort_dir: Path) ->
 def test_lesion_volume_survives_orientation_spacing_and_scale_slope(cohort_dir: Path) -> None:
     scans = json.loads((cohort_dir / "datalist.json").read_text())["training"]
     volume_of = {str(cohort_dir / scan["image"]): scan["lesion_volume"] for scan in scans}
-    parser = recipe(cohort_dir, inner_fold="none")
+    parser = recipe(cohort_dir, inner_fold=None)
     for item in parser.get_parsed_content("train#dataset"):
         true = volume_of[item["image"].meta["filename_or_obj"]]
         assert item["label"].sum() * 8.0**3 == pytest.approx(true, rel=0.25, abs=10 * 8**3)
 
 
 @pytest.mark.parametrize(
-    ("amp", "precision", "device", "on", "dtype"),
+    ("amp", "amp_dtype", "device", "on", "dtype"),
     [
-        (True, "auto", "cpu", False, None),
-        (True, "auto", "cuda", True, None),  # torch's own choice on CUDA: fp16
-        ("false", "auto", "cuda", False, None),
-        (True, "fp32", "cuda", False, None),
-        (True, "bf16", "cuda", True, torch.bfloat16),
-        (True, "fp16", "cuda", True, None),
+        (True, "bfloat16", "cpu", False, torch.bfloat16),  # the inferer does it
+        (True, "auto", "cuda", True, torch.float16),
+        (False, "auto", "cuda", False, None),
+        (False, "bfloat16", "cpu", False, None),
+        (True, "bfloat16", "$torch.device('cuda:1')", True, torch.bfloat16),
     ],
 )
-def test_precision_is_one_key_on_every_device(
-    amp: object, precision: str, device: str, on: bool, dtype: torch.dtype | None
-) -> None:
+def test_amp_is_one_key_on_every_device(amp: bool, amp_dtype: str, device: str, on: bool, dtype: torch.dtype) -> None:
     parser = ConfigParser()
     parser.read_config(TRAIN)
-    parser.update({"amp": amp, "precision": precision, "device": f"$torch.device('{device}')"})
+    parser.update({"amp": amp, "amp_dtype": amp_dtype, "device": device})
     parser.parse()
-    for engine in ("train#trainer", "validate#evaluator"):
-        assert parser.get_parsed_content(f"{engine}#amp") is on
-        assert parser.get_parsed_content(f"{engine}#amp_kwargs").get("dtype") == dtype
+    for name, engine in (("train", "trainer"), ("validate", "evaluator")):
+        assert parser.get_parsed_content(f"{name}#{engine}#amp") is on
+        assert parser.get_parsed_content(f"{name}#{engine}#amp_kwargs").get("dtype") == dtype
+        assert parser.get_parsed_content(f"{name}#inferer").dtype == dtype
+
+
+def test_the_device_is_an_override_like_any_other(cohort_dir: Path) -> None:
+    parser = recipe(cohort_dir, device="cpu")
+    assert parser.get_parsed_content("train#trainer").state.device == torch.device("cpu")
+
+
+def test_handlers_have_names_and_a_restored_state_comes_behind_an_overlays_handlers(cohort_dir: Path) -> None:
+    parser = recipe(
+        cohort_dir,
+        output_dir="/nowhere",
+        **{
+            "train#progress#_disabled_": True,
+            "+train#handlers": [{"_target_": "StatsHandler", "iteration_log": False}],
+        },
+    )
+    trainer = parser.get_parsed_content("train#trainer")
+    handlers = parser.get_parsed_content("train#handlers")
+    assert "ProgressBar" not in [type(handler).__name__ for handler in handlers]
+    assert type(handlers[-1]).__name__ == "StatsHandler"
+    state = next(handler for handler in handlers if type(handler).__name__ == "TrainingState")
+    state.run_folder.claim = lambda: None
+    state._started(trainer)
+    last = trainer._event_handlers[Events.EPOCH_COMPLETED][-1][0]
+    assert last == state._epoch_completed
+    state._restore_signals()
 
 
 def test_scans_that_do_not_fit_the_memory_asked_for_are_kept_on_disk(cohort_dir: Path) -> None:
@@ -127,7 +152,7 @@ def test_masks_are_one_byte_a_voxel_in_the_cache(cohort_dir: Path) -> None:
 
 
 def test_layer_checkpointing_and_compilation_are_a_key_each(cohort_dir: Path) -> None:
-    parser = recipe(cohort_dir, checkpoint_layers=3, compile="true")
+    parser = recipe(cohort_dir, checkpoint_layers=3, compile=True)
     assert parser.get_parsed_content("network").checkpoint_layers == 3
     assert isinstance(parser.get_parsed_content("train#trainer").network, torch._dynamo.OptimizedModule)
     assert not recipe(cohort_dir).get_parsed_content("train#trainer").compile
@@ -141,7 +166,7 @@ def test_the_released_weights_recipe_augments_image_and_mask_alike(cohort_dir: P
     assert parser.get_parsed_content("network_def").classifier.in_channels == 26
     assert parser.get_parsed_content("default_cohort", instantiate=False).config["variation"] == 4
     dataset, changed = parser.get_parsed_content("train#dataset"), 0
-    plain = recipe(cohort_dir, inner_fold="none").get_parsed_content("train#dataset")
+    plain = recipe(cohort_dir, inner_fold=None).get_parsed_content("train#dataset")
     for ours, theirs in zip(dataset, plain, strict=True):
         assert ours["image"].shape == ours["label"].shape == (1, 32, 32, 32)
         assert (ours["image"].min(), ours["image"].max()) == (0, 1)
@@ -161,8 +186,9 @@ def test_zoo_properties_are_all_there(cohort_dir: Path) -> None:
 
 
 def test_a_fold_that_does_not_exist_is_one_line(cohort_dir: Path) -> None:
-    with pytest.raises(InputError, match=r"^fold 7: this cohort has folds 0 to 2$"):
+    with pytest.raises(RuntimeError) as error:
         recipe(cohort_dir, fold=7).get_parsed_content("train#trainer")
+    assert describe(error.value) == "fold 7: this cohort has folds 0 to 2"
 
 
 def test_training_learns(trained: dict) -> None:
@@ -179,7 +205,8 @@ def test_best_weights_are_those_of_the_best_epoch(trained: dict, cohort_dir: Pat
         "--output_dir", trained["root"] / "checked",
         "--cohort#check", "['validation']",
         "--validate#dataset#data", "$@cohort.validation",
-        "--validate#handlers#2#scans", "$@cohort.validation", "--report", False,
+        "--validate#handlers#2#scans", "$@cohort.validation",
+        "--validate#handlers#0#held_out", "$[]", "--report", False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
     summary = json.loads((trained["root"] / "checked" / "summary.json").read_text())
@@ -190,10 +217,8 @@ def test_best_weights_are_those_of_the_best_epoch(trained: dict, cohort_dir: Pat
 def test_log_says_what_runs_and_where_everything_is(trained: dict) -> None:
     log = trained["stdout"]
     for fact in (
-        "bf16 mixed" if has_bfloat16() else "fp32",
-        "cpu",
-        "seed 0",
-        "fold 0",
+        "bfloat16 on cpu" if has_bfloat16() else "float32 on cpu",
+        "epochs 30, channels 8",
         "torch 2.13.0",
         "SIMULATED",
         "epoch 30/30",

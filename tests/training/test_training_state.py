@@ -56,6 +56,7 @@ def train(overrides: dict) -> None:
 
     multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as in a process from a shell
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background of a script ignores it
     sys.stderr = Path(overrides["output_dir"]).with_suffix(".log").open("a")
     monai.bundle.run("training", **overrides)
 
@@ -277,9 +278,9 @@ def test_skipped_fp16_steps_are_counted_and_the_scaler_belongs_to_the_state(tmp_
         data = DataLoader([{"image": torch.rand(1, 4, 4, 4), "label": torch.rand(1, 4, 4, 4)}] * 4)
         cpu, folder = torch.device("cpu"), str(tmp_path)
         evaluator = SupervisedEvaluator(device=cpu, val_data_loader=data, network=network)
-        log = RunLog(Cohort("c", False, (1,) * 3, (4,) * 3, [], [], [], ""), evaluator, [], {}, folder, "model.pt")
+        run_folder = RunFolder(folder, folder, {}, "abc")
+        log = RunLog(Cohort("c", False, (1,) * 3, (4,) * 3, [], [], [], ""), evaluator, run_folder, "model.pt")
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-        run_folder = RunFolder(folder, folder, {}, {})
         save_dict = {"network": network, "optimizer": optimizer}
         return SupervisedTrainer(
             device=cpu, amp=True, max_epochs=2, train_data_loader=data, network=network, optimizer=optimizer,

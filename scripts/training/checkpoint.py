@@ -1,0 +1,39 @@
+"""Weights for use: written whole with their card, after the best validation or at the end of a training."""
+
+import json
+
+import torch
+from ignite.engine import Engine, Events
+
+from scripts.common.files import replace_file
+
+
+class CheckpointSaver:
+    """Saves a network's plain ``state_dict`` and its card when an engine has completed.
+
+    Attached to an evaluator it saves when this was the best epoch by the engine's own record, which a resume restores;
+    attached to a trainer it saves the last weights. Unlike MONAI's handler of this name, it leaves the old file whole
+    until the new one is, and nothing after an exception.
+
+    Args:
+        network: whose weights.
+        path: file that is replaced; the card is the JSON file beside it.
+        card: see ``scripts.networks.weights.CARD``.
+    """
+
+    def __init__(self, network: torch.nn.Module, path: str, card: dict) -> None:
+        self.network, self.path, self.card = network, path, card
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator or a trainer."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Save; called when the engine has completed."""
+        if getattr(engine.state, "best_metric_epoch", engine.state.epoch) != engine.state.epoch:
+            return
+        with replace_file(self.path, "wb") as file:
+            torch.save(self.network.state_dict(), file)
+        with replace_file(self.path.removesuffix(".pt") + ".json") as file:
+            json.dump(self.card, file, indent=4, allow_nan=False)
+            file.write("\n")

@@ -1,0 +1,84 @@
+"""What a user sees of an error is one line about its first cause."""
+
+import sys
+
+import pytest
+import torch
+from conftest import TRAIN
+from monai.bundle import ConfigParser
+
+from scripts.common.errors import InputError, describe, first_cause, print_cause
+
+
+def raised(*errors: Exception) -> Exception:
+    """The last of ``errors``, each raised from the one before it."""
+    try:
+        if errors[1:]:
+            raise errors[-1] from raised(*errors[:-1])
+        raise errors[0]
+    except Exception as error:
+        return error
+
+
+def test_the_first_cause_is_told() -> None:
+    error = raised(InputError("a.json: not JSON\nb.json: not JSON"), RuntimeError("Failed"), ValueError("again"))
+    assert isinstance(first_cause(error), InputError)
+    assert describe(error) == "a.json: not JSON\nb.json: not JSON"
+    assert describe(raised(KeyError("x"), RuntimeError("Failed"))) == "KeyError: 'x'"
+    assert describe(ValueError("two\n  lines")) == "ValueError: two lines"
+
+
+class Broken(torch.utils.data.Dataset):
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (InputError("/d/x.pt: cannot be written (No space left on device); free some"), None),
+        (FileNotFoundError(2, "No such file", "/d/scan.nii.gz"), "FileNotFoundError: [Errno 2] No such file: '/d/sc"),
+    ],
+)
+def test_an_error_in_a_loaders_worker_is_told_by_its_own_line(error: Exception, line: str | None) -> None:
+    loader = torch.utils.data.DataLoader(Broken(error), num_workers=1, multiprocessing_context="fork")
+    with pytest.raises(type(error)) as caught:
+        next(iter(loader))
+    assert describe(caught.value).startswith(line or str(error))
+    assert len(describe(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ({"network_def#channel": 3}, "TypeError in scripts.networks.meshnet.MeshNet: MeshNet.__init__() got an unexpe"),
+        ({"loss_def#weight": []}, "ValueError in scripts.training.losses.WeightedCrossEntropyLoss: min() "),
+        ({"dataset_dir": "/no/such", "network": "@cohort"}, "dataset_dir /no/such: no such folder\n"),
+    ],
+)
+def test_the_hook_prints_the_cause_and_where_in_the_config(
+    override: dict, line: str, capsys: pytest.CaptureFixture
+) -> None:
+    parser = ConfigParser()
+    parser.read_config(TRAIN)
+    parser.update(override)
+    with pytest.raises(RuntimeError) as caught:
+        parser.get_parsed_content("loss" if "loss_def#weight" in override else "network")
+    print_cause(caught.type, caught.value, caught.tb)
+    printed = capsys.readouterr().err
+    assert printed.startswith(line)
+    assert printed.endswith(" (--debug true shows the traceback)\n") is ("Error in" in line)
+    assert printed.count("\n") == 1
+
+
+def test_leaving_and_interrupting_are_left_to_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(sys, "__excepthook__", lambda *error: seen.append(error[0]))
+    print_cause(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert seen == [KeyboardInterrupt]
