@@ -181,7 +181,8 @@ def test_the_folder_of_another_is_refused_before_anything_is_written(
 def test_a_folder_that_cannot_be_written_is_one_line(segment: Callable, scans: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (line,) = refused(segment, scans, tmp_path / "file" / "out")
-    assert line.startswith(f"{tmp_path / 'file' / 'out' / 'dataset_description.json'}: cannot be written")
+    assert str(tmp_path / "file" / "out") in line
+    assert "Not a directory" in line
 
 
 def test_every_scan_unreadable_leaves_the_folder_alone(segment: Callable, tmp_path: Path) -> None:
