@@ -1,38 +1,20 @@
-"""MONAI writes over earlier results in silence and keeps no record of a run: this claims its folders and records it."""
+"""The folders of one run: claimed while it lives, never an earlier run's unless asked for, and recorded."""
 
 import datetime
-import functools
 import json
 import logging
-import os
-import platform
-import shlex
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import ignite
-import monai
-import numpy as np
-import torch
 from filelock import FileLock, Timeout
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
 from scripts.common.json_file import read_json
 from scripts.networks.weights import read_checkpoint
+from scripts.training.run_record import command, differences, facts_of, recipe
 
 logger = logging.getLogger("meshnet")
 FORMAT = 2  # of the training state; counted up when its content changes
-RECIPE = Path(__file__).resolve().parents[2] / "configs" / "train.json"
-# What may differ between a run and its continuation: where things are, how they are loaded, what is shown. The scans
-# themselves are compared by the cohort's fingerprint.
-PLACES = ("bundle_root", "default_cohort", "dataset_dir", "datalist", "output_dir", "ckpt_dir", "model_path", "device")
-LOADING = ("cache", "cache_dir", "cache_gigabytes", "num_workers", "save_interval")
-SHOWN = ("report", "resume", "overwrite", "debug", "imports", "initialize", "run", "training")
-MAY_DIFFER = {*PLACES, *LOADING, *SHOWN}
 RESULTS = ("checkpoint_last.pt", "checkpoint_failed.pt", "model.pt", "model.json", "history.csv", "report.html")
 
 
@@ -61,8 +43,8 @@ class RunFolder:
             if not str(folder).strip():
                 raise InputError(f"{key}: is empty; give a folder")
         self.path, self.record = Path(ckpt_dir) / "checkpoint_last.pt", Path(output_dir) / "run.json"
-        self.facts = _facts(config, cohort)
-        self.differences = {name: ours for name, _, ours in _differences(_recipe(), self.facts["config"])}
+        self.facts = facts_of(config, cohort)
+        self.differences = {name: ours for name, _, ours in differences(recipe(), self.facts["config"])}
         self.resume, self.overwrite = resume, overwrite
         self.locks: list[FileLock] = []
         self.state: dict | None = None  # what an earlier run has left to continue from
@@ -93,7 +75,7 @@ class RunFolder:
 
         Called when a first step has succeeded, so that a run that cannot even start costs nobody's results.
         """
-        now = {"date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "command": _command()}
+        now = {"date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "command": command()}
         record = {**now, **self.facts, "continued": []}
         if self._continued_from is None:
             for path in self._earlier(*RESULTS):
@@ -123,8 +105,8 @@ class RunFolder:
         return record["cohort"] == self.facts["cohort"] and not self._different(record["config"])
 
     def _different(self, config: dict) -> list[str]:
-        differences = _differences(config, self.facts["config"])
-        return [f"{name} is {theirs} there and {ours} here" for name, theirs, ours in differences]
+        found = differences(config, self.facts["config"])
+        return [f"{name} is {str(theirs)[:200]} there and {str(ours)[:200]} here" for name, theirs, ours in found]
 
     def _refuse_other_run(self, state: dict) -> None:
         if not isinstance(state, dict) or state.get("format") != FORMAT:
@@ -166,57 +148,3 @@ def _describe(path: Path) -> str:
     return (
         "a finished run is there" if epoch >= last else f"a run is there that stopped after epoch {epoch:.4g} of {last}"
     )
-
-
-def _facts(config: dict, cohort: str) -> dict:
-    facts = {
-        "cohort": cohort,
-        "overrides": {key: value for key, value in config.items() if key[0] != "_" and _recipe().get(key) != value},
-        "config": {key: value for key, value in config.items() if key[0] != "_"},
-        "versions": {
-            "python": platform.python_version(),
-            **{module.__name__: str(module.__version__) for module in (monai, torch, ignite, np)},
-        },
-        "hardware": {
-            "platform": platform.platform(),
-            "cpus": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
-        "git_revision": _git_revision(),
-    }
-    return json.loads(json.dumps(facts, default=str))  # what a state may hold, whatever objects a program passed
-
-
-@functools.cache
-def _recipe() -> dict:
-    """The shipped recipe, its macros resolved."""
-    recipe = monai.bundle.ConfigParser()
-    recipe.read_config(str(RECIPE))
-    recipe.parse()
-    return recipe.get()
-
-
-def _differences(theirs: dict, ours: dict, above: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Name, value there and value here of what differs, as deep as both are blocks; ``MAY_DIFFER`` is left out."""
-    for key in {**theirs, **ours}:
-        there, here = theirs.get(key), ours.get(key)
-        if there == here or (not above and (key[0] == "_" or key in MAY_DIFFER)):
-            continue
-        if isinstance(there, dict) and isinstance(here, dict):
-            yield from _differences(there, here, f"{above}{key}#")
-        else:
-            yield f"{above}{key}", there, here
-
-
-def _command() -> str:
-    module = sys.argv[0].endswith("__main__.py")
-    return shlex.join(["python", *(["-m", "monai.bundle"] if module else sys.argv[:1]), *sys.argv[1:]])
-
-
-def _git_revision() -> str | None:
-    command = ["git", "-C", str(RECIPE.parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):  # no git, or not a repository
-        return None
