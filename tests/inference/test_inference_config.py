@@ -19,7 +19,7 @@ from sklearn.metrics import f1_score
 
 from scripts.common.errors import describe
 
-WEIGHTS = ROOT / "models" / "model_5.pt"
+WEIGHTS = ROOT / "models" / "model.pt"
 
 
 @pytest.fixture(scope="module")
