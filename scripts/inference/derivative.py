@@ -51,7 +51,7 @@ class Derivative:
         """Whether all ``wanted`` outputs are there, made of this content by these weights and settings."""
         sidecar = read_ours(self.path(scan, SIDECAR)) or {}
         there = all(self.path(scan, output).is_file() for output in wanted)
-        same = there and Path(scan).is_file() and sidecar.get("GeneratedBy") == [self.made_by]
+        same = there and sidecar.get("GeneratedBy") == [self.made_by]
         return same and sidecar.get("SourceSHA256") == sha256(Path(scan))
 
     def refusals(self, scan: str) -> list[str]:
@@ -109,5 +109,8 @@ def read_ours(path: Path) -> dict | None:
 
 
 def sha256(path: Path) -> str:
-    """Of the content of the file at ``path``."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Of the content of the file at ``path``; empty where it cannot be read, which is reported with the scans."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""

@@ -35,18 +35,14 @@ def made(name: str, *outputs: str) -> list[str]:
 SHARED = [".bidsignore", "dataset_description.json", "lesions.json", "lesions.tsv"]
 
 
-def test_a_scan_too_thin_for_a_picture_is_left_out_and_the_others_go_on(
-    segment: Callable, scans: Path, tmp_path: Path
-) -> None:
-    thin = write(scans / "sub-0" / "sub-0_T2w.nii.gz", np.random.default_rng(0).random((1, 30, 24)).astype(np.float32))
-    lines = refused(segment, scans, tmp_path / "out", qc=True)
-    assert lines[0] == "1 scan(s) left out:"
-    assert lines[1].startswith(f"{thin}: ")
-    assert len(lines) == 2
-    assert files(tmp_path / "out") == sorted([*SHARED, *made("sub-1", "qc.png"), *made("sub-2", "qc.png")])
+def test_a_scan_of_one_slice_does_not_end_the_run(segment: Callable, scans: Path, tmp_path: Path) -> None:
+    write(scans / "sub-0" / "sub-0_T2w.nii.gz", np.random.default_rng(0).random((1, 30, 24)))
+    segment(scans, tmp_path / "out", qc=True)
+    outputs = [name for i in range(3) for name in made(f"sub-{i}", "qc.png")]
+    assert files(tmp_path / "out") == sorted([*SHARED, *outputs])
 
 
-@pytest.mark.parametrize("where", ["reading again", "the network", "writing"])
+@pytest.mark.parametrize("where", ["reading again", "the network", "the picture", "writing"])
 def test_a_failure_with_one_scan_is_a_line_and_leaves_nothing_of_it(
     segment: Callable, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -64,13 +60,14 @@ def test_a_failure_with_one_scan_is_a_line_and_leaves_nothing_of_it(
     owner, name = {
         "reading again": (monai.transforms.Spacing, "__call__"),
         "the network": (FlipInferer, "__call__"),
+        "the picture": (qc_picture, "draw"),
         "writing": (masks.Derivative, "write"),
     }[where]
     monkeypatch.setattr(owner, name, fails_first(getattr(owner, name)))
-    lines = refused(segment, scans, tmp_path / "out", flip_averaging=True)
+    lines = refused(segment, scans, tmp_path / "out", flip_averaging=True, qc=True)
     reason = "OSError: [Errno 28] No space left on device" if where == "writing" else "MemoryError: no room"
     assert lines == ["1 scan(s) left out:", f"{scans / 'sub-1' / 'anat' / 'sub-1_T2w.nii.gz'}: {reason}"]
-    assert files(tmp_path / "out") == sorted([*SHARED, *made("sub-2")])
+    assert files(tmp_path / "out") == sorted([*SHARED, *made("sub-2", "qc.png")])
 
 
 def test_a_failure_in_a_worker_is_a_line_too(
@@ -190,6 +187,29 @@ def test_every_scan_unreadable_leaves_the_folder_alone(segment: Callable, tmp_pa
     lines = refused(segment, tmp_path / "a_T2w.nii.gz", tmp_path / "out")
     assert lines[1].startswith(f"{tmp_path / 'a_T2w.nii.gz'}: not a readable NIfTI image")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["in/sub-1_T2w.nii.gz", "out/sub-1_desc-lesion_mask.nii.gz"])
+def test_a_file_that_may_no_longer_be_read_is_left_out(
+    segment: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for i in (1, 2):
+        write(tmp_path / "in" / f"sub-{i}_T2w.nii.gz", np.random.default_rng(i).random((24, 30, 20)))
+    segment(tmp_path / "in", tmp_path / "out")
+    unreadable, before, original = tmp_path / name, files(tmp_path), open
+
+    def refuse(path: object, *args: object, **kwargs: object) -> object:
+        if Path(path) == unreadable:
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr("io.open", refuse)
+    lines = refused(segment, tmp_path / "in", tmp_path / "out", threshold=0.4)
+    assert lines[0] == "1 scan(s) left out:"
+    assert lines[1].startswith(f"{unreadable}: ")
+    assert len(lines) == 2
+    assert files(tmp_path) == before
 
 
 def test_the_evaluator_is_monais(segment: Callable, scans: Path, tmp_path: Path) -> None:
