@@ -1,7 +1,8 @@
-"""MONAI and torch have no benchmark of networks against each other: this runs each case of benchmark.json in turn."""
+"""The benchmark: runs each case of ``configs/benchmark.json`` in a process of its own, in turns."""
 
 import datetime
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -17,99 +18,75 @@ import monai
 import torch
 from tqdm import tqdm
 
-from scripts.benchmarking.report import REFERENCE, draw_scaling, tables
+from scripts.benchmarking.report import REFERENCE, tables
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
-from scripts.training.precision import has_bfloat16
+from scripts.training.precision import autocast_dtype
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-WORKER = Path(__file__).with_name("case.py")
-DEFAULTS = {"engine": "eager", "precision": "fp32", "channels_last": False, "needs": []}
-VERSIONS = ("torch", "monai", "onnxruntime", "openvino")
+ROOT = Path(__file__).resolve().parents[2]
+DEFAULTS = {"engine": "eager", "amp": False, "amp_dtype": "auto", "channels_last": False, "needs": []}
+SHOWN = ("mode", "implementation", "channels", "grid")
+PACKAGES = ("monai", "onnxruntime", "openvino", "torch")
 
 
-class Benchmark:
-    """Runs every case once a round, each time in a new process, so that what disturbs the machine disturbs all alike.
+def run_benchmark(
+    config: dict, output_dir: str, device: str, threads: int, rounds: int, min_seconds: float, only: str = ""
+) -> None:
+    """Run every case once a round, each time in a new process, so that what disturbs the machine disturbs all alike.
+
+    ``results.json`` and ``results.md`` are kept up to date after each case.
 
     Args:
-        config: the config, with ``implementations`` and ``work``.
-        output_dir: folder for ``results.json``, ``results.md`` and ``scaling.png``; kept up to date after each case.
-        device: "cpu" or "cuda".
-        threads: of every implementation.
-        rounds: how often each case is run.
-        min_seconds: how long a case is repeated within a round, after one run to warm up; a first run that takes ten
-            times as long is counted, and the only one.
+        config: the config, with ``implementations`` and ``work``; the others are its keys of the same names.
+        min_seconds: how long a case is repeated within a round; one that takes ten times as long is run once.
         only: part of the name of the cases to run, such as "inference 128x128x128 16"; all by default.
 
     Raises:
-        InputError: no such case.
+        InputError: no such case or implementation, or a number that is too small.
     """
-
-    def __init__(
-        self, config: dict, output_dir: str, device: str, threads: int, rounds: int, min_seconds: float, only: str = ""
-    ) -> None:
-        self.output_dir, self.rounds = Path(output_dir), rounds
-        every = {"device": device, "threads": threads, "min_seconds": min_seconds}
-        self.cases = [case | every for case in _cases(config) if only in name_of(case)]
-        if not self.cases:
-            raise InputError(f"only {only}: no such case; one is {name_of(next(_cases(config)))!r}")
-        self.results = {"command": shlex.join(sys.argv), **_machine(threads, device), "cases": []}
-
-    def run(self) -> None:
-        """Run all rounds, then print the tables."""
-        bar = tqdm(total=self.rounds * len(self.cases), unit="case")
-        with tempfile.TemporaryDirectory() as folder, bar:
-            self.results["rates"] = _run_case({"mode": "rates", "threads": self.results["threads"]})
-            for _ in range(self.rounds):
-                for case in self.cases:
-                    bar.set_description(name_of(case))
-                    self._run(case, folder)
-                    bar.update()
-        print(tables(self.results))
-        print(f"Tables, numbers and the plot: {self.output_dir}")
-
-    def _run(self, case: dict, folder: str) -> None:
-        shown = {key: case[key] for key in ("mode", "implementation", "channels", "grid")}
-        row = next((row for row in self.results["cases"] if shown.items() <= row.items()), None)
-        if row is None:
-            row = shown | {"seconds": [], "peak_bytes": []}
-            self.results["cases"].append(row)
-        if "skipped" in row:
-            return
-        reference = Path(folder) / f"{name_of(case | {'implementation': ''}).strip()}.npy"
-        result = _run_case(case | {"reference": str(reference)})
-        for key in ("seconds", "peak_bytes"):
-            row[key] += [result.pop(key)] if key in result else []
-        row |= result
-        with replace_file(self.output_dir / "results.json") as file:
-            file.write(json.dumps(self.results, indent=4) + "\n")
-        with replace_file(self.output_dir / "results.md") as file:
-            file.write(tables(self.results))
-        draw_scaling(self.results, self.output_dir / "scaling.png")
+    if threads < 1 or rounds < 1 or min_seconds < 0:
+        raise InputError(f"threads {threads}, rounds {rounds}, min_seconds {min_seconds}: expected at least 1, 1 and 0")
+    cases = {name: case for name, case in _cases(config) if only in name}
+    if not cases:
+        raise InputError(f"only {only}: no such case; one is {next(_cases(config))[0]!r}")
+    every = {"device": device, "threads": threads, "min_seconds": min_seconds}
+    results = {"command": shlex.join(["python", *sys.argv]), **_machine(threads, device), "cases": []}
+    rows: dict[str, dict] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (turns := tqdm([*cases] * rounds, unit="case")):
+            turns.set_description(name)
+            case = cases[name] | every
+            row = rows.setdefault(name, {key: case[key] for key in SHOWN} | {"seconds": [], "peak_bytes": []})
+            reference = f"{folder}/{case['mode']} {case['grid']} {case['channels']}.npy"
+            result = {} if "skipped" in row else _run_case(case | {"reference": reference})
+            for key in ("seconds", "peak_bytes"):
+                row[key] += [result.pop(key)] if key in result else []
+            row |= result
+            results["cases"] = list(rows.values())
+            for path, text in (("results.json", json.dumps(results, indent=4)), ("results.md", tables([results]))):
+                with replace_file(Path(output_dir, path)) as file:
+                    file.write(text)
+    print(tables([results]))
+    print(f"Tables and numbers: {output_dir}")
 
 
-def _cases(config: dict) -> Iterator[dict]:
+def _cases(config: dict) -> Iterator[tuple[str, dict]]:
+    """All cases by their names, for example "inference 128x128x128 16 this bundle"."""
+    known = {implementation["name"]: implementation for implementation in config["implementations"]}
     for work in config["work"]:
-        for grid in work["grids"]:
-            for channels in work["channels"]:
-                for name in work["implementations"]:
-                    if name not in config["implementations"]:
-                        known = ", ".join(config["implementations"])
-                        raise InputError(f"work: no implementation {name!r}; there are {known}")
-                    case = {"mode": work["mode"], "implementation": name, "channels": channels, "grid": grid}
-                    yield DEFAULTS | config["implementations"][name] | case | {"is_reference": name == REFERENCE}
-
-
-def name_of(case: dict) -> str:
-    """For example "inference 128x128x128 16 this bundle"."""
-    grid = "x".join(map(str, case["grid"] or ()))
-    return " ".join(str(part) for part in (case["mode"], grid, case["channels"], case["implementation"]) if part)
+        for grid, channels, name in itertools.product(work["grids"], work["channels"], work["implementations"]):
+            if name not in known:
+                raise InputError(f"work: no implementation {name!r}; there are {', '.join(known)}")
+            case = {"mode": work["mode"], "implementation": name, "channels": channels, "grid": grid}
+            parts = (work["mode"], "x".join(map(str, grid or ())), channels, name)
+            case = DEFAULTS | known[name] | case | {"is_reference": name == REFERENCE}
+            yield " ".join(str(part) for part in parts if part), case
 
 
 def _run_case(case: dict) -> dict:
     environment = os.environ | {"OMP_NUM_THREADS": str(case["threads"])}
-    command = [sys.executable, str(WORKER), json.dumps(case)]
-    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "scripts.benchmarking.case", json.dumps(case)]
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if process.returncode:
         why = (process.stderr.strip().splitlines() or ["no message"])[-1]
         return {"skipped": f"failed with exit code {process.returncode}: {why[:200]}"}
@@ -117,25 +94,17 @@ def _run_case(case: dict) -> dict:
 
 
 def _machine(threads: int, device: str) -> dict:
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        cpu = Path("/proc/cpuinfo").read_text().split("model name")[1].split("\n")[0].strip("\t: ")
-    flags = torch.cpu.get_capabilities()
-    versions = {}
-    for package in VERSIONS:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
+    cpu, flags = Path("/proc/cpuinfo"), torch.cpu.get_capabilities()
+    versions = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
+    name = cpu.read_text().split("model name")[1].split("\n")[0].strip("\t: ") if cpu.is_file() else platform.machine()
     return {
         "date": datetime.date.today().isoformat(),
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else cpu,
-        "features": [name for name in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if flags.get(name)],
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else name,
+        "features": [flag for flag in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if flags.get(flag)],
         "threads": threads,
-        "precision": "fp16" if device.startswith("cuda") else "bf16" if has_bfloat16() else "fp32",
-        "python": platform.python_version(),
-        "versions": versions,
-        "bundle": json.loads((CONFIGS.parent / "metadata.json").read_text())["version"],
+        "precision": str(autocast_dtype(True, device) or torch.float32).removeprefix("torch."),
+        "versions": {"python": platform.python_version()} | {name: versions.get(name) for name in PACKAGES},
+        "bundle": json.loads((ROOT / "metadata.json").read_text())["version"],
     }
 
 
@@ -146,5 +115,5 @@ def benchmark(overlay: str | None = None, **overrides: Any) -> None:
         overlay: a config file with what differs from it.
         overrides: any key of it, as a flag.
     """
-    configs = [str(CONFIGS / "benchmark.json"), *([overlay] if overlay else [])]
-    monai.bundle.run(config_file=configs, meta_file=str(CONFIGS / "metadata.json"), **overrides)
+    configs = [str(ROOT / "configs" / "benchmark.json"), *([overlay] if overlay else [])]
+    monai.bundle.run(config_file=configs, meta_file=str(ROOT / "configs" / "metadata.json"), **overrides)

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas
 from ignite.engine import Engine, Events
 
@@ -45,7 +46,7 @@ class SubjectTable:
             table.round(6).map(harmless).to_csv(file, index=False, lineterminator="\n")
         pooled = table[list(columns)].agg(["count", "mean", "std", "median", "min", "max"]).T
         pooled = pooled.rename(columns={"count": "n", "std": "sd"}).astype({"n": int})
-        summary = pooled.astype(object).where(pooled.notna(), None).to_dict("index")
+        summary = pooled.astype(object).where(np.isfinite(pooled), None).to_dict("index")  # JSON has no infinity
         with replace_file(self.output_dir / "summary.json") as file:
             file.write(json.dumps({**self.facts, "metrics": summary}, indent=4) + "\n")
         shown = pooled.to_string(float_format="{:.3f}".format, na_rep="-", col_space=8)

@@ -1,6 +1,5 @@
-"""The Model Zoo takes a folder without links and tests: this makes it, and its zip, from what git tracks."""
+"""The folder of a pull request to the Model Zoo, and its zip: the bundle without links, tests and benchmarks."""
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -12,11 +11,11 @@ from scripts.networks.weights import read_card
 
 BUNDLE = Path(__file__).resolve().parents[2]
 NAME = "meshnet_stroke_lesion_segmentation"
-PARTS = ("LICENSE", "configs", "docs", "models", "scripts")
-LARGE = 25_000_000  # bytes; the Zoo wants a link to larger files, in large_files.yml
+PARTS = {"LICENSE", "configs", "docs", "models", "scripts"}
+LEFT_OUT = ("configs/benchmark", "scripts/benchmark")  # of use to who changes the bundle, not to who uses it
 
 
-def package(output_dir: str, url: str | None = None) -> None:
+def package(output_dir: str) -> None:
     """Write the folder of a pull request to the Model Zoo and the zip of the same.
 
     ``configs/metadata.json`` is the file instead of a link, and ``channels`` in ``configs/train.json`` is that of the
@@ -24,53 +23,38 @@ def package(output_dir: str, url: str | None = None) -> None:
 
     Args:
         output_dir: folder for ``meshnet_stroke_lesion_segmentation`` and its zip; earlier ones there are replaced.
-        url: where files of more than 25 MB will lie, for ``large_files.yml``.
 
     Raises:
-        InputError: no weights, or large files without ``--url``.
+        InputError: no weights, a folder of that name that holds other things, or one that cannot be written.
     """
-    card, output = read_card(str(BUNDLE / "models" / "model.pt")), Path(output_dir).absolute()
-    output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output) as temporary:
-        folder = Path(temporary) / NAME
-        for path in _files():
-            target = folder / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(BUNDLE / path, target)  # follows the link
-        train = folder / "configs" / "train.json"
-        text, ours = train.read_text(), f'"channels": {json.loads(train.read_text())["channels"]},'
-        train.write_text(text.replace(ours, f'"channels": {card["channels"]},', 1))
-        _link_large_files(folder, url)
-        archive = shutil.make_archive(str(Path(temporary) / NAME), "zip", temporary, NAME)
-        shutil.rmtree(output / NAME, ignore_errors=True)
-        folder.rename(output / NAME)
-        Path(archive).replace(output / f"{NAME}.zip")
-    print(
-        f"Written: {output / NAME} and {NAME}.zip ({(output / NAME).with_suffix('.zip').stat().st_size / 1e6:.1f} MB)"
-    )
+    card, files, output = read_card(str(BUNDLE / "models" / "model.pt")), _files(), Path(output_dir).absolute()
+    made, archive = output / NAME, output / f"{NAME}.zip"
+    try:
+        others = {path.name for path in made.iterdir()} - PARTS if made.exists() else ()
+        if others:
+            raise InputError(f"{made}: holds {min(others)}, which no package does; give another --output_dir")
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output) as temporary:
+            folder = Path(temporary) / NAME
+            for path in files:
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(BUNDLE / path, folder / path)  # follows the link
+            train = folder / "configs" / "train.json"
+            text = train.read_text()
+            ours, theirs = json.loads(text)["channels"], card["network_def"]["channels"]
+            train.write_text(text.replace(f'"channels": {ours},', f'"channels": {theirs},', 1))
+            zipped = shutil.make_archive(str(folder), "zip", temporary, NAME)
+            shutil.rmtree(made, ignore_errors=True)
+            folder.rename(made)
+            Path(zipped).replace(archive)
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written ({error.strerror}); give another --output_dir") from error
+    print(f"Written: {made} and {archive.name} ({archive.stat().st_size / 1e6:.1f} MB)")
 
 
 def _files() -> list[Path]:
     """The bundle's files, relative to it: what git tracks, or, where this is no checkout, all but caches."""
-    listed = subprocess.run(["git", "ls-files", "-z", *PARTS], cwd=BUNDLE, capture_output=True, text=True)
-    if listed.returncode == 0 and listed.stdout:
-        paths = [Path(name) for name in listed.stdout.split("\0") if name]
-    else:
-        paths = [p.relative_to(BUNDLE) for part in PARTS for p in [BUNDLE / part, *(BUNDLE / part).rglob("*")]]
-    return sorted(p for p in paths if (BUNDLE / p).is_file() and "__pycache__" not in p.parts)
-
-
-def _link_large_files(folder: Path, url: str | None) -> None:
-    large = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size > LARGE]
-    if not large:
-        return
-    names = ", ".join(str(path.relative_to(folder)) for path in large)
-    if url is None:
-        raise InputError(f"{names}: larger than the Model Zoo's 25 MB; say with --url where they will lie")
-    lines = ["large_files:"]
-    for path in large:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        lines += [f'  - path: "{path.relative_to(folder)}"', f'    url: "{url.rstrip("/")}/{path.name}"']
-        lines += [f'    hash_val: "{digest}"', '    hash_type: "sha256"']
-        path.unlink()
-    (folder / "large_files.yml").write_text("\n".join(lines) + "\n")
+    listed = subprocess.run("git ls-files -z", shell=True, cwd=BUNDLE, capture_output=True, text=True).stdout
+    paths = [Path(name) for name in listed.split("\0") if name] or [p.relative_to(BUNDLE) for p in BUNDLE.rglob("*")]
+    paths = [p for p in paths if p.parts[0] in PARTS and "__pycache__" not in p.parts and (BUNDLE / p).is_file()]
+    return sorted(p for p in paths if not p.as_posix().startswith(LEFT_OUT))

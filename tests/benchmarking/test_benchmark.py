@@ -9,68 +9,117 @@ import pytest
 from conftest import ROOT
 from monai.bundle import ConfigParser
 
-from scripts.benchmarking.benchmark import Benchmark, _cases, name_of
-from scripts.common.errors import InputError
+from scripts.benchmarking import benchmark as benchmarking
+from scripts.benchmarking.benchmark import _cases, benchmark, run_benchmark
+from scripts.common.errors import InputError, describe
 
 CONFIG = ROOT / "configs" / "benchmark.json"
 
 
-def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
-    program = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), *map(str, arguments)]
-    return subprocess.run(program, cwd=cwd, capture_output=True, text=True, timeout=600)
-
-
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> dict:
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
+    """The command, from another directory."""
     folder = tmp_path_factory.mktemp("benchmark")
-    names = ["dilated, eager torch", "this bundle", "broken", "no package"]
+    names = ["dilated, eager torch", "broken"]
     overlay = {
-        "+implementations": {
-            "broken": {"network": {"_target_": "scripts.networks.meshnet.MeshNet", "channels": 0}},
-            "no package": {"network": None, "needs": ["no_such_package"]},
-        },
+        "+implementations": [
+            {"name": "broken", "network": {"_target_": "scripts.networks.meshnet.MeshNet", "channels": 0}}
+        ],
         "work": [{"mode": "inference", "channels": [5], "grids": [[32, 32, 32]], "implementations": names}],
     }
     (folder / "overlay.json").write_text(json.dumps(overlay))
-    options = ("--overlay", "overlay.json", "--rounds", 2, "--min_seconds", 0, "--output_dir", "out")
-    return {"folder": folder, "run": command(*options, cwd=folder)}
+    options = [
+        "--overlay",
+        "overlay.json",
+        "--rounds",
+        "1",
+        "--min_seconds",
+        "0",
+        "--threads",
+        "2",
+        "--output_dir",
+        "out",
+    ]
+    program = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), *options]
+    return folder / "out", subprocess.run(program, cwd=folder, capture_output=True, text=True, timeout=600)
 
 
-def test_each_case_is_measured_once_a_round(measured: dict) -> None:
-    assert measured["run"].returncode == 0, measured["run"].stderr
-    results = json.loads((measured["folder"] / "out" / "results.json").read_text())
-    rows = {row["implementation"]: row for row in results["cases"]}
-    assert len(rows["this bundle"]["seconds"]) == len(rows["dilated, eager torch"]["seconds"]) == 2
-    assert rows["this bundle"]["different_voxels"] < 0.05
+def test_each_case_is_measured_in_a_process_of_its_own(measured: tuple) -> None:
+    output, run = measured
+    assert run.returncode == 0, run.stderr
+    results = json.loads((output / "results.json").read_text())
+    row = results["cases"][0]
+    assert (row["implementation"], len(row["seconds"]), row["max_difference"]) == ("dilated, eager torch", 1, 0)
     assert results["versions"]["torch"].startswith("2.13.0")
 
 
-def test_a_case_that_fails_or_lacks_a_package_says_so_and_the_rest_go_on(measured: dict) -> None:
-    table = (measured["folder"] / "out" / "results.md").read_text()
+def test_a_case_that_fails_says_so_and_the_rest_goes_on(measured: tuple) -> None:
+    output, run = measured
+    table = (output / "results.md").read_text()
     assert "channels must be at least 1, got 0" in table
-    assert "no_such_package not installed" in table
-    assert table.strip() in measured["run"].stdout
-    assert (measured["folder"] / "out" / "scaling.png").is_file()
+    assert table.strip() in run.stdout
 
 
-def test_a_case_that_does_not_exist_is_one_line(tmp_path: Path) -> None:
-    result = command("--only", "inference 7x7x7", "--output_dir", "out", cwd=tmp_path)
-    assert result.returncode
-    assert result.stderr.strip().splitlines()[-1].startswith("only inference 7x7x7: no such case; one is 'inference")
+def config(*names: str) -> dict:
+    work = {"mode": "inference", "channels": [5], "grids": [[32, 32, 32]], "implementations": list(names)}
+    return {"work": [work], "implementations": [{"name": name, "network": None} for name in "abc"]}
+
+
+def test_cases_take_turns_and_one_that_fails_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = []
+
+    def run_case(case: dict) -> dict:
+        ran.append(case["implementation"])
+        if case["implementation"] == "b":
+            return {"skipped": "failed"}
+        return {"seconds": float(len(ran)), "peak_bytes": 1}
+
+    monkeypatch.setattr(benchmarking, "_run_case", run_case)
+    run_benchmark(config("a", "b", "c"), str(tmp_path), "cpu", 1, 3, 0.0)
+    assert ran == ["a", "b", "c", "a", "c", "a", "c"]
+    rows = {row["implementation"]: row for row in json.loads((tmp_path / "results.json").read_text())["cases"]}
+    assert rows["a"]["seconds"] == [1.0, 4.0, 6.0]
+    assert rows["b"]["skipped"] == "failed"
+
+
+def test_what_was_measured_before_a_stop_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([{"seconds": 1.0, "peak_bytes": 1}])
+    monkeypatch.setattr(benchmarking, "_run_case", lambda case: next(answers))
+    with pytest.raises(StopIteration):
+        run_benchmark(config("a", "b"), str(tmp_path), "cpu", 1, 1, 0.0)
+    assert [row["implementation"] for row in json.loads((tmp_path / "results.json").read_text())["cases"]] == ["a"]
+
+
+def test_wrong_keys_and_values_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.excepthook", None)
+    wrong = {"only": "inference 7x7x7", "rounds": 0, "round": 3, "min_seconds": "long"}
+    lines = [
+        "only inference 7x7x7: no such case; one is 'inference",
+        "rounds 0",
+        "did you mean rounds",
+        "a finite number",
+    ]
+    for (key, value), line in zip(wrong.items(), lines, strict=True):
+        with pytest.raises((RuntimeError, InputError)) as error:
+            benchmark(output_dir="out", **{key: value})
+        assert line in describe(error.value)
+        assert len(describe(error.value).splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 
 def test_the_shipped_work_names_implementations_that_exist_and_has_a_reference_before_what_is_compared() -> None:
-    config = ConfigParser.load_config_file(CONFIG)
-    seen = set()
-    for case in _cases(config):
-        work = name_of(case | {"implementation": ""})
+    seen, names = set(), [name for name, _ in _cases(ConfigParser.load_config_file(CONFIG))]
+    for _, case in _cases(ConfigParser.load_config_file(CONFIG)):
+        work = (case["mode"], str(case["grid"]), case["channels"])
         assert case["is_reference"] or case["channels"] is None or case["mode"] == "training" or work in seen
         seen.add(work)
-    assert len({name_of(case) for case in _cases(config)}) == len(list(_cases(config)))
+    assert len(set(names)) == len(names)
+    assert "inference 128x128x128 16 this bundle" in names
 
 
 def test_an_unknown_implementation_is_one_line() -> None:
-    work = [{"mode": "inference", "channels": [5], "grids": [[32, 32, 32]], "implementations": ["ours"]}]
-    with pytest.raises(InputError, match=r"^work: no implementation 'ours'; there are theirs$"):
-        Benchmark({"work": work, "implementations": {"theirs": {}}}, "out", "cpu", 2, 1, 0.0)
+    with pytest.raises(InputError, match=r"^work: no implementation 'ours'; there are a, b, c$"):
+        run_benchmark(config("ours"), "out", "cpu", 2, 1, 0.0)

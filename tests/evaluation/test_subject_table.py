@@ -49,6 +49,13 @@ def test_one_subject_has_no_standard_deviation(tmp_path: Path) -> None:
     assert summary["metrics"]["avd"] == {"n": 0, "mean": None, "sd": None, "median": None, "min": None, "max": None}
 
 
+def test_an_infinite_distance_is_in_the_table_and_not_in_json(tmp_path: Path) -> None:
+    table, _ = tabulate(tmp_path, [[0.5], [0.25]], [0.1, float("inf")])
+    assert table["avd"].tolist() == [0.1, float("inf")]
+    strict = json.loads((tmp_path / "summary.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert strict["metrics"]["avd"]["mean"] is None
+
+
 def test_cells_without_a_value_are_empty(tmp_path: Path) -> None:
     tabulate(tmp_path, [[0.5], [0.25]], [0.1, float("nan")])
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
