@@ -2,12 +2,28 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":  # run as a command, Python looks in scripts/ instead of the bundle's root
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import monai
+
 from scripts.common.command import run_command
-from scripts.search.study import hpo
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def hpo(overlay: str | None = None, **overrides: Any) -> None:
+    """Search hyperparameters by ``configs/hpo.json``.
+
+    Args:
+        overlay: a config file with what differs from it.
+        overrides: any key of it, as a flag.
+    """
+    configs = [str(CONFIGS / "hpo.json"), *([overlay] if overlay else [])]
+    monai.bundle.run(config_file=configs, meta_file=str(CONFIGS / "metadata.json"), **overrides)
+
 
 if __name__ == "__main__":
     run_command(hpo)

@@ -10,9 +10,12 @@ class InputError(ValueError):
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """The error that the others were raised from; MONAI, Ignite and SQLAlchemy bury it."""
-    while error.__cause__ is not None or (error.__context__ is not None and not error.__suppress_context__):
-        error = error.__cause__ or error.__context__
+    """The ``InputError`` on the way, else the error that the others were raised from; MONAI and Ignite bury both."""
+    while not isinstance(error, InputError):
+        cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if cause is None:
+            break
+        error = cause
     return error
 
 

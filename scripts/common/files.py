@@ -39,7 +39,8 @@ def replace_file(path: str | Path, mode: str = "w", unique: bool = False) -> Ite
             partial.unlink(missing_ok=True)
             raise
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:120]
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = cause.strerror if isinstance(cause, OSError) else " ".join(str(cause).split())[:120]
         raise InputError(f"{path}: cannot be written ({reason}); what was there before is kept") from error
 
 

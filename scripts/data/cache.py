@@ -1,18 +1,18 @@
-"""MONAI's PersistentDataset knows a scan by its name and breaks on a cut-off file: this knows what was computed."""
+"""Computes deterministic transforms once: in memory, or on disk under a name that says what a file was made of."""
 
-import hashlib
+import inspect
 import json
 import logging
-from collections.abc import Mapping
+import pydoc
+import re
+from collections.abc import Sequence
 from copy import deepcopy
-from enum import Enum
-from types import CodeType, FunctionType
-from typing import Any
+from functools import partial
 
 import monai
-import numpy as np
 import torch
 from monai.data import CacheDataset, Dataset, MetaTensor, PersistentDataset
+from monai.data.utils import json_hashing
 from monai.transforms import Compose
 
 from scripts.common.errors import InputError
@@ -21,7 +21,9 @@ from scripts.common.files import replace_file
 logger = logging.getLogger("meshnet")
 
 
-def cached_dataset(data: list[dict], transform: Compose, cache: str, cache_dir: str) -> Dataset:
+def cached_dataset(
+    data: list[dict], transform: Compose, cache: str, cache_dir: str, made_of: Sequence = (), values: dict | None = None
+) -> Dataset:
     """A dataset whose deterministic transforms are computed once.
 
     Args:
@@ -29,82 +31,64 @@ def cached_dataset(data: list[dict], transform: Compose, cache: str, cache_dir: 
         transform: its leading transforms that are not random are the ones whose result is kept.
         cache: "memory" (computed at the start of each run), "disk" (when first used, then by all runs) or "none".
         cache_dir: folder for "disk"; it may be deleted at any time.
+        made_of: for "disk", the config of ``transform``'s transforms, nothing instantiated; it is hashed.
+        values: for "disk", JSON of what ``made_of`` refers to: {"cohort": [spacing, spatial_size]} for ``@cohort``.
 
     Raises:
-        InputError: another ``cache``.
+        InputError: another ``cache``; for "disk", if ``made_of`` and ``values`` do not tell what ``transform`` does.
     """
     if cache == "memory":
         return CacheDataset(data, transform, num_workers=None)
     if cache == "disk":
-        return DiskCacheDataset(data, transform, cache_dir)
+        return DiskCacheDataset(data, transform, cache_dir, made_of, values or {})
     if cache == "none":
         return Dataset(data, transform)
     raise InputError(f"cache {cache}: expected memory, disk or none")
 
 
 class DiskCacheDataset(PersistentDataset):
-    """Finds a preprocessed scan by what it was made of: the files' content, the transforms and MONAI's version.
+    """Finds a preprocessed scan by its files' content, the transforms' config and code, and MONAI's version.
 
-    Of the metadata only affine and file name are kept. A file that cannot be read is made again.
+    Of the metadata only affine and file name are kept. A file that cannot be read is made again; MONAI's own would
+    raise, and writes by way of the system's temporary folder, so that a full disk can leave half a file.
     """
 
-    def __init__(self, data: list[dict], transform: Compose, cache_dir: str) -> None:
-        super().__init__(data, transform, cache_dir)
-        first_random = transform.get_index_of_first(lambda t: isinstance(t, monai.transforms.RandomizableTrait))
-        self.recipe = [monai.__version__, describe(transform.transforms[:first_random])]
+    def __init__(self, data: list[dict], transform: Compose, cache_dir: str, made_of: Sequence, values: dict) -> None:
+        super().__init__(data, transform, cache_dir, _hash_scan, hash_transform=partial(_hash_recipe, made_of, values))
 
     def _cachecheck(self, item_transformed: dict) -> dict:
-        made_of = [self.recipe, *(item_transformed[key] for key in ("image", "label", "sha256"))]
-        path = self.cache_dir / f"{hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]}.pt"
+        path = self.cache_dir / f"{self.hash_func(item_transformed).decode()}{self.transform_hash}.pt"
         if path.is_file():
             try:
-                return _unpack(*torch.load(path, weights_only=True))
+                return torch.load(path, weights_only=True)
             except Exception as error:  # torch raises unrelated types for a file that is cut off
                 logger.warning(f"{path}: cannot be read ({type(error).__name__}), made again")
         item = self._pre_transform(deepcopy(item_transformed))
-        volumes = {key: value for key, value in item.items() if isinstance(value, MetaTensor)}
-        others = {key: value for key, value in item.items() if key not in volumes}
-        parts = {k: (v.as_tensor(), v.affine, str(v.meta["filename_or_obj"])) for k, v in volumes.items()}
+        for key, value in item.items():
+            if isinstance(value, MetaTensor):
+                meta = {"filename_or_obj": str(value.meta["filename_or_obj"])}
+                item[key] = MetaTensor(value.as_tensor(), value.affine, meta)
         with replace_file(path, "wb", unique=True) as file:  # other runs may make it, too
-            torch.save((parts, others), file)
-        return _unpack(parts, others)
+            torch.save(item, file)
+        return item
 
 
-def _unpack(volumes: dict[str, tuple], others: dict) -> dict:
-    return others | {
-        key: MetaTensor(values, affine=affine, meta={"filename_or_obj": name})
-        for key, (values, affine, name) in volumes.items()
-    }
+def _hash_scan(scan: dict) -> bytes:
+    return json_hashing([scan["image"], scan["label"], scan["sha256"]])[:32]
 
 
-def describe(value: Any) -> Any:
-    """What ``value`` computes, in terms of JSON: equal for equal transforms, in any process; random states left out.
-
-    Raises:
-        InputError: a callable that cannot be looked into, so nobody could say whether it has changed.
-    """
-    if isinstance(value, Enum):
-        return str(value.value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Mapping):
-        return [[describe(key), describe(value[key])] for key in value]
-    if isinstance(value, list | tuple):
-        return [describe(item) for item in value]
-    if isinstance(value, set | frozenset):
-        return sorted(json.dumps(describe(item)) for item in value)
-    if isinstance(value, np.ndarray | np.generic | torch.Tensor):
-        return [str(value.dtype), value.tolist()]
-    if isinstance(value, type | torch.dtype | torch.device | np.dtype | range | slice):
-        return str(value)
-    if isinstance(value, CodeType):
-        return [value.co_code.hex(), value.co_names, describe(value.co_consts)]
-    if isinstance(value, FunctionType):
-        closure = [cell.cell_contents for cell in value.__closure__ or ()]
-        return [value.__qualname__, describe(value.__code__), describe(value.__defaults__), describe(closure)]
-    if hasattr(value, "__dict__"):
-        kind, state = type(value), {k: v for k, v in vars(value).items() if not isinstance(v, np.random.RandomState)}
-        ours = kind.__module__.split(".")[0] != "monai"  # MONAI's code is known by its version
-        code = [function for function in vars(kind).values() if ours and isinstance(function, FunctionType)]
-        return [f"{kind.__module__}.{kind.__qualname__}", describe(code), describe(state)]
-    raise InputError(f"cache disk: cannot tell whether {value!r} in the preprocessing changes; use --cache none")
+def _hash_recipe(made_of: Sequence, values: dict, transforms: list) -> bytes:
+    """A hash of what ``transforms``, the first ones of ``made_of``, compute."""
+    parts = [part if isinstance(part, dict) else {} for part in made_of]
+    recipe = [part for part in parts if not part.get("_disabled_")][: len(transforms)]
+    told = [str(part.get("_target_")).rpartition(".")[2] for part in recipe]
+    if told != [type(transform).__name__ for transform in transforms]:
+        raise InputError(f"cache disk: the transforms are not those of made_of ({', '.join(told)}); use --cache none")
+    text = json.dumps(recipe)
+    if unknown := sorted(set(re.findall(r"@(\w+)", text)) - values.keys()):
+        raise InputError(f"cache disk: the preprocessing refers to @{unknown[0]}; give it in values, or --cache none")
+    # MONAI's code is known by its version, that of others by its text.
+    targets = {target for target in re.findall(r'"_target_": "(\w+\.[\w.]+)"', text) if not target.startswith("monai.")}
+    modules = {inspect.getmodule(pydoc.locate(target)) for target in targets} - {None}
+    code = sorted(inspect.getsource(m) for m in modules if str(getattr(m, "__file__", None)).endswith(".py"))
+    return json_hashing([monai.__version__, recipe, values, code])[:32]

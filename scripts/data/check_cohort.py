@@ -5,7 +5,7 @@ from pathlib import Path
 
 from scripts.common.errors import InputError
 from scripts.data.check_scans import check_scans, problems_of
-from scripts.data.cohort import read_datalist
+from scripts.data.datalist_schema import read_datalist
 
 
 def check_cohort(dataset_dir: str, datalist: str | None = None) -> None:
@@ -27,4 +27,4 @@ def check_cohort(dataset_dir: str, datalist: str | None = None) -> None:
     rows = [f"warning  {line}" for line in warnings] + [f"error    {line}" for line in errors]
     print("\n".join([*rows, f"{len(scans)} scans: {len(errors)} errors, {len(warnings)} warnings"]))
     if errors:
-        raise InputError(1)
+        raise InputError(f"{path}: {len(errors)} errors in its scans")

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from itertools import product
 from pathlib import Path
 
@@ -14,12 +16,11 @@ from tqdm import tqdm
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
-from scripts.data.volumes import read_volume
+from scripts.data.volumes import Image, read_volume
 
 logger = logging.getLogger("meshnet")
-RULES = 1  # counted up when a rule changes, so that no report of older rules is used again
+RULES = 2  # counted up when a rule changes, so that no report of older rules is used again
 SPACING_ERROR, SPACING_WARNING = (0.01, 100), (0.2, 15)  # mm
-Image = nib.spatialimages.SpatialImage
 
 
 def check_scans(
@@ -29,43 +30,35 @@ def check_scans(
 
     Args:
         scans: dictionaries with an ``image`` path and, optionally, ``label`` and ``subject``.
-        spacing: mm, and ``spatial_size``, voxels: the recipe's grid in RAS order, beyond which a lesion is cut off.
-        spatial_size: see ``spacing``.
-        cache: file in which reports are kept; one is used again while its files have the same size and time.
+        spacing: voxel size of the recipe's grid in mm, RAS order.
+        spatial_size: its size in voxels, beyond which a lesion is cut off.
+        cache: file in which reports without errors are kept, and used while their files have the same size and time.
 
     Returns:
         A report per scan: ``errors`` and ``warnings`` (one line each, naming the file), ``empty_label``, and
         ``sha256`` of its files.
     """
-    known = _read_cache(cache)
-    grid = [RULES, spacing and list(spacing), spatial_size and list(spatial_size)]
+    grid = None if spacing is None else [list(spacing), list(spatial_size)]
+    known = _known_reports(cache)
 
     def report(scan: dict) -> dict:
-        key = _state_of_files(scan, grid)
-        return known[key] if key in known else {"key": key, **_check_scan(scan, spacing, spatial_size)}
+        key = json.dumps([RULES, grid, *(_state(scan.get(name)) for name in ("image", "label"))])
+        return deepcopy(known.get(key)) or {"key": key, **_check_scan(scan, grid)}
 
     with ThreadPoolExecutor(8) as pool:  # not one per core: each holds a volume and its mask
         reports = list(tqdm(pool.map(report, scans), "Checking scans", len(scans), leave=False))
-    if cache and any(r["key"] not in known for r in reports):
+    new = {r["key"]: r for r in reports if r["key"] not in known and not r["errors"]}
+    if cache and new:
         try:
             with replace_file(cache, unique=True) as file:
-                json.dump({r["key"]: r for r in [*known.values(), *reports]}, file, indent=1)
+                json.dump(known | new, file, indent=1)
         except InputError as error:
             logger.info(f"The check of the scans is not kept: {error}")
-    return _with_duplicates(scans, [{**r, "errors": [*r["errors"]], "warnings": [*r["warnings"]]} for r in reports])
+    return _with_duplicates(scans, reports)
 
 
 def refuse_bad_scans(scans: list[dict], reports: list[dict], lesion_needed: Sequence[dict] = ()) -> None:
-    """Log what is odd about the scans; raise if one cannot be used.
-
-    Args:
-        scans: what was checked.
-        reports: what ``check_scans`` returned for them.
-        lesion_needed: those whose mask must not be empty.
-
-    Raises:
-        InputError: a table with a line per error.
-    """
+    """Log the warnings of ``check_scans``; raise an ``InputError``, a line for each, if there are errors."""
     errors, warnings = problems_of(scans, reports, lesion_needed)
     for line in warnings:
         logger.warning(line)
@@ -76,7 +69,7 @@ def refuse_bad_scans(scans: list[dict], reports: list[dict], lesion_needed: Sequ
 def problems_of(
     scans: list[dict], reports: list[dict], lesion_needed: Sequence[dict] = ()
 ) -> tuple[list[str], list[str]]:
-    """All errors and all warnings, a line each, in the scans' order."""
+    """All errors and all warnings, a line each, in the scans' order; masks of ``lesion_needed`` must not be empty."""
     errors, warnings = [], []
     for scan, report in zip(scans, reports, strict=True):
         errors += report["errors"]
@@ -88,39 +81,35 @@ def problems_of(
     return errors, warnings
 
 
-def _read_cache(cache: Path | None) -> dict:
+def _known_reports(cache: Path | None) -> dict:
     try:
-        return json.loads(cache.read_text()) if cache else {}
+        known = json.loads(cache.read_text()) if cache else {}
     except (OSError, ValueError):  # none yet, or not ours: everything is read again
-        return {}
+        known = {}
+    return known if isinstance(known, dict) else {}
 
 
-def _state_of_files(scan: dict, grid: list) -> str:
-    states = []
-    for key in ("image", "label"):
-        path = Path(scan[key]) if key in scan else None
-        stat = path.stat() if path and path.is_file() else None
-        states.append([path and str(path), stat and stat.st_size, stat and stat.st_mtime_ns])
-    return json.dumps([states, grid])
+def _state(path: str | None) -> list:
+    stat = os.stat(path) if path and os.path.isfile(path) else None
+    return [path, stat and stat.st_size, stat and stat.st_mtime_ns]
 
 
-def _check_scan(scan: dict, spacing: tuple | None, spatial_size: tuple | None) -> dict:
+def _check_scan(scan: dict, grid: list | None) -> dict:
     report = {"errors": [], "warnings": [], "empty_label": False, "sha256": {}}
     volumes = {}
-    for key in [key for key in ("image", "label") if key in scan]:
-        try:
-            volumes[key] = read_volume(scan[key])
-            report["sha256"][key] = hashlib.sha256(Path(scan[key]).read_bytes()).hexdigest()
-        except InputError as error:
-            report["errors"].append(str(error))
-    if "image" in volumes:
-        _check_image(scan["image"], *volumes["image"], report)
-    if len(volumes) == 2 and not report["errors"]:
-        wrong = _off_grid(volumes["label"][0], volumes["image"][0])
-        if wrong:
-            report["errors"].append(f"{scan['label']}: {wrong}: {scan['image']}")
-        else:
-            _check_mask(scan["label"], *volumes["label"], spacing, spatial_size, report)
+    try:
+        for key in [key for key in ("image", "label") if key in scan]:
+            try:
+                volumes[key] = read_volume(scan[key])
+                report["sha256"][key] = hashlib.sha256(Path(scan[key]).read_bytes()).hexdigest()
+            except InputError as error:
+                report["errors"].append(str(error))
+        if "image" in volumes:
+            _check_image(scan["image"], *volumes["image"], report)
+        if len(volumes) == 2 and not report["errors"]:
+            _check_mask(scan, volumes["image"][0], *volumes["label"], grid, report)
+    except MemoryError:
+        report["errors"].append(f"{scan['image']}: does not fit into the memory that is free")
     return report
 
 
@@ -134,6 +123,9 @@ def _check_image(path: str, image: Image, data: np.ndarray, report: dict) -> Non
         report["errors"].append(f"{path}: its affine is not one of a scan (spacing {shown} mm); repair the header")
     elif min(zooms) < SPACING_WARNING[0] or max(zooms) > SPACING_WARNING[1]:
         report["warnings"].append(f"{path}: unusual spacing, {shown} mm")
+    header = image.header
+    if isinstance(header, nib.Nifti1Header) and header["sform_code"] == header["qform_code"] == 0:
+        report["warnings"].append(f"{path}: its header does not say where left and right are (both form codes are 0)")
 
 
 def _off_grid(label: Image, image: Image) -> str | None:
@@ -152,22 +144,22 @@ def _off_grid(label: Image, image: Image) -> str | None:
     return f"its affine moves it {shift:.1f} mm away from its image" if too_far else None
 
 
-def _check_mask(
-    path: str, label: Image, data: np.ndarray, spacing: tuple | None, spatial_size: tuple | None, report: dict
-) -> None:
-    lesion = data > 0
-    fraction = lesion.mean()
+def _check_mask(scan: dict, image: Image, label: Image, data: np.ndarray, grid: list | None, report: dict) -> None:
+    path, lesion = scan["label"], data > 0
+    if wrong := _off_grid(label, image):
+        report["errors"].append(f"{path}: {wrong}: {scan['image']}")
+        return
     report["empty_label"] = not lesion.any()
-    if fraction > 0.5:
-        report["errors"].append(f"{path}: {fraction:.0%} of the volume is above 0; is this a lesion mask?")
-    values = np.unique(data[lesion])
-    if len(values) > 1:
-        report["warnings"].append(f"{path}: {len(values)} different values above 0, all taken as lesion")
+    if lesion.mean() > 0.5:
+        report["errors"].append(f"{path}: {lesion.mean():.0%} of the volume is above 0; is this a lesion mask?")
+    n_values = len(np.unique(data[lesion]))
+    if n_values > 1:
+        report["warnings"].append(f"{path}: {n_values} different values above 0, all taken as lesion")
     if data.min() < 0:
         report["warnings"].append(f"{path}: values below 0, taken as background")
-    if spacing is not None and lesion.any():
+    if grid and lesion.any():
         axes = nib.io_orientation(label.affine)[:, 0].astype(int)  # RAS axis of each voxel axis
-        half = np.array([spacing[axis] * spatial_size[axis] / 2 for axis in axes])
+        half = (np.array(grid[0]) * grid[1] / 2)[axes]
         centre = (np.array(label.shape) - 1) / 2
         away = np.abs(np.argwhere(lesion) - centre) * nib.affines.voxel_sizes(label.affine)
         outside = (away > half).any(axis=1).mean()

@@ -1,4 +1,4 @@
-"""MONAI writes no datalist of a BIDS tree or a table: this finds a cohort's scans and measures their lesions."""
+"""Writes the datalist of a BIDS dataset or a table: its scans, their lesion volumes, and nested folds."""
 
 import json
 import os
@@ -6,8 +6,6 @@ import re
 import shlex
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from csv import DictReader
-from itertools import dropwhile
 from math import inf
 from pathlib import Path
 
@@ -15,8 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from scripts.common.errors import InputError
-from scripts.data.cohort import read_datalist
-from scripts.data.folds import assign_folds
+from scripts.common.files import replace_file
+from scripts.data.bids import description, made_by, scans_in_bids, scans_in_csv, stem
+from scripts.data.datalist_schema import check_fields
+from scripts.data.folds import assign_folds, table_of_folds
 from scripts.data.volumes import is_annexed, read_volume
 
 
@@ -24,6 +24,7 @@ def prepare_datalist(
     dataset_dir: str | None = None,
     *,
     csv: str | None = None,
+    labels: str | None = None,
     keep_tse: bool = False,
     suffix: str = "T2w",
     outer_folds: int = 3,
@@ -39,8 +40,8 @@ def prepare_datalist(
     Args:
         dataset_dir: BIDS folder with lesion masks under derivatives/; with ``csv``, where relative paths start.
         csv: table to use instead of BIDS names, with columns ``image,label`` and maybe ``subject,session,acquisition``.
-            A subject that is not given is the path's ``sub-``; without one, the image's file name, or its whole path
-            where other images have that name too. So give it where a person has several scans.
+            A subject not given is the path's ``sub-``, else the file's name, or its whole path where names repeat.
+        labels: the folder of masks to use, such as derivatives/lesion_masks; default: all that no software made.
         keep_tse: keep the scans whose ``acq-`` starts with tse.
         suffix: BIDS suffix of the images.
         outer_folds: folds to test on, stratified by quartile of lesion volume and by acquisition.
@@ -52,48 +53,36 @@ def prepare_datalist(
         output: file to write; default: datalist.json in ``dataset_dir``.
 
     Returns:
-        Path of the file written.
-
-    Raises:
-        InputError: something is not usable and nothing was written; the message has one line per problem.
+        Path of the file written. An ``InputError``, a line per problem, says what is not usable; nothing is written.
     """
-    if not isinstance(keep_tse, bool):  # Fire reads `--keep_tse false` as a text, which would count as true
-        raise InputError(f"keep_tse {keep_tse}: expected True or False")
-    for key, value, low in (("outer_folds", outer_folds, 2), ("inner_folds", inner_folds, 2), ("seed", seed, 0)):
+    grid = {"spacing": _three("spacing", spacing, (int, float)), "spatial_size": _three("spatial_size", spatial_size)}
+    numbers = {"seed": seed, "outer_folds": outer_folds, "inner_folds": inner_folds}
+    for key, value in numbers.items():
+        low = 0 if key == "seed" else 2
         if type(value) is not int or not low <= value < 2**32:
             raise InputError(f"{key} {value}: expected a whole number, at least {low}")
-    grid = {"spacing": [float(mm) for mm in _three("spacing", spacing, (int, float))]}
-    grid["spatial_size"] = _three("spatial_size", spatial_size, int)
-    root, target = _places(dataset_dir, csv, output)
-    description = _description(root)
-
-    scans = _scans_in_bids(root, str(suffix)) if csv is None else _scans_in_csv(Path(str(csv)), root)
-    scans = _select(scans, keep_tse)
-    _check_files(root, scans)
-    scans.sort(key=lambda scan: scan["image"])
-    _measure_lesions(root, scans)
+    root, target = _places(dataset_dir, csv, labels, output)
+    told = description(root / "dataset_description.json")
+    found = scans_in_bids(root, str(suffix), labels) if csv is None else scans_in_csv(Path(str(csv)), root)
+    scans = _usable(root, found, keep_tse)
     assign_folds(scans, outer_folds, inner_folds, seed)
-
-    content = {"name": str(name or description.get("Name") or root.name)}
-    content |= {"simulated": description.get("Simulated") is True, **grid, "seed": seed}
-    _write(target, content | {"outer_folds": outer_folds, "inner_folds": inner_folds, "training": scans})
-    print(f"{_summary(scans, outer_folds)}\n\nWritten: {target}")
-    option = "" if target == root / "datalist.json" else f" --datalist {shlex.quote(str(target))}"
-    command = "python -m monai.bundle run training --config_file configs/train.json"
-    print(f"Next: {command} --dataset_dir {shlex.quote(str(root))}{option}")
+    content = {"name": str(name or told.get("Name") or root.name), "simulated": told.get("Simulated") is True}
+    _write(root, target, content | grid | numbers | {"training": scans})
     return str(target)
 
 
-def _three(key: str, value: object, kind: type | tuple[type, ...]) -> list:
+def _three(key: str, value: object, kinds: tuple[type, ...] = (int,)) -> list:
     values = list(value) if isinstance(value, (list, tuple)) else [value] * 3
-    if len(values) != 3 or not all(isinstance(v, kind) and v is not True and 0 < v < inf for v in values):
-        numbers = "whole number of voxels" if kind is int else "number of mm"
+    if len(values) != 3 or not all(type(v) in kinds and 0 < v < inf for v in values):
+        numbers = "number of mm" if float in kinds else "whole number of voxels"
         raise InputError(f"{key} {value}: expected a positive {numbers}, or three")
-    return values
+    return [kinds[-1](v) for v in values]
 
 
-def _places(dataset_dir: str | None, csv: str | None, output: str | None) -> tuple[Path, Path]:
+def _places(dataset_dir: str | None, csv: str | None, labels: str | None, output: str | None) -> tuple[Path, Path]:
     """The dataset's folder and the file to write."""
+    if csv is not None and labels is not None:
+        raise InputError("give --csv, which names the masks, or --labels, not both")
     if dataset_dir is None and csv is None:
         raise InputError("give --dataset_dir, the folder of a BIDS dataset, or --csv, a table of images and labels")
     root = Path(os.path.abspath(str(dataset_dir) if dataset_dir is not None else Path(str(csv)).parent))
@@ -105,93 +94,44 @@ def _places(dataset_dir: str | None, csv: str | None, output: str | None) -> tup
     return root, target
 
 
-def _description(root: Path) -> dict:
-    path = root / "dataset_description.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
-
-
-def _scans_in_bids(root: Path, suffix: str) -> list[dict]:
-    """Every lesion mask drawn on a ``suffix`` image, with the path that this image must have."""
-    scans = []
-    for mask in sorted(root.glob("derivatives/**/*lesion*mask.nii*")):
-        label = mask.relative_to(root)
-        parts = _stem(label.name).split("_")
-        drawn_on = [part for part in parts if "-" not in part and not re.search("lesion|mask", part)]
-        if not label.name.endswith((".nii", ".nii.gz")) or drawn_on not in ([], [suffix]):
-            continue
-        entities = [part for part in parts if "-" in part and not re.match("desc-|label-|space-orig$", part)]
-        folders = dropwhile(lambda folder: not folder.startswith("sub-"), label.parts[:-1])
-        image = Path(*folders, "_".join([*entities, suffix]) + ".nii").as_posix()
-        image += "" if os.path.lexists(root / image) else ".gz"
-        scans.append(_scan(label.as_posix(), {"image": image, "label": label.as_posix()}))
-    if not scans:
-        raise InputError(
-            f"{root}: no lesion mask of {suffix} scans; looked for derivatives/**/*lesion*mask.nii.gz or .nii, such as "
-            f"derivatives/lesion_masks/sub-1/anat/sub-1_{suffix}_desc-lesion_mask.nii.gz; --csv takes other layouts"
-        )
-    return scans
-
-
-def _scans_in_csv(path: Path, root: Path) -> list[dict]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = DictReader(file)
-            columns = list(reader.fieldnames or [])
-            rows = [{"row": reader.line_num, **{key: (row[key] or "").strip() for key in columns}} for row in reader]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"csv {path}: cannot be read ({error})") from error
-    missing = [key for key in ("image", "label") if key not in columns]
-    if missing or not rows:
-        problem = f"no column {' and '.join(missing)}; it has: {', '.join(columns)}" if missing else "no row"
-        raise InputError(f"csv {path}: {problem}")
-    for row in rows:
-        for key in ("image", "label"):
-            row[key] = row[key] and os.path.abspath(root / row[key]).removeprefix(f"{root}{os.sep}")
-    return [_scan(f"{path}: row {row['row']}", row) for row in rows]
-
-
-def _stem(path: str) -> str:
-    return re.sub(r"\.nii(\.gz)?$", "", path)
-
-
-def _scan(origin: str, given: dict) -> dict:
-    """A datalist entry, completed from the image's path; ``origin`` is what messages call it."""
-    scan = {"origin": origin, "image": given["image"], "label": given["label"]}
-    for key, entity in (("subject", "sub"), ("session", "ses"), ("acquisition", "acq")):
-        in_path = re.findall(rf"(?:^|[/_]){entity}-([^/_.]+)", given["image"])
-        scan[key] = given.get(key, "").removeprefix(f"{entity}-") or (in_path[-1] if in_path else None)
-    return scan
-
-
-def _select(scans: list[dict], keep_tse: bool) -> list[dict]:
-    """The scans to use, each with a subject."""
+def _usable(root: Path, scans: list[dict], keep_tse: bool) -> list[dict]:
+    """The scans to use in the order of their images, each with a subject and its ``lesion_volume`` in mm3."""
     kept = [scan for scan in scans if keep_tse or not (scan["acquisition"] or "").startswith("tse")]
     if not kept:
         raise InputError(f"all {len(scans)} scans are acq-tse; --keep_tse keeps them")
     if len(kept) < len(scans):
         print(f"Left out: {len(scans) - len(kept)} acq-tse scans (--keep_tse keeps them)")
-    unnamed = {scan["image"]: _stem(os.path.basename(scan["image"])) for scan in kept if scan["subject"] is None}
-    namesakes = Counter(unnamed.values())
-    for scan in kept:
-        if scan["subject"] is None:  # a/T2.nii.gz and b/T2.nii.gz are two people
-            file = unnamed[scan["image"]]
-            scan["subject"] = file if namesakes[file] == 1 else _stem(scan["image"])
+    unnamed = [scan for scan in kept if scan["subject"] is None]
+    names = Counter(stem(os.path.basename(scan["image"])) for scan in unnamed)
+    for scan in unnamed:  # a/T2.nii.gz and b/T2.nii.gz are two people
+        name = stem(os.path.basename(scan["image"]))
+        scan["subject"] = name if names[name] == 1 else stem(scan["image"])
+    _check_files(root, kept)
+    kept.sort(key=lambda scan: scan["image"])
+    with ThreadPoolExecutor(8) as pool:  # not one per core: each may hold a whole volume in float64
+        measured = pool.map(lambda scan: _measure_lesion(root, scan), kept)
+        problems = [p for p in tqdm(measured, "Reading masks", len(kept), leave=False) if p]
+    if problems:
+        raise InputError("\n".join(problems))
+    for label in [scan["label"] for scan in kept if scan["lesion_volume"] == 0]:
+        print(f"Warning: {label}: its lesion volume is 0")
+    makers = Counter(made_by(root, root / scan["label"]) for scan in kept)
+    for software in makers.keys() - {None}:
+        print(f"Warning: {makers[software]} masks were made by {software}: predictions, taken as the truth")
     return kept
 
 
 def _check_files(root: Path, scans: list[dict]) -> None:
-    problems, images = [], set()
+    problems, taken = [], set()
     for scan in scans:
         origin = scan.pop("origin")
-        for key in ("image", "label"):
+        for key, other in (("image", "mask"), ("label", "image")):
             if not os.path.lexists(root / scan[key]) or (root / scan[key]).is_dir():
                 problems.append(f"{origin}: {key} '{scan[key]}' does not exist")
-        if scan["image"] in images:
-            problems.append(f"{origin}: image '{scan['image']}' has another mask already")
-        images.add(scan["image"])
+            elif scan[key] in taken:
+                hint = "; --labels takes the masks of one folder" if scan["label"].startswith("derivatives/") else ""
+                problems.append(f"{origin}: {key} '{scan[key]}' has another {other} already{hint}")
+            taken.add(scan[key])
     if problems:
         raise InputError("\n".join(problems[:10] + [f"and {len(problems) - 10} more"] * (len(problems) > 10)))
     files = [scan[key] for scan in scans for key in ("image", "label")]
@@ -207,46 +147,23 @@ def _pattern(file: str) -> str:
     return "/".join(folders[:2] if folders[:1] == ["derivatives"] else [*folders, re.sub(".*_", "*_", name)])
 
 
-def _measure_lesions(root: Path, scans: list[dict]) -> None:
-    """Set every scan's ``lesion_volume``, in mm3."""
-
-    def measure(scan: dict) -> str | None:
-        try:
-            image, mask = read_volume(root / scan["label"])
-        except InputError as error:
-            return str(error)
-        n_voxels = np.count_nonzero(mask > 0)  # never > 0.5: a scale slope can make a lesion's voxels 0.017
-        scan["lesion_volume"] = round(float(n_voxels * abs(np.linalg.det(image.affine[:3, :3]))), 1)
-        return None
-
-    with ThreadPoolExecutor(8) as pool:  # not one per core: each may hold a whole volume in float64
-        problems = [p for p in tqdm(pool.map(measure, scans), "Reading masks", len(scans), leave=False) if p]
-    if problems:
-        raise InputError("\n".join(problems))
-    for scan in scans:
-        if scan["lesion_volume"] == 0:
-            print(f"Warning: {scan['label']}: its lesion volume is 0")
-
-
-def _write(path: Path, content: dict) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+def _measure_lesion(root: Path, scan: dict) -> str | None:
+    """Set the scan's ``lesion_volume``, in mm3, or say what is wrong with its mask."""
     try:
-        unfinished.write_text(json.dumps(content, indent=4) + "\n")
-        read_datalist(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        image, mask = read_volume(root / scan["label"])
+    except InputError as error:
+        return str(error)
+    n_voxels = np.count_nonzero(mask > 0)  # never > 0.5: a scale slope can make a lesion's voxels 0.017
+    scan["lesion_volume"] = round(float(n_voxels * abs(np.linalg.det(image.affine[:3, :3]))), 1)
+    return None
 
 
-def _summary(scans: list[dict], n_folds: int) -> str:
-    acquisitions = sorted({scan["acquisition"] or "no acq" for scan in scans})
-    titles = ["fold", "subjects", "scans", *acquisitions]
-    lines = ["".join(f" {title:>9}" for title in titles) + "   lesion volume in mL, median [min-max]"]
-    for fold in (*range(n_folds), "all"):
-        part = [scan for scan in scans if fold in (scan["fold"], "all")]
-        acquired = Counter(scan["acquisition"] or "no acq" for scan in part)
-        counts = [len({scan["subject"] for scan in part}), len(part), *(acquired[a] for a in acquisitions)]
-        ml = np.array([scan["lesion_volume"] for scan in part]) / 1000
-        volume = f"   {np.median(ml):.1f} [{ml.min():.1f}-{ml.max():.1f}]"
-        lines.append("".join(f" {cell:>9}" for cell in (fold, *counts)) + volume)
-    return "\n".join(lines)
+def _write(root: Path, target: Path, content: dict) -> None:
+    """Write the datalist; print what its folds hold and what to do next."""
+    check_fields(target, content)
+    with replace_file(target) as file:
+        file.write(json.dumps(content, indent=4) + "\n")
+    option = "" if target == root / "datalist.json" else f" --datalist {shlex.quote(str(target))}"
+    command = "python -m monai.bundle run training --config_file configs/train.json"
+    print(f"{table_of_folds(content['training'])}\n\nWritten: {target}")
+    print(f"Next: {command} --dataset_dir {shlex.quote(str(root))}{option}")

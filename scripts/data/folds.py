@@ -1,4 +1,4 @@
-"""scikit-learn stratifies folds but nests none and knows no subjects: this does both, for nested cross-validation."""
+"""Nested, stratified folds: each subject counts once, so scikit-learn's StratifiedKFold can deal them out."""
 
 import warnings
 from collections import Counter
@@ -12,10 +12,8 @@ from scripts.common.errors import InputError
 def assign_folds(scans: list[dict], n_outer: int, n_inner: int, seed: int) -> None:
     """Set every scan's ``fold`` and ``inner_folds``, stratified by quartile of lesion volume and by acquisition.
 
-    Subjects are dealt out, not scans, so none is split; a subject's stratum is that of its largest lesion.
-
-    Raises:
-        InputError: fewer subjects than folds.
+    Subjects are dealt out, not scans, so none is split; a subject's stratum is that of its largest lesion. Fewer
+    subjects than folds are an ``InputError``.
     """
     largest = {scan["subject"]: scan for scan in sorted(scans, key=lambda scan: scan["lesion_volume"])}
     if len(largest) < n_outer or len(largest) - -(-len(largest) // n_outer) < n_inner:
@@ -28,6 +26,21 @@ def assign_folds(scans: list[dict], n_outer: int, n_inner: int, seed: int) -> No
     for scan in scans:
         scan["fold"] = fold[scan["subject"]]
         scan["inner_folds"] = [folds.get(scan["subject"]) for folds in inner]
+
+
+def table_of_folds(scans: list[dict]) -> str:
+    """What each outer fold holds, a line each, and all of them together."""
+    acquisitions = sorted({scan["acquisition"] or "no acq" for scan in scans})
+    titles = ["fold", "subjects", "scans", *acquisitions]
+    lines = ["".join(f" {title:>9}" for title in titles) + "   lesion volume in mL, median [min-max]"]
+    for fold in (*sorted({scan["fold"] for scan in scans}), "all"):
+        part = [scan for scan in scans if fold in (scan["fold"], "all")]
+        acquired = Counter(scan["acquisition"] or "no acq" for scan in part)
+        counts = [len({scan["subject"] for scan in part}), len(part), *(acquired[a] for a in acquisitions)]
+        ml = np.array([scan["lesion_volume"] for scan in part]) / 1000
+        volume = f"   {np.median(ml):.1f} [{ml.min():.1f}-{ml.max():.1f}]"
+        lines.append("".join(f" {cell:>9}" for cell in (fold, *counts)) + volume)
+    return "\n".join(lines)
 
 
 def _split(strata: dict[str, tuple[str, int]], n_folds: int, seed: int) -> dict[str, int]:

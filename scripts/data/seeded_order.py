@@ -13,14 +13,7 @@ class SeededSampler(DistributedSampler):
     """Yields (index, seed of that item's random transforms), both functions of the sampler's seed and the epoch alone.
 
     So any epoch can be drawn again, by another process or with another number of workers. Ignite's engine tells it the
-    epoch, as it does every ``DistributedSampler``.
-
-    Args:
-        dataset: what is sampled from.
-        seed: seed of order and transforms.
-        num_replicas: processes that share the dataset.
-        rank: which of them this is.
-        kwargs: further arguments of ``monai.data.DistributedSampler``.
+    epoch, as it does every ``DistributedSampler``, whose further arguments this takes.
     """
 
     def __init__(self, dataset: Dataset, seed: int, num_replicas: int = 1, rank: int = 0, **kwargs) -> None:

@@ -1,4 +1,4 @@
-"""Hyperparameter search: the study, its trials, its report.
+"""Hyperparameter search: what is searched, one trial, the study it belongs to, the loop over trials, its report.
 
 Nothing that a single training needs.
 """

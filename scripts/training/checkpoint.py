@@ -30,7 +30,7 @@ class CheckpointSaver:
 
     def __call__(self, engine: Engine) -> None:
         """Save; called when the engine has completed."""
-        if getattr(engine.state, "best_metric_epoch", engine.state.epoch) != engine.state.epoch:
+        if engine.state.best_metric_epoch not in (-1, engine.state.epoch):  # -1: MONAI's word for no metric yet
             return
         with replace_file(self.path, "wb") as file:
             torch.save(self.network.state_dict(), file)

@@ -1,19 +1,23 @@
 """Preprocessing is done once, and what was kept is never what something else would have given."""
 
+import linecache
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import AFFINE, ROOT, lesion, write
-from monai.data import CacheDataset, PersistentDataset
-from monai.transforms import Compose, Lambdad, LoadImaged, RandFlipd, ScaleIntensityd
+from conftest import AFFINE, lesion, write
+from monai.bundle import ConfigParser
+from monai.data import CacheDataset, DataLoader, Dataset, PersistentDataset
+from monai.transforms import Compose, EnsureTyped, LoadImaged, RandFlipd
 
-from scripts.common.errors import InputError
-from scripts.data.cache import cached_dataset, describe
+from scripts.common.errors import InputError, describe
+from scripts.data.cache import cached_dataset
 from scripts.data.check_scans import check_scans
 
 
@@ -22,28 +26,41 @@ def scan_in(folder: Path) -> dict:
     return {**scan, "sha256": check_scans([scan])[0]["sha256"]}
 
 
-def preprocessing(maximum: float = 1.0, random: bool = False) -> Compose:
+def preprocessing(maximum: float = 1.0, random: bool = False) -> list[dict]:
+    """Transforms as a config says them."""
     keys = ["image", "label"]
-    flip = [RandFlipd(keys, prob=0.5)] if random else []
-    return Compose([LoadImaged(keys, ensure_channel_first=True), ScaleIntensityd("image", 0, maximum), *flip])
+    return [
+        {"_target_": "LoadImaged", "keys": keys, "ensure_channel_first": True},
+        {"_target_": "ScaleIntensityd", "keys": "image", "minv": 0, "maxv": maximum},
+        *([{"_target_": "RandFlipd", "keys": keys, "prob": 0.5}] if random else []),
+    ]
 
 
-def computed(data: dict, transform: Compose, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict, int]:
+def dataset(data: list[dict], transforms: list[dict], cache: str, cache_dir: Path, **options: object) -> Dataset:
+    """As train.json makes it: the transforms are instantiated, their config is what they are made of."""
+    parser = ConfigParser({"transforms": transforms, "low": 0, **options.get("values", {})})
+    transform = Compose(parser.get_parsed_content("transforms"))
+    made_of = parser.get("transforms")
+    return cached_dataset(data, transform, cache, str(cache_dir), made_of, options.get("values", {}))
+
+
+def computed(
+    data: dict, transforms: list[dict], cache_dir: Path, monkeypatch: pytest.MonkeyPatch, **options: object
+) -> tuple[dict, int]:
     """The preprocessed scan, and how often it was computed for that."""
     calls, compute = [], PersistentDataset._pre_transform
-    monkeypatch.setattr(PersistentDataset, "_pre_transform", lambda *a: calls.append(1) or compute(*a))
-    item = cached_dataset([data], transform, "disk", str(cache_dir))[0]
-    monkeypatch.setattr(PersistentDataset, "_pre_transform", compute)
-    return item, len(calls)
+    with monkeypatch.context() as patch:
+        patch.setattr(PersistentDataset, "_pre_transform", lambda *a: calls.append(1) or compute(*a))
+        return dataset([data], transforms, "disk", cache_dir, **options)[0], len(calls)
 
 
 def test_disk_memory_and_no_cache_give_the_same_voxels(tmp_path: Path) -> None:
     scan = scan_in(tmp_path)
-    plain = cached_dataset([scan], preprocessing(), "none", "")[0]
-    memory = cached_dataset([scan], preprocessing(), "memory", "")
+    plain = dataset([scan], preprocessing(), "none", tmp_path)[0]
+    memory = dataset([scan], preprocessing(), "memory", tmp_path)
     assert isinstance(memory, CacheDataset)
     for _ in range(2):
-        disk = cached_dataset([scan], preprocessing(), "disk", str(tmp_path / "cache"))[0]
+        disk = dataset([scan], preprocessing(), "disk", tmp_path / "cache")[0]
         for item in (disk, memory[0]):
             for key in ("image", "label"):
                 assert torch.equal(item[key].as_tensor(), plain[key].as_tensor())
@@ -58,8 +75,8 @@ def test_a_second_run_computes_nothing_and_random_transforms_are_not_kept(
     assert computed(scan, preprocessing(), cache, monkeypatch)[1] == 1
     assert computed(scan, preprocessing(), cache, monkeypatch)[1] == 0
     assert computed(scan, preprocessing(random=True), cache, monkeypatch)[1] == 0
-    dataset = cached_dataset([scan], preprocessing(random=True), "disk", str(cache))
-    assert len({dataset[0]["image"].as_tensor()[0, 0, 0, 0].item() for _ in range(20)}) == 2
+    scans = dataset([scan], preprocessing(random=True), "disk", cache)
+    assert len({scans[0]["image"].as_tensor()[0, 0, 0, 0].item() for _ in range(20)}) == 2
 
 
 def test_another_preprocessing_is_computed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,43 +110,95 @@ def test_a_cut_off_cache_file_is_made_again(
     assert computed(scan, preprocessing(), cache, monkeypatch)[1] == 0
 
 
-def times(factor: float) -> Lambdad:
-    return Lambdad("image", func=lambda image: image * factor)
+def test_an_argument_inside_a_partial_is_another_preprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan, cache = scan_in(tmp_path), tmp_path / "cache"
+
+    def times(factor: int) -> list[dict]:
+        partial = {"_target_": "torch.mul", "_mode_": "callable", "other": factor}
+        return [*preprocessing(), {"_target_": "Lambdad", "keys": "label", "func": partial}]
+
+    kept = [computed(scan, times(factor), cache, monkeypatch) for factor in (1, 5, 1)]
+    assert [calls for _, calls in kept] == [1, 1, 0]
+    assert [int(item["label"].max()) for item, _ in kept] == [1, 5, 1]
 
 
-class Ours:
-    """A transform that MONAI's version says nothing about."""
+def test_a_function_in_an_expression_is_known_by_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan, cache = scan_in(tmp_path), tmp_path / "cache"
 
-    def __call__(self, item: dict) -> dict:
-        """Do nothing."""
-        return item
+    def times(expression: str) -> list[dict]:
+        return [*preprocessing(), {"_target_": "Lambdad", "keys": "image", "func": f"$lambda i: {expression}"}]
 
-
-def test_what_a_function_computes_tells_functions_apart() -> None:
-    assert describe(times(2)) == describe(times(2))
-    different = [times(2), times(3), Lambdad("image", func=lambda i: i + 2), Lambdad("label", func=lambda i: i * 2)]
-    assert len({str(describe(transform)) for transform in different}) == 4
-    before = describe(Ours())
-    call, Ours.__call__ = Ours.__call__, lambda self, item: {**item}
-    after, Ours.__call__ = describe(Ours()), call
-    assert before != after
+    kept = [computed(scan, times(expression), cache, monkeypatch) for expression in ("i * 2", "i * 3", "i * 2")]
+    assert [calls for _, calls in kept] == [1, 1, 0]
+    assert [int(item["image"].max()) for item, _ in kept] == [2, 3, 2]
 
 
-def test_another_process_describes_the_same_transforms_the_same() -> None:
-    program = (
-        "from monai.transforms import *; from scripts.data.cache import describe; import torch;"
-        "print(describe([LoadImaged('image'), Spacingd('image', (1, 2, 3)), CastToTyped('image', torch.uint8),"
-        "Lambdad('image', lambda x: x > 0), Orientationd('image', 'RAS', labels=None)]))"
-    )
-    answers = {
-        subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True).stdout
-        for _ in range(2)
-    }
-    assert len(answers) == 1
+def test_what_an_expression_refers_to_is_part_of_the_preprocessing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan, cache = scan_in(tmp_path), tmp_path / "cache"
+    transforms = preprocessing("@high")
+    kept = [computed(scan, transforms, cache, monkeypatch, values={"high": high}) for high in (1, 3, 1)]
+    assert [calls for _, calls in kept] == [1, 1, 0]
+    assert [int(item["image"].max()) for item, _ in kept] == [1, 3, 1]
+    with pytest.raises(InputError, match=r"refers to @low; give it in values, or --cache none$"):
+        dataset([scan], preprocessing("$@low + 1"), "disk", cache)
 
 
-def test_what_cannot_be_looked_into_and_unknown_caches_are_refused() -> None:
-    with pytest.raises(InputError, match="use --cache none"):
-        describe([iter([])])
+def test_other_code_behind_a_name_is_another_preprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan, cache, module = scan_in(tmp_path), tmp_path / "cache", tmp_path / "my_transforms.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    transforms = [*preprocessing(), {"_target_": "my_transforms.Mine"}]
+    found = []
+    for factor in (2, 30):
+        code = f"class Mine(monai.transforms.Transform):\n    factor = {factor}\n    def __call__(self, x): return x\n"
+        module.write_text(f"import monai\n{code}")
+        monkeypatch.delitem(sys.modules, "my_transforms", raising=False)
+        linecache.checkcache()
+        found.append(computed(scan, transforms, cache, monkeypatch)[1])
+    assert found == [1, 1]
+    assert computed(scan, transforms, cache, monkeypatch)[1] == 0
+
+
+def test_transforms_that_are_not_the_configs_are_refused(tmp_path: Path) -> None:
+    transform = Compose([LoadImaged(["image", "label"]), EnsureTyped("image"), RandFlipd("image")])
+    message = r"the transforms are not those of made_of \(LoadImaged, ScaleIntensityd\); use --cache none"
+    with pytest.raises(InputError, match=message):
+        cached_dataset([], transform, "disk", str(tmp_path), preprocessing(random=True), {})
+    with pytest.raises(InputError, match="are not those of made_of"):
+        cached_dataset([], transform, "disk", str(tmp_path), preprocessing()[:1], {})
+
+
+def test_transforms_that_are_switched_off_are_not_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan, cache = scan_in(tmp_path), tmp_path / "cache"
+    off = {"_target_": "ScaleIntensityd", "keys": "image", "maxv": 9, "_disabled_": True}
+    assert computed(scan, preprocessing(), cache, monkeypatch)[1] == 1
+    assert computed(scan, [*preprocessing(), off], cache, monkeypatch)[1] == 0
+
+
+def test_an_unknown_cache_is_refused() -> None:
     with pytest.raises(InputError, match="cache tape: expected memory, disk or none"):
-        cached_dataset([], preprocessing(), "tape", "")
+        cached_dataset([], Compose([]), "tape", "", [], {})
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 40 kB; a preprocessed scan takes 70."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small disk can only be mounted by root, with the right to mount")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_full_disk_is_one_line_that_names_the_file(tmp_path: Path, small_disk: Path, num_workers: int) -> None:
+    scans = dataset([scan_in(tmp_path)], preprocessing(), "disk", small_disk / "cache")
+    with pytest.raises(InputError) as error:
+        next(iter(DataLoader(scans, num_workers=num_workers)))
+    line = describe(error.value) if num_workers else str(error.value)
+    reason = "No space left on device); what was there before is kept"
+    assert re.fullmatch(rf"{small_disk}/cache/\w+.pt: cannot be written \({re.escape(reason)}", line)
+    assert list((small_disk / "cache").iterdir()) == []

@@ -1,5 +1,8 @@
 """Every scan is read before anything is trained; all that is wrong is said at once, a line each."""
 
+import gzip
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,9 +51,34 @@ def unlock(path: Path) -> None:
     path.write_text("/annex/objects/MD5E-s1--0.nii.gz\n")
 
 
+def lie_about_the_content(path: Path) -> None:
+    """Other voxels under the checksum of the right ones, stored, so that inflating sees nothing."""
+    raw = gzip.decompress(path.read_bytes())
+    stored = bytearray(gzip.compress(raw, 0))
+    stored[len(stored) // 2] ^= 0xFF
+    path.write_bytes(stored)
+    assert nib.load(path).get_fdata().shape == (24, 30, 20)  # nibabel says nothing
+
+
+def circle(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def claim(*shape: int) -> Callable[[Path], None]:
+    """A header that claims another shape."""
+
+    def act(path: Path) -> None:
+        raw = bytearray(gzip.decompress(path.read_bytes()))
+        raw[42:48] = np.array(shape, "<i2").tobytes()
+        path.write_bytes(gzip.compress(bytes(raw)))
+
+    return act
+
+
 def poison(value: float) -> Callable[[Path], None]:
     def act(path: Path) -> None:
-        data = np.ones((24, 30, 20), np.float32)
+        data = np.ones((24, 30, 20))
         data[1, 2, 3], data[0, 0, 0] = value, 0
         write(path, data)
 
@@ -77,6 +105,12 @@ def rgb(path: Path) -> None:
         ("image", cut, "not a readable NIfTI image"),
         ("label", cut, "not a readable NIfTI image"),
         ("image", flip_bytes, "not a readable NIfTI image"),
+        ("image", lie_about_the_content, r"not a readable NIfTI image \(CRC check failed"),
+        ("label", lie_about_the_content, r"not a readable NIfTI image \(CRC check failed"),
+        ("image", circle, r"no such file \(sub-1_T2w.nii.gz, where this link leads\)"),
+        ("image", claim(30_000, 30_000, 30_000), r"its header says shape \(30000, 30000, 30000\), 201,166 GiB, more"),
+        ("image", lambda p: write(p, np.ones((24, 30, 20), np.complex64)), "complex voxels; give the magnitude image"),
+        ("image", poison(1e302), r"values from 0 to 1e\+302, more than float32 can hold"),
         ("image", lambda p: p.write_bytes(b""), "not a readable NIfTI image"),
         ("image", lambda p: p.write_text("hello"), "not a readable NIfTI image"),
         ("image", rgb, "not a readable NIfTI image"),
@@ -135,6 +169,66 @@ def warned(scans: list[dict], **grid: tuple) -> list[str]:
 def test_thick_slices_are_a_warning(scan: dict) -> None:
     write(Path(scan["image"]), affine=np.diag([1, 1, 20, 1]))
     assert warned([{"image": scan["image"]}]) == [f"{scan['image']}: unusual spacing, 1x1x20 mm"]
+
+
+def test_a_range_beyond_float32_is_an_error(scan: dict) -> None:
+    data = np.linspace(-3e38, 3e38, 24 * 30 * 20).astype(np.float32).reshape(24, 30, 20)
+    with pytest.raises(InputError, match=r"T2w.nii.gz: values from -3e\+38 to 3e\+38, more than float32 can hold"):
+        refuse([{"image": str(write(Path(scan["image"]), data))}])
+
+
+def test_a_header_without_form_codes_is_a_warning(scan: dict) -> None:
+    for path in scan.values():
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(image.get_fdata(), None), path)
+    assert warned([scan]) == [
+        f"{scan['image']}: its header does not say where left and right are (both form codes are 0)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(13, "Permission denied"), r"cannot be read \(Permission denied\)"),
+        (MemoryError(), "does not fit into the memory that is free"),
+    ],
+)
+def test_a_scan_that_the_system_refuses_to_read_is_its_own_error(
+    tmp_path: Path, scan: dict, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    refused, load, cache = str(write(tmp_path / "refused.nii.gz")), nib.load, tmp_path / "checked.json"
+
+    def fail(path: Path) -> nib.Nifti1Image:
+        if path.name == "refused.nii.gz":
+            raise error
+        return load(path)
+
+    scans = [{"image": refused}, {"image": scan["image"]}]
+    with monkeypatch.context() as patch:
+        patch.setattr(nib, "load", fail)
+        first, second = check_scans(scans, cache=cache)
+    assert re.fullmatch(f"{refused}: {message}", "".join(first["errors"]))
+    assert second["errors"] == []
+    assert check_scans(scans, cache=cache)[0]["errors"] == []  # the file is as it was, the system is not
+
+
+def test_memory_that_ends_while_a_mask_is_checked_is_that_scans_error(
+    tmp_path: Path, scan: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(np, "unique", fail)
+    other = {"image": str(write(tmp_path / "other.nii.gz", np.random.rand(24, 30, 20)))}
+    first, second = check_scans([scan, other])
+    assert first["errors"] == [f"{scan['image']}: does not fit into the memory that is free"]
+    assert second["errors"] == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads what nobody may read")
+def test_a_file_without_read_permission_is_its_own_error(scan: dict) -> None:
+    Path(scan["image"]).chmod(0)
+    assert check_scans([scan])[0]["errors"] == [f"{scan['image']}: cannot be read (Permission denied)"]
 
 
 @pytest.mark.parametrize(

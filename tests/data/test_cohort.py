@@ -1,15 +1,21 @@
 """A cohort is split as its datalist says; a datalist that is wrong is refused with the entry's name."""
 
+import hashlib
 import json
+import math
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
 
 from scripts.common.errors import InputError
 from scripts.data.cohort import load_cohort
+from scripts.data.datalist_schema import SCHEMA
 
 
 def datalist() -> dict:
@@ -119,22 +125,32 @@ def top(**change: object) -> Callable[[dict], None]:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (top(spacing=[1, 1]), "spacing must be three positive numbers in mm"),
-        (top(spacing=[1, 1, 0]), "spacing must be three positive numbers in mm"),
-        (top(spatial_size=[256, 256, 2.5]), "spatial_size must be three positive integers"),
-        (top(name=3), "name is 3, which has the wrong type"),
-        (top(outer_folds=True), "outer_folds is True, which has the wrong type"),
-        (top(training=[]), "training is empty"),
+        (top(spacing=[1, 1]), r"spacing is \[1, 1\], expected three positive numbers of mm"),
+        (top(spacing=[1, 1, 0]), r"spacing is \[1, 1, 0\], expected three positive numbers of mm"),
+        (top(spacing=[1, True, math.inf]), r"spacing is \[1, True, inf\], expected three positive numbers of mm"),
+        (
+            top(spatial_size=[256, 256, 2.0]),
+            r"spatial_size is \[256, 256, 2.0\], expected three positive whole numbers",
+        ),
+        (top(name=3), "name is 3, expected a text"),
+        (top(outer_folds=True), "outer_folds is True, expected a whole number, at least 1"),
+        (top(training=[]), r"training is \[\], expected a list of at least one scan"),
         (lambda content: content.pop("spacing"), "spacing is missing"),
-        (lambda content: content["training"].append(7), r"training\[9\] is not an object"),
+        (lambda content: content["training"].append(7), r"training\[9\]: expected an object"),
         (lambda content: content["training"][4].pop("label"), r"training\[4\] \(4\): label is missing"),
-        (entry(lesion_volume="big"), r"training\[4\] \(4\): lesion_volume is 'big', which has the wrong type"),
+        (entry(lesion_volume="big"), r"training\[4\] \(4\): lesion_volume is 'big', expected a number of mm3"),
         (entry(fold=3), r"training\[4\] \(4\): fold is 3, expected 0 to 2"),
         (entry(inner_folds=[0, None]), r"training\[4\] \(4\): inner_folds is \[0, None\], expected 3 values"),
         (entry(inner_folds=[0, 1, 1]), r"training\[4\] \(4\): inner_folds is \[0, 1, 1\], .*null at .* own fold 1"),
         (entry(inner_folds=[3, None, 1]), r"training\[4\] \(4\): inner_folds is \[3, None, 1\]"),
         (entry(subject="0"), r"training\[4\] \(0\): another scan of this subject is in another fold"),
+        (entry(fold=1.0), r"training\[4\] \(4\): fold is 1.0, expected a whole number"),
         (entry(image="sub-0.nii.gz"), r"training\[4\] \(4\): image sub-0.nii.gz is in the datalist twice"),
+        (
+            entry(image="./a/../sub-0.nii.gz"),
+            r"training\[4\] \(4\): image ./a/../sub-0.nii.gz is in the datalist twice",
+        ),
+        (entry(label="sub-0_mask.nii.gz"), r"training\[4\] \(4\): label sub-0_mask.nii.gz is in the datalist twice"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_entry(tmp_path: Path, change: Callable, line: str) -> None:
@@ -158,7 +174,7 @@ def test_a_wrong_field_is_named_with_its_entry(tmp_path: Path, change: Callable,
 )
 def test_each_key_of_the_datalist_is_needed_and_has_its_type(tmp_path: Path, key: str, wrong: object) -> None:
     content = datalist()
-    with pytest.raises(InputError, match=rf"^\S*datalist.json: {key} is {wrong!r}, which has the wrong type$"):
+    with pytest.raises(InputError, match=rf"^\S*datalist.json: {key} is {re.escape(repr(wrong))}, expected "):
         load(tmp_path, {**content, key: wrong})
     del content[key]
     with pytest.raises(InputError, match=rf"^\S*datalist.json: {key} is missing$"):
@@ -182,7 +198,7 @@ def test_each_key_of_a_scan_is_needed_and_has_its_type(tmp_path: Path, key: str,
     content = datalist()
     name = rf"^\S*datalist.json: training\[4\] \({wrong if key == 'subject' else 4}\)"
     content["training"][4][key] = wrong
-    with pytest.raises(InputError, match=rf"{name}: {key} is {wrong!r}, which has the wrong type$"):
+    with pytest.raises(InputError, match=rf"{name}: {key} is {re.escape(repr(wrong))}, expected "):
         load(tmp_path, content)
     del content["training"][4][key]
     with pytest.raises(InputError, match=rf"training\[4\] \({None if key == 'subject' else 4}\): {key} is missing$"):
@@ -197,10 +213,10 @@ def test_every_wrong_entry_is_a_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="fold is 7") as error:
         load(tmp_path, content)
     lines = str(error.value).splitlines()
-    assert [line.split(": ")[1] for line in lines] == ["training[1] (1)", "training[5] (5)", "training[8] (8)"]
+    assert sorted(line.split(": ")[1] for line in lines) == ["training[1] (1)", "training[5] (5)", "training[8] (8)"]
 
 
-@pytest.mark.parametrize(("text", "line"), [("{", "not JSON"), ("[]", "expected an object, got a list")])
+@pytest.mark.parametrize(("text", "line"), [("{", "not JSON"), ("[]", "expected an object")])
 def test_a_file_that_is_no_datalist_is_refused(tmp_path: Path, text: str, line: str) -> None:
     (tmp_path / "datalist.json").write_text(text)
     with pytest.raises(InputError, match=f"datalist.json: {line}"):
@@ -224,14 +240,74 @@ def test_only_the_subsets_asked_for_are_opened(tmp_path: Path) -> None:
     ]
 
 
-def test_an_empty_mask_is_refused_where_it_would_be_trained_on_only(tmp_path: Path) -> None:
+@pytest.fixture
+def nine(tmp_path: Path) -> Path:
+    """The scans and masks of ``datalist()``; the mask of subject 4 is empty."""
     for i in range(9):
         mask = np.zeros((4, 4, 4), np.uint8)
         mask[0] = i != 4
         for name, data in ((f"sub-{i}", i + np.arange(64.0).reshape(4, 4, 4)), (f"sub-{i}_mask", mask)):
             nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    return tmp_path
+
+
+def test_an_empty_mask_is_refused_where_it_would_be_trained_on_only(nine: Path) -> None:
     everything = ("training", "validation", "test")
     for fold, inner_fold in ((0, 1), (1, 0)):  # subject 4 validates, then tests
-        assert 4 not in load(tmp_path, datalist(), fold, inner_fold, everything)["training"]
+        assert 4 not in load(nine, datalist(), fold, inner_fold, everything)["training"]
     with pytest.raises(InputError, match=r"sub-4_mask.nii.gz: empty lesion mask in the training set"):
-        load(tmp_path, datalist(), 0, 0, everything)
+        load(nine, datalist(), 0, 0, everything)
+
+
+def seen(
+    root: Path, content: dict, fold: int, inner_fold: int | None, check: tuple = ("training", "validation")
+) -> set:
+    (root / "datalist.json").write_text(json.dumps(content))
+    return set(load_cohort(str(root), str(root / "datalist.json"), fold, inner_fold, check).seen)
+
+
+def test_what_weights_have_seen_is_known_by_content_whatever_folds_and_folders_are_called(nine: Path) -> None:
+    digests = [hashlib.sha256((nine / f"sub-{i}.nii.gz").read_bytes()).hexdigest()[:16] for i in range(9)]
+    assert seen(nine, datalist(), 0, 1) == {*digests[3:]}
+    assert seen(nine, datalist(), 2, None, ("test",)) == set()
+    shutil.copytree(nine, nine / "copy")
+    reshuffled = {**datalist(), "training": datalist()["training"]}
+    for i, scan in enumerate(reshuffled["training"]):  # every subject moves on to the next outer fold
+        scan["fold"] = (i // 3 + 1) % 3
+        scan["inner_folds"] = [None if outer == scan["fold"] else i % 3 for outer in range(3)]
+    # The same name and fold number, but subjects 0 to 2 have been trained on.
+    assert seen(nine / "copy", reshuffled, 0, 1) == {*digests[:6]}
+
+
+@pytest.mark.parametrize(
+    ("fold", "inner_fold", "check", "line"),
+    [
+        (0, 1, ("training", "validation"), "no training scan for fold 0, inner_fold 1"),
+        (1, 2, ("training", "validation"), "no validation scan for fold 1, inner_fold 2"),
+        (2, 0, ("test",), "no test scan for fold 2, inner_fold 0"),
+    ],
+)
+def test_a_fold_without_scans_is_refused(nine: Path, fold: int, inner_fold: int, check: tuple, line: str) -> None:
+    content = datalist()
+    content["training"] = content["training"][:2] + content["training"][4:5]  # folds 0, 0 and 1
+    (nine / "datalist.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"^{nine}/datalist.json: {line}; choose other folds$"):
+        load_cohort(str(nine), str(nine / "datalist.json"), fold, inner_fold, check)
+
+
+def test_a_cohort_that_is_only_tested_on_needs_no_training_scans(nine: Path) -> None:
+    content = datalist()
+    content["training"] = content["training"][:3]
+    assert load(nine, content, 0, 0, ("test",))["test"] == [0, 1, 2]
+
+
+def test_scans_outside_the_datasets_folder_can_be_listed(nine: Path) -> None:
+    content, inside = datalist(), nine / "inside"
+    inside.mkdir()
+    for i, scan in enumerate(content["training"]):
+        scan["image"], scan["label"] = f"../sub-{i}.nii.gz", str(nine / f"sub-{i}_mask.nii.gz")
+    assert load(inside, content, 0, 1, ("test",))["test"] == [0, 1, 2]
+
+
+def test_the_schema_is_a_json_schema() -> None:
+    Draft202012Validator.check_schema(SCHEMA)

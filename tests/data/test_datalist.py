@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from scripts.common.errors import InputError
-from scripts.data.cohort import load_cohort, read_datalist
+from scripts.data.cohort import load_cohort
 from scripts.data.datalist import prepare_datalist
+from scripts.data.datalist_schema import read_datalist
 
 ROOT = Path(__file__).resolve().parents[2]
 ARC_TREE = ROOT.parent / "shared" / "arc" / "ds004884_v1.0.2_tree.txt"
@@ -337,7 +338,104 @@ def test_a_mask_in_template_space_is_not_paired_with_the_native_image(cohort: Pa
 
 def test_two_masks_of_one_image_are_refused(cohort: Path):
     write_mask(cohort / "derivatives/rater2/sub-00/ses-1/anat/sub-00_ses-1_acq-spc3_desc-lesion_mask.nii.gz")
-    assert message(str(cohort)).endswith("_T2w.nii.gz' has another mask already")
+    assert message(str(cohort)).endswith(
+        "_T2w.nii.gz' has another mask already; --labels takes the masks of one folder"
+    )
+    prepare_datalist(str(cohort), labels="derivatives/lesion_masks")
+    scans = read_datalist(cohort / "datalist.json")["training"]
+    assert {scan["label"].split("/")[1] for scan in scans} == {"lesion_masks"}
+
+
+# ---- predictions are no truth
+
+OURS = {"Name": "MeshNet stroke lesion segmentation", "Version": "0.4.0"}
+
+
+def predict(cohort: Path, folder: str = "derivatives/meshnet") -> list[Path]:
+    """Masks as inference writes them, of other sizes than the true ones."""
+    masks = []
+    for image in sorted(cohort.glob("sub-*/**/*_T2w.nii.gz")):
+        name = image.name.replace("_T2w.nii.gz", DESC)
+        masks.append(cohort / folder / image.parent.relative_to(cohort) / name)
+        write_mask(masks[-1], 300)
+    return masks
+
+
+def describe(folder: Path, *makers: object, **more: object) -> None:
+    (folder / "dataset_description.json").write_text(json.dumps({"GeneratedBy": makers, **more}))
+
+
+@pytest.mark.parametrize("told_by", ["description", "sidecars"])
+def test_predicted_masks_never_become_labels_by_themselves(cohort: Path, told_by: str, capsys: pytest.CaptureFixture):
+    before = Path(prepare_datalist(str(cohort))).read_text()
+    masks = predict(cohort)
+    if told_by == "description":
+        describe(cohort / "derivatives/meshnet", OURS, DatasetType="derivative")
+    for mask in masks * (told_by == "sidecars"):
+        sidecar = {"Type": "Lesion", "GeneratedBy": [OURS]}
+        mask.with_name(mask.name.replace(".nii.gz", ".json")).write_text(json.dumps(sidecar))
+    capsys.readouterr()
+    assert Path(prepare_datalist(str(cohort))).read_text() == before
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "Left out: 12 masks in derivatives/meshnet, made by MeshNet stroke lesion segmentation "
+        "(--labels derivatives/meshnet takes them)"
+    )
+    for label in cohort.glob("derivatives/lesion_masks/**/*.nii.gz"):
+        label.unlink()
+    assert message(str(cohort)).startswith(f"{cohort}: no lesion mask that people drew of T2w scans; looked for deriv")
+
+
+@pytest.mark.parametrize(
+    ("maker", "taken"),
+    [
+        ({"Name": "nnU-Net"}, False),
+        ("fsl", False),
+        ({"Name": "Manual segmentation"}, True),
+        ({"Name": "ITK-SNAP"}, True),
+        ({"Name": "lab", "Description": "traced by two raters"}, True),
+        ({"Name": "scripts/simulate_cohort.py"}, True),
+    ],
+)
+def test_masks_of_people_and_of_simulations_are_labels(cohort: Path, maker: object, taken: bool):
+    describe(cohort / "derivatives/lesion_masks", maker)
+    if taken:
+        assert len(read_datalist(Path(prepare_datalist(str(cohort))))["training"]) == 12
+    else:
+        assert "no lesion mask that people drew of T2w scans" in message(str(cohort))
+
+
+def test_a_sidecar_that_says_manual_wins_and_what_made_the_raw_data_does_not_matter(cohort: Path):
+    describe(cohort, OURS, DatasetType="raw")
+    describe(cohort / "derivatives/lesion_masks", {"Name": "some pipeline"})
+    for mask in cohort.glob(f"derivatives/**/*{DESC}"):
+        mask.with_name(mask.name.replace(".nii.gz", ".json")).write_text('{"Manual": true}')
+    assert len(read_datalist(Path(prepare_datalist(str(cohort))))["training"]) == 12
+
+
+def test_predictions_are_labels_where_one_names_them_and_that_is_said(cohort: Path, capsys: pytest.CaptureFixture):
+    predict(cohort)
+    describe(cohort / "derivatives/meshnet", OURS)
+    for labels in ("derivatives/meshnet", str(cohort / "derivatives/meshnet/")):
+        scans = read_datalist(Path(prepare_datalist(str(cohort), labels=labels)))["training"]
+        assert {scan["lesion_volume"] for scan in scans} == {300 * VOXEL}
+        assert capsys.readouterr().out.splitlines()[0] == (
+            "Warning: 12 masks were made by MeshNet stroke lesion segmentation: predictions, taken as the truth"
+        )
+
+
+def test_a_folder_of_labels_that_is_not_there_is_named_with_those_that_are(cohort: Path):
+    predict(cohort)
+    assert message(str(cohort), labels="masks") == (
+        f"labels masks: no such folder in {cohort} or here; "
+        "its derivatives are: derivatives/lesion_masks, derivatives/meshnet"
+    )
+
+
+def test_a_broken_sidecar_is_named(cohort: Path):
+    sidecar = next(cohort.glob(f"derivatives/**/*{DESC}"))
+    sidecar = sidecar.with_name(sidecar.name.replace(".nii.gz", ".json"))
+    sidecar.write_text("{")
+    assert message(str(cohort)).startswith(f"{sidecar}: not JSON (")
 
 
 # ---- git-annex
@@ -436,8 +534,9 @@ def test_csv_rows_whose_files_do_not_exist_are_numbered_as_in_a_spreadsheet(tmp_
     csv = write_csv(tmp_path, "image,label", ["a.nii.gz,b.nii.gz", "gone.nii.gz,b.nii.gz", "a.nii.gz,"])
     assert message(csv=csv).splitlines() == [
         f"{csv}: row 3: image 'gone.nii.gz' does not exist",
-        f"{csv}: row 4: label '' does not exist",
+        f"{csv}: row 3: label 'b.nii.gz' has another image already",
         f"{csv}: row 4: image 'a.nii.gz' has another mask already",
+        f"{csv}: row 4: label '' does not exist",
     ]
 
 
@@ -466,6 +565,7 @@ def test_a_csv_as_excel_saves_it_is_read(tmp_path: Path):
 def test_a_missing_folder_is_named(tmp_path: Path):
     assert message(str(tmp_path / "nope")) == f"dataset_dir {tmp_path}/nope: no such folder"
     assert message().startswith("give --dataset_dir")
+    assert message(csv="a.csv", labels="masks") == "give --csv, which names the masks, or --labels, not both"
 
 
 def test_a_folder_without_masks_says_what_was_looked_for(tmp_path: Path):
@@ -505,7 +605,6 @@ def test_every_unreadable_mask_is_named_at_once(cohort: Path):
         ("spacing", float("nan"), "spacing nan: expected a positive number of mm, or three"),
         ("spatial_size", 25.6, "spatial_size 25.6: expected a positive whole number of voxels, or three"),
         ("spatial_size", True, "spatial_size True: expected a positive whole number of voxels, or three"),
-        ("keep_tse", "false", "keep_tse false: expected True or False"),
         ("outer_folds", 13, "12 subjects are too few for 13 outer and 3 inner folds"),
         ("inner_folds", 9, "12 subjects are too few for 3 outer and 9 inner folds"),
     ],
@@ -524,6 +623,11 @@ def test_an_output_that_cannot_be_written_is_refused_before_reading(cohort: Path
 def test_a_broken_dataset_description_is_named(cohort: Path):
     (cohort / "dataset_description.json").write_text("{")
     assert message(str(cohort)).startswith(f"{cohort}/dataset_description.json: not JSON (")
+    (cohort / "dataset_description.json").write_text('["a list"]')
+    assert (
+        message(str(cohort))
+        == f"{cohort}/dataset_description.json: ['a list'] is not of type 'object'; repair or delete it"
+    )
 
 
 def test_a_failure_while_writing_leaves_the_old_file_and_no_other(cohort: Path, monkeypatch: pytest.MonkeyPatch):
@@ -533,8 +637,8 @@ def test_a_failure_while_writing_leaves_the_old_file_and_no_other(cohort: Path, 
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("scripts.data.datalist.os.replace", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(Path, "replace", full_disk)
+    with pytest.raises(InputError, match=r"datalist.json: cannot be written \(No space left on device\)"):
         prepare_datalist(str(cohort), seed=1)
     assert sorted(cohort.iterdir()) == files
     assert (cohort / "datalist.json").read_text() == before
@@ -557,11 +661,10 @@ def test_the_command_runs_from_any_directory(cohort: Path, tmp_path: Path):
     assert done.stdout.splitlines()[-1] == f"Next: {next_command} {cohort}"
 
 
-@pytest.mark.parametrize("arguments", [["--dataset_dir", "cohort", "--sed", "1"], ["--dataset_dirr", "cohort"]])
-def test_the_command_refuses_an_unknown_flag_and_writes_nothing(cohort: Path, tmp_path: Path, arguments: list[str]):
-    done = command(tmp_path, *arguments)
+def test_the_command_refuses_an_unknown_flag_and_writes_nothing(cohort: Path, tmp_path: Path):
+    done = command(tmp_path, "--dataset_dir", "cohort", "--sed", "1")
     assert done.returncode != 0
-    assert "--sed" in done.stderr or "--dataset_dirr" in done.stderr
+    assert "--sed" in done.stderr
     assert not (cohort / "datalist.json").exists()
 
 

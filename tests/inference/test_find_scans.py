@@ -53,10 +53,25 @@ def test_masks_beside_scans_are_not_scans(tmp_path: Path) -> None:
 
 
 def test_two_scans_that_would_give_one_mask_are_refused(tmp_path: Path) -> None:
-    for name in ("a.nii", "a.nii.gz", "b.nii"):
+    for name in ("a.nii", "a.nii.gz", "b.nii", "c/a.nii"):
         write(tmp_path / name)
-    with pytest.raises(InputError, match=r"/a.nii: a.nii.gz beside it would give a mask of the same name$"):
+    with pytest.raises(InputError, match=r"/a.nii.gz: its mask would have the name of that of a.nii$"):
         find_scans(str(tmp_path))
+    for name in ("s.nii.gz", "s_T2w.nii.gz"):
+        write(tmp_path / "d" / name)
+    with pytest.raises(InputError, match=r"/s_T2w.nii.gz: its mask would have the name of that of s.nii.gz$"):
+        find_scans(str(tmp_path / "d" / "*"))
+
+
+def test_of_a_bids_dataset_without_t2w_nothing_is_taken_unasked(tmp_path: Path) -> None:
+    for name in ("sub-1_T1w", "sub-2_ses-1_T1w", "sub-1_task-rest_sbref", "sub-1_T1w_desc-lesion_mask"):
+        write(tmp_path / name.split("_")[0] / "anat" / f"{name}.nii.gz")
+    with pytest.raises(InputError) as error:
+        find_scans(str(tmp_path))
+    message = str(error.value)
+    assert message.startswith(f"--input {tmp_path}: a BIDS dataset without T2w scans, there are T1w (2), sbref (1); ")
+    glob = message.split("--input ")[-1].strip("'")
+    assert found(glob) == ["sub-1_T1w.nii.gz", "sub-2_ses-1_T1w.nii.gz"]
 
 
 def test_a_dangling_link_is_found_to_be_reported_later(tmp_path: Path) -> None:

@@ -4,32 +4,55 @@ import csv
 import hashlib
 import json
 import shutil
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import INFERENCE, TRAIN, bundle
+import torch
+from conftest import INFERENCE, ROOT, TRAIN, bundle
 from monai.bundle import ConfigParser, ConfigWorkflow
 from nibabel.processing import conform, resample_from_to
 from scipy import ndimage
 from sklearn.metrics import f1_score
 
-from scripts.common.errors import InputError
+from scripts.common.errors import describe
+
+WEIGHTS = ROOT / "models" / "model.pt"
 
 
 @pytest.fixture(scope="module")
-def segmented(trained: dict, cohort_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The masks and probabilities of a whole BIDS folder, and what was printed."""
+def scans(cohort_dir: Path) -> list[dict]:
+    """The scans of ten subjects."""
+    training = json.loads((cohort_dir / "datalist.json").read_text())["training"]
+    return sorted(training, key=lambda scan: scan["image"])[:10]
+
+
+@pytest.fixture(scope="module")
+def segmented(scans: list[dict], cohort_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Their masks and probabilities, made by the command of a user from another directory, and what it printed.
+
+    Another scan beside them is broken.
+    """
     output = tmp_path_factory.mktemp("segmented")
+    for scan in scans:
+        (output / "in" / scan["image"]).parent.mkdir(parents=True)
+        shutil.copy(cohort_dir / scan["image"], output / "in" / scan["image"])
+    broken = output / "in" / "sub-0_T2w.nii.gz"
+    broken.write_bytes((output / "in" / scans[0]["image"]).read_bytes()[:-200])
+    (output / "in" / "sub-1_T2w.nii.gz").symlink_to(".git/annex/objects/gone")
     result = bundle(
-        "--config_file", INFERENCE, "--input", cohort_dir, "--output_dir", output,
-        "--save_probability", True, "--qc", False, "--ckpt_path", trained["root"] / "models" / "model.pt",
+        "--config_file", INFERENCE, "--input", output / "in", "--output_dir", output / "out", "--device", "cpu",
+        "--save_probability", "true", "--qc", "false", "--flip_averaging", "false", "--ckpt_path", WEIGHTS,
         cwd=output,
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-2000:]
-    return output, result.stdout
+    assert result.returncode == 1, result.stderr[-2000:]
+    lines = result.stderr.strip().splitlines()[-3:]
+    assert lines[0] == "2 scan(s) left out:"
+    assert lines[1].startswith(f"{broken}: not a readable NIfTI image")
+    assert lines[2].startswith(f"{output / 'in' / 'sub-1_T2w.nii.gz'}: a git-annex link")
+    return output / "out", result.stdout
 
 
 def beside(scan: dict, output: Path, ending: str) -> Path:
@@ -40,9 +63,9 @@ def mask_of(scan: dict, output: Path, kind: str = "mask") -> nib.Nifti1Image:
     return nib.load(beside(scan, output, f"{kind}.nii.gz"))
 
 
-def test_masks_have_the_grid_of_their_scans(segmented: tuple, trained: dict, cohort_dir: Path) -> None:
+def test_masks_have_the_grid_of_their_scans(segmented: tuple, scans: list[dict], cohort_dir: Path) -> None:
     orientations, anisotropic = set(), 0
-    for scan in trained["scans"]:
+    for scan in scans:
         image, mask = nib.load(cohort_dir / scan["image"]), mask_of(scan, segmented[0])
         assert mask.shape == image.shape
         np.testing.assert_allclose(mask.affine, image.affine, atol=1e-5)
@@ -51,45 +74,45 @@ def test_masks_have_the_grid_of_their_scans(segmented: tuple, trained: dict, coh
         orientations.add(nib.aff2axcodes(image.affine))
         anisotropic += len(set(np.round(image.header.get_zooms(), 3))) > 1
     assert ("P", "S", "R") in orientations
-    assert anisotropic >= 2
+    assert anisotropic >= 1
 
 
-def test_masks_lie_on_the_lesions(segmented: tuple, trained: dict, cohort_dir: Path) -> None:
+def test_masks_lie_on_the_lesions(segmented: tuple, scans: list[dict], cohort_dir: Path) -> None:
     dice = [
         f1_score(
             (nib.load(cohort_dir / s["label"]).get_fdata() > 0).ravel(), mask_of(s, segmented[0]).get_fdata().ravel()
         )
-        for s in trained["scans"]
+        for s in scans
         if s["lesion_volume"] > 50_000
     ]
-    assert len(dice) >= 6
+    assert len(dice) >= 3
     assert np.median(dice) > 0.5
 
 
-def test_mask_is_where_the_probability_is_at_least_a_half(segmented: tuple, trained: dict) -> None:
-    for scan in trained["scans"]:
+def test_mask_is_where_the_probability_is_at_least_a_half(segmented: tuple, scans: list[dict]) -> None:
+    for scan in scans:
         probability = mask_of(scan, segmented[0], "probseg").get_fdata()
         assert 0 <= probability.min() <= probability.max() <= 1
         np.testing.assert_array_equal(mask_of(scan, segmented[0]).get_fdata(), probability >= 0.5)
 
 
-def test_the_folder_is_a_bids_derivative_with_a_sidecar_for_each_mask(segmented: tuple, trained: dict) -> None:
+def test_the_folder_is_a_bids_derivative_with_a_sidecar_for_each_mask(segmented: tuple, scans: list[dict]) -> None:
     output = segmented[0]
     description = json.loads((output / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"
-    weights = hashlib.sha256((trained["root"] / "models" / "model.pt").read_bytes()).hexdigest()
-    for scan in trained["scans"]:
+    weights = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
+    for scan in scans:
         sidecar = json.loads(beside(scan, output, "mask.json").read_text())
         assert sidecar["GeneratedBy"] == description["GeneratedBy"]
         assert sidecar["GeneratedBy"][0]["WeightsSHA256"] == weights
         assert sidecar["GeneratedBy"][0]["Settings"]["threshold"] == 0.5
 
 
-def test_the_table_and_the_log_say_what_the_masks_hold(segmented: tuple, trained: dict) -> None:
+def test_the_table_and_the_log_say_what_the_masks_hold(segmented: tuple, scans: list[dict]) -> None:
     output, printed = segmented
     rows = {Path(row["scan"]).name: row for row in csv.DictReader((output / "lesions.tsv").open(), delimiter="\t")}
-    assert len(rows) == len(trained["scans"])
-    for scan in trained["scans"]:
+    assert len(rows) == len(scans)
+    for scan in scans:
         name = Path(scan["image"]).name
         row, mask = rows[name], mask_of(scan, output)
         volume = float(mask.get_fdata().sum() * abs(np.linalg.det(mask.affine[:3, :3])))
@@ -101,16 +124,63 @@ def test_the_table_and_the_log_say_what_the_masks_hold(segmented: tuple, trained
     assert "SIMULATED" in printed
 
 
-def infer(trained: dict, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    weights = trained["root"] / "models" / "model.pt"
-    return bundle("--config_file", INFERENCE, "--ckpt_path", weights, *arguments, cwd=cwd)
+def test_threshold_min_volume_and_flip_averaging_are_overrides(
+    segment: Callable, scans: list[dict], cohort_dir: Path, tmp_path: Path
+) -> None:
+    weights, image = str(ROOT / "models" / "model_5.pt"), cohort_dir / scans[0]["image"]
+    overrides = {"threshold": 0.3, "min_volume": 20_000, "ckpt_path": weights, "save_probability": "True"}
+    workflow = segment(image, tmp_path / "flips", **overrides, flip_averaging="true")
+    segment(image, tmp_path / "plain", **overrides)
+    (path,) = (tmp_path / "flips").glob("*mask.nii.gz")
+    mask = nib.load(path)
+    one, other = (nib.load(p).get_fdata() for p in sorted(tmp_path.glob("*/*probseg.nii.gz")))
+    parts, n = ndimage.label(one >= 0.3, np.ones((3, 3, 3)))
+    voxel = abs(np.linalg.det(mask.affine[:3, :3]))
+    large = [i for i in range(1, n + 1) if (parts == i).sum() * voxel >= 20_000]
+    np.testing.assert_array_equal(mask.get_fdata(), np.isin(parts, large))
+    assert np.abs(one - other).max() > 0
+    settings = workflow.parser.get_parsed_content("derivative").made_by["Settings"]
+    assert settings == {
+        "amp": False,
+        "amp_dtype": "auto",
+        "threshold": 0.3,
+        "min_volume": 20_000,
+        "flip_averaging": True,
+    }
 
 
-def test_one_file_without_a_label_beside_it(trained: dict, cohort_dir: Path, tmp_path: Path) -> None:
-    shutil.copy(cohort_dir / trained["scans"][0]["image"], tmp_path / "scan_T2w.nii.gz")
-    result = infer(trained, "--input", "scan_T2w.nii.gz", "--output_dir", "out", "--qc", False, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr[-2000:]
+def test_the_card_decides_network_grid_intensities_and_defaults(
+    segment: Callable, weights: Path, scans: list[dict], cohort_dir: Path, tmp_path: Path
+) -> None:
+    card = json.loads(weights.with_suffix(".json").read_text())
+    card |= {"threshold": 0.25, "min_volume": 500, "flip_averaging": True}
+    card["intensity"] = [{"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 0.5}]
+    shutil.copy(weights, tmp_path / "other.pt")
+    (tmp_path / "other.json").write_text(json.dumps(card))
+    image = cohort_dir / scans[0]["image"]
+    parser = segment(image, tmp_path / "out", ckpt_path=str(tmp_path / "other.pt")).parser
+    settings = parser.get_parsed_content("derivative").made_by["Settings"]
+    assert (settings["threshold"], settings["min_volume"], settings["flip_averaging"]) == (0.25, 500, True)
+    assert sum(p.numel() for p in parser.get_parsed_content("network").parameters()) == 27 + 1 + 2 + 4
+    x = parser.get_parsed_content("preprocessing")({"image": str(image)})["image"]
+    assert x.shape == (1, 24, 32, 24)
+    assert x.max() == 0.5
+    assert x.dtype == torch.float32
+
+
+def test_a_bright_part_is_found_in_the_scans_own_grid(segment: Callable, tmp_path: Path) -> None:
+    """Against the network's definition: what is above half of the range is lesion."""
+    data, truth = np.full((24, 30, 20), 10, np.float32), np.zeros((24, 30, 20), bool)
+    truth[14:20, 8:23, 6:15] = True
+    data[truth], data[0, 0, 0] = 100, 0
+    affine = np.array([[0, 0, 3.0, 5], [-2.0, 0, 0, 7], [0, 2.0, 0, -9], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(data, affine), tmp_path / "scan_T2w.nii.gz")
+    segment(tmp_path / "scan_T2w.nii.gz", tmp_path / "out")
+    mask = nib.load(tmp_path / "out" / "scan_desc-lesion_mask.nii.gz")
+    np.testing.assert_array_equal(mask.affine, affine)
+    assert f1_score(truth.ravel(), mask.get_fdata().ravel()) > 0.85
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        ".bidsignore",
         "dataset_description.json",
         "lesions.json",
         "lesions.tsv",
@@ -119,12 +189,13 @@ def test_one_file_without_a_label_beside_it(trained: dict, cohort_dir: Path, tmp
     ]
 
 
-def test_scans_of_one_name_in_two_folders_keep_a_mask_each(trained: dict, cohort_dir: Path, tmp_path: Path) -> None:
-    for folder, scan in zip(("visit 1", "visit 2"), trained["scans"], strict=False):
+def test_scans_of_one_name_in_two_folders_keep_a_mask_each(
+    segment: Callable, scans: list[dict], cohort_dir: Path, tmp_path: Path
+) -> None:
+    for folder, scan in zip(("visit 1", "visit 2"), scans, strict=False):
         (tmp_path / folder).mkdir()
         shutil.copy(cohort_dir / scan["image"], tmp_path / folder / "t2.nii.gz")
-    result = infer(trained, "--input", tmp_path / "visit*" / "*.nii.gz", "--output_dir", tmp_path / "out")
-    assert result.returncode == 0, result.stderr[-2000:]
+    segment(tmp_path / "visit*" / "*.nii.gz", tmp_path / "out", qc=True)
     masks = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.nii.gz"))
     assert masks == ["visit 1/t2_desc-lesion_mask.nii.gz", "visit 2/t2_desc-lesion_mask.nii.gz"]
     for mask in masks:
@@ -132,89 +203,34 @@ def test_scans_of_one_name_in_two_folders_keep_a_mask_each(trained: dict, cohort
         assert picture.startswith(b"\x89PNG")
 
 
-def test_bad_scans_are_left_out_with_a_line_and_what_is_done_is_not_done_again(
-    trained: dict, cohort_dir: Path, tmp_path: Path
+@pytest.mark.parametrize("overrides", [{"threshold": 2}, {"min_volume": -1}, {"flip_averaging": "maybe"}, {"qc": 3}])
+def test_a_value_that_cannot_be_is_refused_before_anything_is_written(
+    segment: Callable, scans: list[dict], cohort_dir: Path, tmp_path: Path, overrides: dict
 ) -> None:
-    scans, bids, out = trained["scans"], tmp_path / "bids", tmp_path / "bids" / "derivatives" / "meshnet"
-    for i in range(3):
-        (bids / f"sub-{i}").mkdir(parents=True)
-        shutil.copy(cohort_dir / scans[i]["image"], bids / f"sub-{i}" / f"sub-{i}_T2w.nii.gz")
-    broken = bids / "sub-1" / "sub-1_T2w.nii.gz"
-    whole = broken.read_bytes()
-    broken.write_bytes(whole[:-200])
-    (bids / "sub-3_T2w.nii.gz").symlink_to(".git/annex/objects/gone")
-    arguments = ("--input", bids, "--output_dir", out, "--qc", False)
-
-    first = infer(trained, *arguments)
-    assert first.returncode == 1
-    last = first.stderr.strip().splitlines()[-3:]
-    assert last[0] == "2 scan(s) left out:"
-    assert last[1].startswith(f"{broken}: not a readable NIfTI image")
-    assert last[2].startswith(f"{bids / 'sub-3_T2w.nii.gz'}: a git-annex link")
-    made = {p.name: p.stat().st_mtime_ns for p in out.rglob("*mask.nii.gz")}
-    assert sorted(made) == ["sub-0_desc-lesion_mask.nii.gz", "sub-2_desc-lesion_mask.nii.gz"]
-
-    broken.write_bytes(whole)
-    (bids / "sub-3_T2w.nii.gz").unlink()
-    (out / "sub-2" / "sub-2_desc-lesion_mask.json").unlink()  # as a kill before it was written leaves it
-    second = infer(trained, *arguments)
-    assert second.returncode == 0, second.stderr
-    assert "1 of 3 scans have their masks by these weights already" in second.stdout
-    again = {p.name: p.stat().st_mtime_ns for p in out.rglob("*mask.nii.gz")}
-    assert [name for name in sorted(again) if again[name] != made.get(name)] == [
-        "sub-1_desc-lesion_mask.nii.gz",
-        "sub-2_desc-lesion_mask.nii.gz",
-    ]
-    assert len((out / "lesions.tsv").read_text().splitlines()) == 4
-
-    third = infer(trained, *arguments)
-    assert third.returncode == 0, third.stderr
-    assert {p.name: p.stat().st_mtime_ns for p in out.rglob("*mask.nii.gz")} == again
-    fourth = infer(trained, *arguments, "--threshold", 0.4)
-    assert fourth.returncode == 0, fourth.stderr
-    assert "have their masks" not in fourth.stdout
-
-
-def test_small_lesions_can_be_removed_and_flips_averaged(
-    segmented: tuple, trained: dict, cohort_dir: Path, tmp_path: Path
-) -> None:
-    scan = trained["scans"][0]
-    options = ("--min_volume", 20_000, "--flip_averaging", True, "--qc", False)
-    result = infer(trained, "--input", cohort_dir / scan["image"], "--output_dir", tmp_path, *options)
-    assert result.returncode == 0, result.stderr
-    (path,) = tmp_path.glob("*mask.nii.gz")
-    mask = nib.load(path)
-    parts, n = ndimage.label(mask.get_fdata(), np.ones((3, 3, 3)))
-    voxel = abs(np.linalg.det(mask.affine[:3, :3]))
-    assert all((parts == i).sum() * voxel >= 20_000 for i in range(1, n + 1))
-    assert not np.array_equal(mask.get_fdata(), mask_of(scan, segmented[0]).get_fdata())
+    with pytest.raises(RuntimeError) as error:
+        segment(cohort_dir / scans[0]["image"], tmp_path / "out", **overrides)
+    ((key, value),) = overrides.items()
+    assert f"{key} {value!r}" in describe(error.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_inference_preprocesses_as_training_does() -> None:
     train, inference = (json.loads(Path(path).read_text()) for path in (TRAIN, INFERENCE))
-    for_training = {t["_target_"]: t for t in train["train"]["deterministic_transforms"]}
-    steps = [t["_target_"] for t in inference["preprocessing"]["transforms"]]
-    assert steps == [name for name in for_training if name not in ("SelectItemsd", "Lambdad")]
-    for ours in inference["preprocessing"]["transforms"]:
-        theirs = for_training[ours["_target_"]]
-        for key in set(ours) - {"keys", "pixdim", "spatial_size"}:
+    for_training = {t["_target_"]: t for t in train["train"]["deterministic_transforms"] if isinstance(t, dict)}
+    ours = inference["preprocessing"]["transforms"]
+    order = [t if isinstance(t, str) else t["_target_"] for t in train["train"]["deterministic_transforms"]]
+    order = [name for name in order if name not in ("SelectItemsd", "Lambdad")]
+    card = "scripts.networks.weights.intensity_from_card"
+    assert [t["_target_"] for t in ours] == [card if name == "%intensity" else name for name in order]
+    for step in ours:
+        theirs = for_training.get(step["_target_"], {})
+        for key in set(step) - {"_target_", "card", "keys", "pixdim", "spatial_size"}:
             expected = theirs[key][0] if isinstance(theirs[key], list) else theirs[key]
-            assert ours[key] == expected, (ours["_target_"], key)
+            assert step[key] == expected, (step["_target_"], key)
 
 
-def test_width_and_grid_come_from_the_card_of_the_weights(trained: dict) -> None:
-    parser = ConfigParser()
-    parser.read_config(INFERENCE)
-    parser["ckpt_path"] = str(trained["root"] / "models" / "model.pt")
-    parser.parse()
-    assert parser.get_parsed_content("channels") == 8
-    assert parser.get_parsed_content("spacing") == [8, 8, 8]
-    assert parser.get_parsed_content("spatial_size") == [32, 32, 32]
-
-
-def test_zoo_properties_are_all_there(trained: dict, cohort_dir: Path) -> None:
-    ckpt_path = str(trained["root"] / "models" / "model.pt")
-    workflow = ConfigWorkflow(INFERENCE, workflow_type="infer", input=str(cohort_dir), ckpt_path=ckpt_path)
+def test_zoo_properties_are_all_there(scans: list[dict], cohort_dir: Path) -> None:
+    workflow = ConfigWorkflow(INFERENCE, workflow_type="infer", input=str(cohort_dir), logging_file=False)
     workflow.initialize()
     assert workflow.check_properties() == []
 
@@ -222,26 +238,16 @@ def test_zoo_properties_are_all_there(trained: dict, cohort_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        ({}, "--input is missing: give a NIfTI file, a folder or a glob"),
+        ({"input": ""}, "--input is missing: give a NIfTI file, a folder or a glob"),
         ({"input": "/nowhere/scan.nii.gz"}, "--input /nowhere/scan.nii.gz: no NIfTI file"),
+        ({"ckpt_path": "/nowhere/model.pt"}, "/nowhere/model.pt: no such file; train first"),
     ],
 )
-def test_wrong_input_is_one_line(overrides: dict, line: str) -> None:
-    parser = ConfigParser()
-    parser.read_config(INFERENCE)
-    parser.update(overrides)
-    parser.parse()
-    with pytest.raises(InputError, match=line):
-        parser.get_parsed_content("scans")
-
-
-def test_missing_weights_say_how_to_get_them(tmp_path: Path) -> None:
-    parser = ConfigParser()
-    parser.read_config(INFERENCE)
-    parser["ckpt_path"] = str(tmp_path / "model.pt")
-    parser.parse()
-    with pytest.raises(InputError, match="no such file; train first"):
-        parser.get_parsed_content("network")
+def test_wrong_input_is_one_line(segment: Callable, tmp_path: Path, overrides: dict, line: str) -> None:
+    paths = {"input": tmp_path, "output_dir": tmp_path / "out"}
+    with pytest.raises(RuntimeError) as error:
+        segment(**{**paths, **overrides})
+    assert describe(error.value).startswith(line)
 
 
 HEAD = Path(__file__).resolve().parents[3] / "shared" / "real" / "anatomy_colin27_t1.nii.gz"
@@ -261,12 +267,12 @@ def test_preprocessing_conforms_a_real_head_as_freesurfer_does(sagittal_and_anis
         nib.save(head.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(affine), psr)), path)
     parser = ConfigParser()
     parser.read_config(INFERENCE)
-    parser.update({"spacing": [1.0] * 3, "spatial_size": [256] * 3})
+    parser.update({"spacing": [1.0] * 3, "spatial_size": [224] * 3})
     parser.parse()
     ours = parser.get_parsed_content("preprocessing")({"image": str(path)})["image"]
-    conformed = conform(nib.load(path), (256,) * 3, (1.0,) * 3, order=1, orientation="RAS")
+    conformed = conform(nib.load(path), (224,) * 3, (1.0,) * 3, order=1, orientation="RAS")
     assert np.abs(ours.affine.numpy() - conformed.affine).max() < 0.21  # mm
-    on_our_grid = resample_from_to(nib.load(path), ((256,) * 3, ours.affine.numpy()), order=1).get_fdata()
+    on_our_grid = resample_from_to(nib.load(path), ((224,) * 3, ours.affine.numpy()), order=1).get_fdata()
     expected = (on_our_grid - on_our_grid.min()) / np.ptp(on_our_grid)
     inside = ours[0].numpy() > 0.05
     assert np.abs(ours[0].numpy() - expected)[inside].mean() < (0.002 if sagittal_and_anisotropic else 1e-7)

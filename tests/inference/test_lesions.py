@@ -6,7 +6,7 @@ import torch
 from monai.data import MetaTensor
 from scipy.spatial.transform import Rotation
 
-from scripts.inference.lesions import measure, remove_small_lesions
+from scripts.inference.lesions import measure, midline, remove_small_lesions
 
 
 def volume(array: np.ndarray, affine: np.ndarray) -> MetaTensor:
@@ -54,3 +54,60 @@ def test_lesions_below_a_volume_in_mm3_are_removed(least: float, left: int) -> N
     result = remove_small_lesions(volume(mask, np.diag([2.0, 2, 2, 1])), least)
     assert result.sum() == left
     assert isinstance(result, MetaTensor)
+
+
+class OnAnotherDevice(MetaTensor):
+    """As on CUDA: numpy needs a copy on the CPU first."""
+
+    def numpy(self, **kwargs: object) -> np.ndarray:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
+
+    def cpu(self) -> MetaTensor:
+        return self.as_subclass(MetaTensor)
+
+
+def test_masks_on_another_device_are_measured_and_small_lesions_removed() -> None:
+    mask = np.zeros((9, 9, 9))
+    mask[:3, :3, :3] = mask[8, 8, 8] = 1
+    elsewhere = volume(mask, np.eye(4)).as_subclass(OnAnotherDevice)
+    with pytest.raises(TypeError, match="cuda"):
+        elsewhere[0].numpy()
+    assert remove_small_lesions(elsewhere, 2).sum() == 27
+    assert measure(elsewhere, elsewhere)["lesion_volume"] == 28
+
+
+def head_with_lesion(tilt: tuple[float, float, float], centre: float, brightness: float) -> tuple:
+    """A head of 150x190x160 mm, tilted by degrees about x, y and z, on a grid of 3 mm with noise; a lesion whose middle
+    lies ``centre`` mm to the right of the head's; and the laterality of the lesion in the head's own coordinates.
+    """
+    shape, voxel = (64, 80, 64), 3.0
+    affine = np.diag([voxel, voxel, voxel, 1.0])
+    affine[:3, 3] = -voxel * (np.array(shape) - 1) / 2 + [11, -4, 7]  # the head is off the scanner's centre
+    points = np.indices(shape).reshape(3, -1).T @ affine[:3, :3] + affine[:3, 3] - [11, -4, 7]
+    points = points @ Rotation.from_euler("xyz", tilt, degrees=True).as_matrix()
+    head = ((points / [75, 95, 80]) ** 2).sum(1) < 1
+    head |= (((points - [75, 0, -10]) / [10, 12, 20]) ** 2).sum(1) < 1  # an ear, on one side only
+    lesion = (((points - [centre, 10, 5]) / [38, 50, 40]) ** 2).sum(1) < 1
+    lesion &= ((points / [72, 92, 77]) ** 2).sum(1) < 1
+    noise = np.abs(np.random.default_rng(0).normal(0, 0.02, len(points)))
+    image = np.where(lesion, brightness, np.where(head, 1, 0)) + noise
+    left = (points[lesion, 0] < 0).mean()
+    return *(volume(a.reshape(shape), affine) for a in (lesion, image)), 2 * left - 1
+
+
+@pytest.mark.parametrize("brightness", [0.2, 4])
+@pytest.mark.parametrize("centre", [-33.0, -20.0, 25.0])
+@pytest.mark.parametrize(("tilt", "error"), [((0, 0, 0), 0.001), ((3, 5, -3), 0.04), ((10, 8, -6), 0.08)])
+def test_a_lesion_of_300_ml_does_not_move_the_middle(
+    tilt: tuple, error: float, centre: float, brightness: float
+) -> None:
+    """The centre of brightness, which was taken before, is off by up to 0.27 here, and by 0.19 without a tilt."""
+    mask, image, truth = head_with_lesion(tilt, centre, brightness)
+    found = measure(mask, image)
+    assert 290_000 < found["lesion_volume"] < 340_000
+    assert found["laterality"] == pytest.approx(truth, abs=error)
+
+
+@pytest.mark.parametrize("data", [np.ones((4, 5, 6)), np.zeros((4, 5, 6)), np.eye(6)[None]])
+def test_a_scan_without_a_head_has_a_middle(data: np.ndarray) -> None:
+    assert np.isfinite(midline(data, np.eye(4)))

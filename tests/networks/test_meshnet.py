@@ -1,17 +1,14 @@
 """MeshNet is the paper's network: its parameters, its layers, its initialization, its answers."""
 
-import copy
 import math
-import random
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from torch import nn
 from torch.nn import functional
 
-from scripts.networks import meshnet
 from scripts.networks.meshnet import MeshNet
 
 
@@ -40,8 +37,8 @@ def test_parameter_count_is_the_papers(channels: int, parameters: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "grid"),
     [
-        ({"channels": 4}, (16, 32, 48)),  # all sides multiples of 16: every layer is dense
-        ({"channels": 4}, (16, 20, 18)),  # of 16, 4 and 2
+        ({"channels": 3}, (16, 32, 16)),  # all sides multiples of 16: every layer is dense
+        ({"channels": 2}, (16, 20, 18)),  # of 16, 4 and 2
         ({"channels": 2}, (24, 40, 1)),
         ({"channels": 2}, (7, 9, 11)),
         ({"channels": 3, "in_channels": 2, "out_channels": 4, "dilations": (1, 3, 2)}, (6, 9, 12)),
@@ -67,21 +64,6 @@ def test_output_gradients_and_statistics_are_those_of_plain_torch(arguments: dic
     (expected * pull).sum().backward()
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(parameter.grad, state[name].grad, rtol=1e-9, atol=1e-9 * pull.numel())
-
-
-@pytest.mark.parametrize("grid", [(16, 32, 16), (12, 9, 20)])
-def test_running_statistics_are_those_of_the_layers_one_after_another(grid: tuple) -> None:
-    torch.manual_seed(0)
-    network, plain = MeshNet(channels=3).double(), MeshNet(channels=3).double()
-    plain.load_state_dict(network.state_dict())
-    x = torch.rand(2, 1, *grid, dtype=torch.float64)
-    for _ in range(2):
-        network(x)
-        y = x
-        for layer in plain.layers:
-            y = layer(y)
-    for key, value in plain.state_dict().items():
-        torch.testing.assert_close(network.state_dict()[key], value, rtol=1e-9, atol=1e-9)
 
 
 def test_exports_are_plain_convolutions_for_any_grid(tmp_path: Path) -> None:
@@ -173,10 +155,31 @@ def test_dropout_acts_in_training_only() -> None:
         ({"channels": 0}, "^channels must be at least 1, got 0"),
         ({"in_channels": 0}, "^in_channels must be at least 1, got 0"),
         ({"out_channels": -1}, "^out_channels must be at least 1, got -1"),
-        ({"dilations": ()}, "dilations must be one or more positive integers"),
-        ({"dilations": (1, 0)}, "dilations must be one or more positive integers"),
-        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
-        ({"dropout": -0.1}, "dropout must be in"),
+        ({"channels": 1.0}, "^channels .* got 1.0 .expected an integer"),
+        ({"in_channels": True}, "^in_channels .* got True .expected an integer"),
+        ({"out_channels": "2"}, "^out_channels .* got '2' .expected an integer"),
+        ({"checkpoint_layers": -1}, "^checkpoint_layers must be at least 0, got -1"),
+        ({"checkpoint_layers": False}, "^checkpoint_layers .* got False .expected an integer"),
+        ({"dilations": ()}, "^dilations must be one or more positive integers, got ()"),
+        ({"dilations": (1, 0)}, "^dilations must be one or more positive integers"),
+        ({"dilations": (1, 2.0)}, "^dilations must be one or more positive integers"),
+        ({"dilations": [True]}, "^dilations must be one or more positive integers"),
+        ({"dilations": "124"}, "^dilations must be one or more positive integers, got '124'"),
+        ({"dilations": 2}, "^dilations must be one or more positive integers, got 2"),
+        ({"dropout": 1.0}, r"^dropout must be in \[0, 1\), got 1.0"),
+        ({"dropout": -0.1}, "^dropout must be in"),
+        ({"dropout": math.nan}, "^dropout must be in .* got nan"),
+        ({"dropout": "0.1"}, "^dropout must be in .* got '0.1'"),
+        ({"dropout": False}, "^dropout must be in .* got False"),
+        ({"norm": "bach"}, "^norm must be .* got 'bach'.*did you mean 'BATCH'"),
+        ({"norm": "layer"}, "^norm must be .* got 'layer'"),
+        ({"norm": ("group", {"num_groups": 1})}, "^norm must be .*expected .batch., .instance. or null"),
+        ({"norm": ("instance", {"afine": True})}, "^norm must be .*afine"),
+        ({"norm": 5}, "^norm must be .* got 5"),
+        ({"act": "rellu"}, "^act must be .* got 'rellu'.*did you mean 'RELU'"),
+        ({"act": None}, "^act must be .* got None"),
+        ({"act": "geglu"}, "^act must be .* got 'geglu'.*keeps the shape"),
+        ({"act": ("prelu", {"num_parameters": 3})}, "^act must be .*num_parameters"),
     ],
 )
 def test_impossible_networks_are_refused(arguments: dict, message: str) -> None:
@@ -184,199 +187,32 @@ def test_impossible_networks_are_refused(arguments: dict, message: str) -> None:
         MeshNet(**arguments)
 
 
-def plain(network: MeshNet, x: torch.Tensor) -> torch.Tensor:
-    """The network as its modules say, dilated convolutions and all: what the interleaved execution must equal."""
-    for layer in network.layers:
-        x = layer(x)
-    return network.classifier(x)
-
-
-def random_case(seed: int) -> tuple[MeshNet, torch.Tensor]:
-    """A network with statistics, and an input, of random width, batch size, layout, grid (odd sides too)."""
-    torch.manual_seed(seed)
-    pick = random.Random(seed)
-    network = MeshNet(channels=pick.randint(1, 7), in_channels=pick.randint(1, 2)).double()
-    for layer in network.layers:
-        torch.nn.init.uniform_(layer[1].weight, 0.5, 2)
-        torch.nn.init.uniform_(layer[1].bias)
-        torch.nn.init.uniform_(layer[1].running_mean)
-        torch.nn.init.uniform_(layer[1].running_var, 0.5, 2)
-    side = lambda: pick.choice([pick.randint(1, 35), 8 * pick.randint(1, 4), 16, 32, 48])  # noqa: E731
-    x = torch.rand(pick.randint(1, 3), network.layers[0][0].in_channels, side(), side(), side(), dtype=torch.float64)
-    if pick.random() < 0.5:
-        network, x = network.to(memory_format=torch.channels_last_3d), x.to(memory_format=torch.channels_last_3d)
-    return network, x
-
-
-@pytest.mark.parametrize("seed", range(25))
-def test_interleaved_training_is_the_dilated_network(seed: int) -> None:
-    network, x = random_case(seed)
-    if x[0, 0].numel() * len(x) == 1:
-        pytest.skip("BatchNorm cannot train on one voxel")
-    theirs, ours = copy.deepcopy(network).train(), network.train()
-    inputs = [x.clone().requires_grad_() for _ in range(2)]
-    outputs = [ours(inputs[0]), plain(theirs, inputs[1])]
-    for output in outputs:
-        (output.square().sum() / output.numel()).backward()
-    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-7, atol=1e-9)
-    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-7, atol=1e-9, msg=name)
-    for (name, a), b in zip(ours.named_buffers(), theirs.buffers(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=name)
-
-
-@pytest.mark.parametrize("voxels_at_once", [500, 10**9])
-@pytest.mark.parametrize("seed", range(25, 50))
-def test_interleaved_inference_with_folded_normalization_is_the_dilated_network(
-    seed: int, voxels_at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(meshnet, "VOXELS_AT_ONCE", voxels_at_once)
-    network, x = random_case(seed)
-    network.eval()
-    state = copy.deepcopy(network.state_dict())
+@pytest.mark.parametrize("weights", ["model", "model_16", "model_5"])
+def test_released_weights_give_the_answer_of_torchs_own_layers(weights: str) -> None:
+    state = torch.load(ROOT / "models" / f"{weights}.pt", weights_only=True)
+    width = len(state["classifier.weight"][0])
+    layers = [
+        nn.Sequential(nn.Conv3d(n, width, 3, padding=d, dilation=d), nn.BatchNorm3d(width), nn.ReLU())
+        for n, d in zip([1] + 8 * [width], (1, 2, 4, 8, 16, 16, 8, 4, 2), strict=True)
+    ]
+    theirs = nn.ModuleDict({"layers": nn.Sequential(*layers), "classifier": nn.Conv3d(width, 2, 1)})
+    theirs.load_state_dict(state, strict=True)
+    theirs, ours = theirs.double().eval(), MeshNet(channels=width).double().eval()
+    ours.load_state_dict(state, strict=True)
+    x = torch.rand(1, 1, 16, 20, 24, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(network(x), plain(network, x), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(network(x), plain(network, x), rtol=1e-9, atol=1e-9)  # not folded: gradients may flow
-    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+        expected = theirs["classifier"](theirs["layers"](x))
+        torch.testing.assert_close(ours(x), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_dropout_drops_the_same_channels_of_whole_volumes() -> None:
-    network, x = MeshNet(channels=6, dropout=0.4).double().train(), torch.rand(2, 1, 32, 16, 24, dtype=torch.float64)
-    outputs = []
-    for forward in (network, partial(plain, network)):
-        torch.manual_seed(5)
-        outputs.append(forward(x))
-    torch.testing.assert_close(*outputs, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1), (torch.float16, 0.02)])
-def test_it_holds_in_lower_precision_within_what_the_type_allows(dtype: torch.dtype, tolerance: float) -> None:
-    torch.manual_seed(0)
-    network, x = MeshNet(channels=8).eval(), torch.rand(1, 1, 32, 32, 48)
-    with torch.no_grad():
-        exact = plain(copy.deepcopy(network).double(), x.double())
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            assert (network(x) - exact).abs().max() < tolerance * exact.abs().max()
-
-
-@pytest.mark.slow  # compiling takes half a minute
-@pytest.mark.parametrize("checkpoint_layers", [0, 3])
-def test_compiled_it_is_the_same(checkpoint_layers: int) -> None:
-    torch.manual_seed(0)
-    network, x = MeshNet(channels=3, checkpoint_layers=checkpoint_layers), torch.rand(1, 1, 16, 16, 32)
-    dilated = copy.deepcopy(network)
-    network.compile()
-    outputs = [network(x), plain(dilated, x)]
-    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
-    for output in outputs:
-        output.square().mean().backward()
-    for (name, a), b in zip(network.named_parameters(), dilated.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4, msg=name)
-    for (name, a), b in zip(network.named_buffers(), dilated.buffers(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, msg=name)
-    with torch.no_grad():
-        torch.testing.assert_close(network.eval()(x), plain(dilated.eval(), x), rtol=1e-4, atol=1e-4)
-
-
-def test_a_graph_for_export_is_plain_and_right_for_another_grid() -> None:
-    network = MeshNet(channels=3).eval()
-    side = torch.export.Dim("side", min=4, max=64)
-    program = torch.export.export(network, (torch.rand(1, 1, 32, 32, 32),), dynamic_shapes=({2: side},))
-    x = torch.rand(1, 1, 37, 32, 32)
-    torch.testing.assert_close(program.module()(x), plain(network, x), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("channels", [5, 8, 13, 16])
-@pytest.mark.parametrize("grid", [(32, 48, 32), (16, 16, 48), (64, 16, 32)])
-def test_gradients_in_bfloat16_are_never_garbage(channels: int, grid: tuple[int, int, int]) -> None:
-    """oneDNN's read memory that was never written: so it is filled with what would show."""
-    torch.manual_seed(0)
-    network, x = MeshNet(channels=channels).to(memory_format=torch.channels_last_3d), torch.rand(1, 1, *grid)
-    for _ in range(3):
-        network.zero_grad()
-        for size in (10_000, 100_000, 1_000_000, 3_000_000):
-            torch.full((size,), 1e30)
-        with torch.autocast("cpu", torch.bfloat16):
-            network(x).float().square().mean().backward()
-        assert max(parameter.grad.abs().max() for parameter in network.parameters()) < 100
-
-
-def test_dilations_that_are_no_powers_of_two_are_interleaved_too() -> None:
-    torch.manual_seed(0)
-    network, x = MeshNet(channels=3, dilations=(1, 3, 9, 6, 2)).double(), torch.rand(2, 1, 36, 27, 18).double()
-    torch.testing.assert_close(network(x), plain(copy.deepcopy(network), x), rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("checkpoint_layers", [1, 2, 3, 9, 20])
-@pytest.mark.parametrize("dropout", [0.0, 0.4])
-def test_layer_checkpointing_changes_no_gradient_and_no_statistic(checkpoint_layers: int, dropout: float) -> None:
-    torch.manual_seed(0)
-    kept = MeshNet(channels=3, dropout=dropout).double()
-    again = MeshNet(channels=3, dropout=dropout, checkpoint_layers=checkpoint_layers).double()
-    again.load_state_dict(kept.state_dict(), strict=True)
-    x = torch.rand(2, 1, 32, 20, 16, dtype=torch.float64)
-    for network in (kept, again):
-        for seed in range(2):  # twice, so that running statistics move from where they moved to
-            torch.manual_seed(seed)
-            network(x).square().mean().backward()
-    for key, value in kept.state_dict().items():
-        assert torch.equal(again.state_dict()[key], value), key
-    for (name, a), b in zip(kept.named_parameters(), again.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-12, atol=1e-12, msg=name)
-
-
-def test_layer_checkpointing_keeps_fewer_activations() -> None:
-    """Counted as the tensors that autograd is given to keep, outside of what checkpointing computes again."""
-    kept = {}
-    for layers in (0, 3):
-        network, sizes = MeshNet(channels=4, checkpoint_layers=layers), {}
-        pack = lambda tensor, sizes=sizes: sizes.update({tensor.untyped_storage().data_ptr(): tensor.nbytes}) or tensor  # noqa: E731
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            output = network(torch.rand(1, 1, 32, 32, 32))
-        kept[layers] = sum(sizes.values()) / (4 * 4 * 32**3)  # in volumes of the network's width, float32
-        del output
-    assert kept[0] == pytest.approx(18, abs=1)  # of nine layers: what is convolved and what is normalized
-    assert kept[3] < 10
-
-
-def test_in_evaluation_nothing_is_checkpointed_and_the_answer_is_the_same() -> None:
-    torch.manual_seed(0)
-    network = MeshNet(channels=3, checkpoint_layers=2).eval()
-    x = torch.rand(1, 1, 16, 16, 32)
-    with torch.no_grad():
-        expected = network(x)
-    torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_inference_does_not_change_its_input() -> None:
-    network, x = MeshNet(channels=3).eval(), torch.randn(1, 1, 96, 96, 64)
-    before = x.clone()
-    with torch.no_grad():
-        network(x)
-    assert torch.equal(x, before)
-
-
-def _train_on_one_rank(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    network = MeshNet(channels=3, checkpoint_layers=3).double()
-    parallel = nn.parallel.DistributedDataParallel(network)
-    parallel(torch.load(f"{folder}/x.pt")[rank : rank + 1]).square().mean().backward()
-    torch.save([p.grad for p in network.parameters()], f"{folder}/{rank}.pt")
-    torch.distributed.barrier()  # gloo aborts a process whose peer has gone
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.slow  # two processes that import torch
-def test_distributed_gradients_are_the_mean_of_the_plain_networks(tmp_path: Path) -> None:
-    x = torch.rand(2, 1, 32, 16, 20, dtype=torch.float64)
-    torch.save(x, tmp_path / "x.pt")
-    torch.multiprocessing.spawn(_train_on_one_rank, args=(str(tmp_path),), nprocs=2)
-    torch.manual_seed(0)
-    network = MeshNet(channels=3).double()
-    for volume in x.split(1):
-        (plain(network, volume).square().mean() / 2).backward()
-    for rank in range(2):
-        for gradient, parameter in zip(torch.load(tmp_path / f"{rank}.pt"), network.parameters(), strict=True):
-            torch.testing.assert_close(gradient, parameter.grad, rtol=1e-9, atol=1e-12)
+def test_norm_and_act_are_layers_of_monai_and_the_others_keep_their_names() -> None:
+    keys = list(MeshNet(channels=2, dilations=(1,)).state_dict())
+    assert keys[:2] == ["layers.0.0.weight", "layers.0.0.bias"]
+    assert keys[2:4] == ["layers.0.1.weight", "layers.0.1.bias"]
+    none = MeshNet(channels=2, dilations=(1, 2), norm=None, act="elu")
+    assert [key for key in none.state_dict() if ".1." in key.removeprefix("layers.1")] == []
+    assert [type(module) for module in none.layers[1]] == [nn.Conv3d, nn.Identity, nn.ELU]
+    instance = MeshNet(channels=2, norm=["instance", {"affine": True}], act=("leakyrelu", {"negative_slope": 0.3}))
+    assert isinstance(instance.layers[3][1], nn.InstanceNorm3d)
+    assert instance.layers[3][1].affine
+    assert instance.layers[3][2].negative_slope == 0.3

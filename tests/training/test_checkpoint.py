@@ -52,6 +52,7 @@ def test_an_unfinished_run_leaves_no_final_checkpoint(tmp_path: Path) -> None:
             raise RuntimeError("the disk of the data is gone")
 
     trainer = Engine(step)
+    trainer.state.best_metric_epoch = -1
     CheckpointSaver(MeshNet(channels=2), str(tmp_path / "model.pt"), CARD).attach(trainer)
     with pytest.raises(RuntimeError, match="the disk of the data is gone"):
         trainer.run([0], max_epochs=3)
@@ -118,6 +119,7 @@ import torch
 from ignite.engine import Engine
 from scripts.training.checkpoint import CheckpointSaver
 network, engine = torch.nn.Linear(2000, 2000, bias=False), Engine(lambda engine, batch: None)
+engine.state.best_metric_epoch = -1
 saver = CheckpointSaver(network, sys.argv[1] + "/model.pt", {})
 value = 0
 while True:

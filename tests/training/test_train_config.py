@@ -118,15 +118,18 @@ def test_the_device_is_an_override_like_any_other(cohort_dir: Path) -> None:
     assert parser.get_parsed_content("train#trainer").state.device == torch.device("cpu")
 
 
-def test_handlers_have_names_and_a_restored_state_comes_behind_an_overlays_handlers(cohort_dir: Path) -> None:
-    parser = recipe(
-        cohort_dir,
-        output_dir="/nowhere",
-        **{
-            "train#progress#_disabled_": True,
-            "+train#handlers": [{"_target_": "StatsHandler", "iteration_log": False}],
-        },
-    )
+def test_handlers_have_names_and_a_restored_state_comes_behind_an_overlays_handlers(
+    cohort_dir: Path, tmp_path: Path
+) -> None:
+    overlay = {
+        "train#progress#_disabled_": True,
+        "+train#handlers": [{"_target_": "StatsHandler", "iteration_log": False}],
+        "dataset_dir": str(cohort_dir),
+        "output_dir": "/nowhere",
+    }
+    (tmp_path / "overlay.json").write_text(json.dumps(overlay))
+    parser = ConfigParser()
+    parser.read_config([TRAIN, str(tmp_path / "overlay.json")])
     trainer = parser.get_parsed_content("train#trainer")
     handlers = parser.get_parsed_content("train#handlers")
     assert "ProgressBar" not in [type(handler).__name__ for handler in handlers]

@@ -1,0 +1,193 @@
+"""A convolution dilated by d is a dense one on d^3 interleaved sub-volumes, for which libraries have fast kernels.
+
+It is the same up to rounding: weights, zero padding and the voxels over which normalizations average do not change.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import accumulate, pairwise, product
+
+import torch
+from torch import nn
+from torch.nn.functional import conv3d, pad
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.utils.checkpoint import checkpoint
+
+# Inference takes larger volumes one interleaved sub-volume after another. A part and its result then fit into a CPU's
+# cache, and memory holds an eighth of a layer at a time.
+VOXELS_AT_ONCE = 2**19
+
+
+@dataclass(frozen=True)
+class Convolve:
+    """Activate the layer before, convolve by what splitting has left of the dilation, normalize."""
+
+    layer: int  # the classifier is the one after the last
+    dilation: tuple[int, ...]
+    padding: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    """(B, C, D, H, W) to (B k0 k1 k2, C, D/k0, H/k1, W/k2): every k-th voxel along each axis is a volume of its own."""
+
+    k: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Merge:
+    """The inverse of ``Split``; the two are nested in a plan like brackets."""
+
+    k: tuple[int, ...]
+
+
+def plan(dilations: Sequence[Sequence[int]], sides: Sequence[int]) -> list[Convolve | Split | Merge]:
+    """The steps of layers with these dilations (each along three axes) on a volume with these sides, in voxels."""
+    steps, factors, splits = [], (1, 1, 1), []
+    for i, dilation in enumerate(dilations):
+        wanted = tuple(_factor(d, side) for d, side in zip(dilation, sides, strict=True))
+        while any(w % f for w, f in zip(wanted, factors, strict=True)):
+            steps.append(Merge(splits.pop()))
+            factors = tuple(f // k for f, k in zip(factors, steps[-1].k, strict=True))
+        if wanted != factors:
+            splits.append(tuple(w // f for w, f in zip(wanted, factors, strict=True)))
+            steps.append(Split(splits[-1]))
+            factors = wanted
+        left = tuple(d // f for d, f in zip(dilation, factors, strict=True))
+        steps.append(Convolve(i, dilation=left, padding=left))
+    return [*steps, Convolve(len(dilations), dilation=(1, 1, 1), padding=(0, 0, 0)), *map(Merge, reversed(splits))]
+
+
+def _factor(dilation: int, side: int) -> int:
+    """Into how many parts a side is split: 40 voxels dilated by 16 into 8; but no part is shorter than 4."""
+    common = math.gcd(dilation, side)  # on less, oneDNN's bfloat16 gradients are garbage (torch 2.13.0)
+    return max(f for f in range(1, common + 1) if common % f == 0 and (side // f >= 4 or f == 1))
+
+
+def forward(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Map an image (B, in_channels, D, H, W) to a ``MeshNet``'s class logits (B, out_channels, D, H, W)."""
+    steps = plan([layer[0].dilation for layer in network.layers], x.shape[2:])
+    looks_at_volume = any(getattr(norm, "running_mean", norm) is None for _, norm, *_ in network.layers)
+    if network.training or torch.is_grad_enabled() or looks_at_volume:
+        return _train(network, x, steps)
+    return _infer(network, x, steps, _folded(network, x.device.type))
+
+
+def _train(network: nn.Module, x: torch.Tensor, steps: list) -> torch.Tensor:
+    """Run ``steps`` in segments of ``checkpoint_layers`` layers whose inside is not kept for the backward pass."""
+    n_layers, n_volumes = network.checkpoint_layers or len(network.layers), len(x)
+    spare = {"context_fn": lambda: (nullcontext(), _spare_statistics(network))}
+    spare = {} if torch.compiler.is_compiling() else spare  # which takes no contexts, and moves statistics only once
+    layers = [i for i, step in enumerate(steps) if isinstance(step, Convolve)]
+    *starts, last = [0, *layers[n_layers:-1:n_layers]]
+    for start, stop in pairwise([*starts, last]):
+        x = checkpoint(_segment, network, x, steps[start:stop], n_volumes, use_reentrant=False, **spare)
+    return _segment(network, x, steps[last:], n_volumes)  # it is needed again at once
+
+
+def _segment(network: nn.Module, x: torch.Tensor, steps: list, n_volumes: int) -> torch.Tensor:
+    layers = [*network.layers, (network.classifier, nn.Identity())]
+    for step in steps:
+        if not isinstance(step, Convolve):
+            x = _rearrange(x, step)
+            continue
+        if step.layer:  # activated after a split, so that one tensor is kept for the backward pass, not two
+            _, _, act, *dropouts = layers[step.layer - 1]
+            x = act(x)
+            for dropout in dropouts:  # drops a channel of a whole volume
+                kept = dropout(x.new_ones(n_volumes, x.shape[1], 1, 1, 1))
+                x = x * kept.repeat_interleave(len(x) // n_volumes, dim=0)
+        convolution, norm, *_ = layers[step.layer]
+        x = conv3d(x, convolution.weight, convolution.bias, padding=step.padding, dilation=step.dilation)
+        if isinstance(norm, nn.InstanceNorm3d):  # averages over a whole volume: its sub-volumes one above the other
+            whole = x.unflatten(0, (n_volumes, -1)).transpose(1, 2)
+            parts = norm(whole.flatten(2, 3)).unflatten(2, whole.shape[2:4]).transpose(1, 2).flatten(0, 1)
+            x = parts.contiguous(memory_format=_format_of(x))
+        else:
+            x = norm(x)
+    return x
+
+
+@contextmanager
+def _spare_statistics(network: nn.Module) -> Iterator[None]:
+    """Computing a layer again must not move its running statistics again: it moves copies."""
+    kept = [(norm, name, buffer) for _, norm, *_ in network.layers for name, buffer in norm.named_buffers()]
+    for norm, name, buffer in kept:
+        setattr(norm, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for norm, name, buffer in kept:
+            setattr(norm, name, buffer)
+
+
+def _folded(network: nn.Module, device_type: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Weight and bias of each convolution and the normalization after it as one, in the type to compute in."""
+    autocast = torch.is_autocast_enabled(device_type)
+    dtype = torch.get_autocast_dtype(device_type) if autocast else network.classifier.weight.dtype
+    folded = []
+    for convolution, norm, *_ in [*network.layers, (network.classifier, nn.Identity())]:
+        weight, bias = convolution.weight, convolution.bias
+        if not isinstance(norm, nn.Identity):
+            statistics = norm.running_mean, norm.running_var, norm.eps
+            weight, bias = fuse_conv_bn_weights(weight, bias, *statistics, norm.weight, norm.bias)
+        folded.append((weight.to(dtype).contiguous(memory_format=_format_of(convolution.weight)), bias.to(dtype)))
+    return folded
+
+
+def _infer(network: nn.Module, x: torch.Tensor, steps: list, folded: list) -> torch.Tensor:
+    """Run ``steps``; what lies between a split and its merge is done on one part of a large volume after another."""
+    while steps:
+        step, *steps = steps
+        is_large = len(x) * x[0, 0].numel() > VOXELS_AT_ONCE and not torch.compiler.is_compiling()
+        if isinstance(step, Split) and is_large:
+            x, steps = _infer_parts(network, x, [step, *steps], folded, widen=None)
+        elif isinstance(step, Split | Merge):
+            x = _rearrange(x, step)
+        elif is_large and x.shape[1] < len(folded[step.layer][0]) and steps and isinstance(steps[0], Split):
+            x, steps = _infer_parts(network, x, steps, folded, widen=step)
+        else:
+            if step.layer:
+                act = network.layers[step.layer - 1][2]
+                x = x.relu_() if isinstance(act, nn.ReLU) else act(x)
+            weight, bias = folded[step.layer]
+            x = conv3d(x.to(weight.dtype), weight, bias, padding=step.padding, dilation=step.dilation)
+    return x
+
+
+def _infer_parts(network: nn.Module, x: torch.Tensor, steps: list, folded: list, widen: Convolve | None) -> tuple:
+    """Run ``steps``, a split first, up to its merge, and ``widen`` before it; return the result and what is left."""
+    depth = list(accumulate(isinstance(step, Split) - isinstance(step, Merge) for step in steps))
+    end, k, whole, shape = depth.index(0), steps[0].k, None, x.shape[2:]
+    if widen:
+        x = pad(x.to(folded[0][0].dtype), [d for d in reversed(widen.padding) for _ in range(2)])
+    for i, j, m in product(*map(range, k)):
+        voxels = (..., slice(i, None, k[0]), slice(j, None, k[1]), slice(m, None, k[2]))
+        if widen:
+            part = conv3d(x[..., i:, j:, m:], *folded[0], stride=k, dilation=widen.dilation)
+        else:
+            part = x[voxels].contiguous(memory_format=_format_of(x))
+        part = _infer(network, part, steps[1:end], folded)
+        if whole is None:
+            like = {"dtype": part.dtype, "device": part.device, "memory_format": _format_of(part)}
+            whole = torch.empty((len(x), part.shape[1], *shape), **like)
+        whole[voxels] = part
+    return whole, steps[end + 1 :]
+
+
+def _rearrange(x: torch.Tensor, step: Split | Merge) -> torch.Tensor:
+    """In one copy, in the order in which convolutions read: (B, C, D, H, W, 1), or channels last (B, 1, D, H, W, C)."""
+    last = _format_of(x) == torch.channels_last_3d
+    x = x.unsqueeze(-1).transpose(1, -1) if last else x.unsqueeze(-1)
+    (_, c, d, h, w, e), (i, j, k) = x.shape, step.k
+    if isinstance(step, Split):
+        x = x.reshape(-1, c, d // i, i, h // j, j, w // k, k, e).permute(0, 3, 5, 7, 1, 2, 4, 6, 8).flatten(0, 3)
+    else:
+        x = x.unflatten(0, (-1, i, j, k)).permute(0, 4, 5, 1, 6, 2, 7, 3, 8).reshape(-1, c, d * i, h * j, w * k, e)
+    return (x.transpose(1, -1) if last else x).squeeze(-1)
+
+
+def _format_of(x: torch.Tensor) -> torch.memory_format:
+    return torch.channels_last_3d if x.is_contiguous(memory_format=torch.channels_last_3d) else torch.contiguous_format

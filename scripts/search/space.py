@@ -1,0 +1,58 @@
+"""Optuna and MONAI find a wrong range or override in the middle of a search: this finds it before the first trial."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from monai.bundle import ConfigParser
+from monai.bundle.utils import merge_kv
+
+from scripts.common.errors import InputError, describe
+
+TRAIN = Path(__file__).resolve().parents[2] / "configs" / "train.json"
+OWN = {"epochs", "val_interval", "fold", "inner_fold", "output_dir", "ckpt_dir", "resume", "overwrite", "report"}
+
+
+def check_count(minimum: int, **values: Any) -> None:
+    """Raise an ``InputError`` unless all values are whole numbers, at least ``minimum``."""
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            raise InputError(f"{name} {value!r}: expected a whole number of at least {minimum}")
+
+
+def check_space(space: dict[str, Callable], overrides: dict, common: dict) -> None:
+    """Build the training, without its scans, at both ends of all ranges.
+
+    ``space`` has for each key of train.json a function of the trial and the key that suggests its value; ``overrides``
+    is what the user changes in all trials, and ``common`` that and what the search sets.
+
+    Raises:
+        InputError: Optuna refuses a range, the search sets a key itself, or the training refuses a key or a value.
+    """
+    for block, keys in (("overrides", overrides), ("space", space)):
+        for key in {key.lstrip("+") for key in keys} & OWN:
+            raise InputError(f"{block}#{key}: the search sets this itself, leave it out")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # failures are said in one line each
+    probe, ends = optuna.create_study().ask(), {}
+    for name, suggest in space.items():
+        try:
+            suggest(probe, name)
+            among = probe.distributions[name]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"space#{name}: {describe(error)}; see docs/search.md") from None
+        ends[name] = among.choices if hasattr(among, "choices") else (among.low, among.high)
+    for i in range(max(map(len, ends.values()), default=1)):
+        values = {name: values[min(i, len(values) - 1)] for name, values in ends.items()}
+        read_recipe({**common, **values, "cache": "none"}).get_parsed_content("train#trainer")
+
+
+def read_recipe(overrides: dict) -> ConfigParser:
+    """train.json as a training reads it with a file of ``overrides``, its keys checked."""
+    recipe = ConfigParser()
+    recipe.read_config(str(TRAIN))
+    for key, value in overrides.items():
+        merge_kv(recipe, key, value)
+    recipe.parse()
+    recipe.get_parsed_content("config")
+    return recipe

@@ -1,0 +1,159 @@
+"""Outputs have BIDS names beside their scans' folders; a mask counts as done only if all that made it is the same."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write
+
+from scripts.common.errors import InputError
+from scripts.inference.derivative import Derivative, read_ours, sha256
+
+FILES = {"mask.nii.gz": b"mask", "qc.png": b"picture"}
+
+
+@pytest.mark.parametrize(
+    ("scan", "mask"),
+    [
+        ("sub-1/ses-2/anat/sub-1_ses-2_acq-spc3_T2w.nii.gz", "sub-1_ses-2_acq-spc3_desc-lesion_mask.nii.gz"),
+        ("t2.nii", "t2_desc-lesion_mask.nii.gz"),
+        ("a.b/scan 1.nii.gz", "scan 1_desc-lesion_mask.nii.gz"),
+    ],
+)
+def test_names_follow_bids(tmp_path: Path, weights: Path, scan: str, mask: str) -> None:
+    derivative = Derivative(str(tmp_path / "in"), str(tmp_path / "out"), str(weights), {})
+    assert derivative.path(str(tmp_path / "in" / scan), "mask.nii.gz") == tmp_path / "out" / Path(scan).parent / mask
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"threshold": 2}, "threshold 2 "),
+        ({"threshold": 0}, "threshold 0 "),
+        ({"threshold": "half"}, "threshold 'half' "),
+        ({"threshold": True}, "threshold True "),
+        ({"min_volume": -1}, "min_volume -1 "),
+        ({"min_volume": float("inf")}, "min_volume inf "),
+        ({"flip_averaging": 1}, "flip_averaging 1 "),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(tmp_path: Path, weights: Path, settings: dict, line: str) -> None:
+    with pytest.raises(InputError, match=line):
+        Derivative(str(tmp_path), str(tmp_path / "out"), str(weights), settings)
+
+
+class Folder:
+    """A scan and the derivative of other settings or weights it is asked for."""
+
+    def __init__(self, root: Path, weights: Path) -> None:
+        self.root, self.weights = root, root / "model.pt"
+        self.weights.write_bytes(weights.read_bytes())
+        self.scan = str(write(root / "in" / "sub-1_T2w.nii.gz"))
+
+    def derivative(self, threshold: float = 0.5) -> Derivative:
+        return Derivative(str(self.root / "in"), str(self.root / "out"), str(self.weights), {"threshold": threshold})
+
+    def write(self, threshold: float = 0.5, files: dict = FILES) -> None:
+        self.derivative(threshold).write(self.scan, sha256(Path(self.scan)), {}, files)
+
+    def is_done(self, threshold: float = 0.5) -> bool:
+        return self.derivative(threshold).is_done(self.scan, list(FILES))
+
+    def files(self) -> dict[str, bytes]:
+        return {p.name: p.read_bytes() for p in (self.root / "out").rglob("*")}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, weights: Path) -> Folder:
+    return Folder(tmp_path, weights)
+
+
+def test_other_settings_weights_or_a_changed_scan_are_done_again(folder: Folder) -> None:
+    folder.write()
+    assert folder.is_done()
+    os.utime(folder.scan, (0, 0))
+    assert folder.is_done()
+    assert not folder.is_done(threshold=0.4)
+    content = folder.weights.read_bytes()
+    folder.weights.write_bytes(b"others")
+    assert not folder.is_done()
+    folder.weights.write_bytes(content)
+    write(Path(folder.scan), affine=np.diag([3.0, 2.0, 2.0, 1.0]))
+    assert not folder.is_done()
+    Path(folder.scan).unlink()
+    assert not folder.is_done()
+
+
+@pytest.mark.parametrize("gone", ["mask.nii.gz", "qc.png", "mask.json"])
+def test_an_output_that_is_gone_is_made_again(folder: Folder, gone: str) -> None:
+    folder.write()
+    folder.derivative().path(folder.scan, gone).unlink()
+    assert not folder.is_done()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[", "[]", '{"GeneratedBy": []}', '{"GeneratedBy": [{"Name": "fsl"}]}'])
+def test_a_sidecar_of_another_says_that_all_is_anothers(folder: Folder, content: str) -> None:
+    folder.write()
+    assert folder.derivative().refusals(folder.scan) == []
+    sidecar = folder.derivative().path(folder.scan, "mask.json")
+    sidecar.write_text(content)
+    assert read_ours(sidecar) is None
+    assert not folder.is_done()
+    assert "not made by this bundle" in folder.derivative().refusals(folder.scan)[0]
+
+
+def test_sidecars_name_their_source_within_the_dataset_and_no_path_of_this_machine(folder: Folder) -> None:
+    (folder.root / "dataset_description.json").write_text("{}")
+    folder.write()
+    sidecar = json.loads(folder.files()["sub-1_desc-lesion_mask.json"])
+    assert sidecar["Sources"] == ["bids:raw:in/sub-1_T2w.nii.gz"]
+    assert str(folder.root) not in json.dumps(sidecar)
+
+
+@pytest.mark.parametrize("written_before", [False, True])
+def test_a_full_disk_changes_nothing(folder: Folder, monkeypatch: pytest.MonkeyPatch, written_before: bool) -> None:
+    if written_before:
+        folder.write()
+    before, calls = folder.files(), []
+
+    def fsync(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
+        folder.write(threshold=0.4, files={**FILES, "mask.nii.gz": b"other"})
+    assert folder.files() == before
+    assert folder.is_done() == written_before
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_after_a_kill_no_sidecar_stands_beside_anothers_mask(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """The process ends after ``after`` of the three files have taken their names."""
+    folder.write()
+    original, names = Path.replace, []
+
+    def replace(path: Path, target: Path) -> None:
+        if len(names) >= after:
+            raise KeyboardInterrupt
+        names.append(target.name)
+        original(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        if after < 3:
+            with pytest.raises(KeyboardInterrupt):
+                folder.write(threshold=0.4, files={**FILES, "mask.nii.gz": b"other"})
+        else:
+            folder.write(threshold=0.4, files={**FILES, "mask.nii.gz": b"other"})
+    assert not folder.is_done()
+    assert folder.is_done(threshold=0.4) == (after == 3)
+    assert folder.derivative().refusals(folder.scan) == []  # so the next run completes it
+    folder.write(threshold=0.4)
+    assert folder.is_done(threshold=0.4)

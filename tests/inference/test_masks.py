@@ -1,0 +1,218 @@
+"""One odd scan never ends the run; of each scan all files are written, or none; what is missing is made later."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import monai
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import write
+from monai.bundle import ConfigWorkflow
+
+from scripts.common.errors import describe
+from scripts.evaluation import qc_picture
+from scripts.inference import masks
+from scripts.inference.flip_inferer import FlipInferer
+
+
+def refused(segment: Callable, *arguments: object, **overrides: object) -> list[str]:
+    """The lines that a run ends with."""
+    with pytest.raises(RuntimeError) as error:
+        segment(*arguments, **overrides)
+    return describe(error.value).splitlines()
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.rglob("*") if p.is_file())
+
+
+def made(name: str, *outputs: str) -> list[str]:
+    return sorted(f"{name}_desc-lesion_{output}" for output in ("mask.json", "mask.nii.gz", *outputs))
+
+
+SHARED = [".bidsignore", "dataset_description.json", "lesions.json", "lesions.tsv"]
+
+
+def test_a_scan_of_one_slice_does_not_end_the_run(segment: Callable, scans: Path, tmp_path: Path) -> None:
+    write(scans / "sub-0" / "sub-0_T2w.nii.gz", np.random.default_rng(0).random((1, 30, 24)))
+    segment(scans, tmp_path / "out", qc=True)
+    outputs = [name for i in range(3) for name in made(f"sub-{i}", "qc.png")]
+    assert files(tmp_path / "out") == sorted([*SHARED, *outputs])
+
+
+@pytest.mark.parametrize("where", ["reading again", "the network", "the picture", "writing"])
+def test_a_failure_with_one_scan_is_a_line_and_leaves_nothing_of_it(
+    segment: Callable, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    calls = []
+
+    def fails_first(original: Callable) -> Callable:
+        def call(*args: object, **kwargs: object) -> object:
+            calls.append(where)
+            if len(calls) == 1:
+                raise OSError(28, "No space left on device") if where == "writing" else MemoryError("no room")
+            return original(*args, **kwargs)
+
+        return call
+
+    owner, name = {
+        "reading again": (monai.transforms.Spacing, "__call__"),
+        "the network": (FlipInferer, "__call__"),
+        "the picture": (qc_picture, "draw"),
+        "writing": (masks.Derivative, "write"),
+    }[where]
+    monkeypatch.setattr(owner, name, fails_first(getattr(owner, name)))
+    lines = refused(segment, scans, tmp_path / "out", flip_averaging=True, qc=True)
+    reason = "OSError: [Errno 28] No space left on device" if where == "writing" else "MemoryError: no room"
+    assert lines == ["1 scan(s) left out:", f"{scans / 'sub-1' / 'anat' / 'sub-1_T2w.nii.gz'}: {reason}"]
+    assert files(tmp_path / "out") == sorted([*SHARED, *made("sub-2", "qc.png")])
+
+
+def test_a_failure_in_a_worker_is_a_line_too(
+    segment: Callable, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = monai.transforms.Orientation.__call__
+
+    def call(self: object, data: object, **kwargs: object) -> object:
+        if "sub-1" in data.meta["filename_or_obj"]:
+            raise MemoryError("no room")
+        return original(self, data, **kwargs)
+
+    monkeypatch.setattr(monai.transforms.Orientation, "__call__", call)
+    lines = refused(segment, scans, tmp_path / "out", num_workers=1)
+    assert lines == ["1 scan(s) left out:", f"{scans}/sub-1/anat/sub-1_T2w.nii.gz: MemoryError: no room"]
+    assert files(tmp_path / "out") == sorted([*SHARED, *made("sub-2")])
+
+
+def test_a_second_run_makes_what_is_missing_and_nothing_else(
+    segment: Callable, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    def states() -> dict:
+        return {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in out.rglob("sub-*.*")}
+
+    segment(scans, out)
+    first = states()
+    segment(scans, out, save_probability=True)
+    second = states()
+    assert {*second} - {*first} == {f"sub-{i}_desc-lesion_probseg.nii.gz" for i in (1, 2)}
+    assert [second[name][1] for name in first] == [content for _, content in first.values()]
+    with monkeypatch.context() as patch:
+        patch.setattr(qc_picture, "draw", lambda *args: b"\x89PNG")
+        segment(scans, out, qc=True)
+    third = states()
+    assert {*third} - {*second} == {f"sub-{i}_desc-lesion_qc.png" for i in (1, 2)}
+    assert {*third} >= {*second}  # the probabilities of the same settings stay
+    segment(scans, out, save_probability=True, qc=True)
+    segment(scans, out)
+    assert states() == third
+
+
+def test_outputs_of_other_settings_do_not_stay_beside_a_new_mask(
+    segment: Callable, scans: Path, tmp_path: Path
+) -> None:
+    segment(scans, tmp_path / "out", save_probability=True)
+    segment(scans, tmp_path / "out", threshold=0.9)
+    assert files(tmp_path / "out") == sorted([*SHARED, *made("sub-1"), *made("sub-2")])
+
+
+def test_a_dataset_that_was_moved_or_touched_is_done(segment: Callable, scans: Path, tmp_path: Path) -> None:
+    segment(scans, scans / "derivatives" / "meshnet")
+    moved = scans.rename(tmp_path / "moved")
+    for path in moved.rglob("*_T2w.nii.gz"):
+        path.touch()
+    assert segment(moved, moved / "derivatives" / "meshnet").parser.get_parsed_content("dataset#data") == []
+
+
+@pytest.mark.parametrize("name", ["mask.nii.gz", "mask.json", "qc.png", "probseg.nii.gz"])
+def test_what_another_made_is_never_replaced(segment: Callable, scans: Path, tmp_path: Path, name: str) -> None:
+    manual = tmp_path / "out" / "sub-1" / "anat" / f"sub-1_desc-lesion_{name}"
+    manual.parent.mkdir(parents=True)
+    manual.write_bytes(b"{}")
+    lines = refused(segment, scans, tmp_path / "out", qc=True, save_probability=True)
+    assert lines[1] == f"{manual}: not made by this bundle, so not replaced; move it, or give another --output_dir"
+    assert manual.read_bytes() == b"{}"
+    assert made("sub-2", "qc.png", "probseg.nii.gz") == sorted(n for n in files(tmp_path / "out") if "sub-2" in n)
+    assert sum("sub-1" in n for n in files(tmp_path / "out")) == 1
+
+
+def test_a_mask_that_was_corrected_by_hand_is_not_replaced(segment: Callable, scans: Path, tmp_path: Path) -> None:
+    segment(scans, tmp_path / "out")
+    mask = tmp_path / "out" / "sub-1" / "anat" / "sub-1_desc-lesion_mask.nii.gz"
+    image = nib.load(mask)
+    nib.save(nib.Nifti1Image(np.ones_like(image.dataobj), image.affine), mask)
+    corrected = mask.read_bytes()
+    lines = refused(segment, scans, tmp_path / "out", threshold=0.4)
+    assert lines[1] == f"{mask}: was changed by hand, so not replaced; move it, or give another --output_dir"
+    assert mask.read_bytes() == corrected
+
+
+def test_masks_of_version_0_4_0_are_replaced(segment: Callable, scans: Path, tmp_path: Path) -> None:
+    by = [{"Name": "MeshNet stroke lesion segmentation", "Version": "0.4.0"}]
+    folder = tmp_path / "out" / "sub-1" / "anat"
+    mask = write(folder / "sub-1_desc-lesion_mask.nii.gz").read_bytes()
+    (folder / "sub-1_desc-lesion_mask.json").write_text(json.dumps({"GeneratedBy": by}))
+    description = {"Name": "old", "DatasetType": "derivative", "GeneratedBy": by}
+    (tmp_path / "out" / "dataset_description.json").write_text(json.dumps(description))
+    segment(scans, tmp_path / "out")
+    assert (folder / "sub-1_desc-lesion_mask.nii.gz").read_bytes() != mask
+
+
+@pytest.mark.parametrize("name", ["dataset_description.json", "lesions.tsv", "lesions.json"])
+def test_the_folder_of_another_is_refused_before_anything_is_written(
+    segment: Callable, scans: Path, tmp_path: Path, name: str
+) -> None:
+    out = scans if name == "dataset_description.json" else tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    if out != scans:
+        (out / name).write_text("mine")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    lines = refused(segment, scans, out)
+    assert lines == [f"{out / name}: not made by this bundle, so not replaced; give another --output_dir"]
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(segment: Callable, scans: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (line,) = refused(segment, scans, tmp_path / "file" / "out")
+    assert str(tmp_path / "file" / "out") in line
+    assert "Not a directory" in line
+
+
+def test_every_scan_unreadable_leaves_the_folder_alone(segment: Callable, tmp_path: Path) -> None:
+    (tmp_path / "a_T2w.nii.gz").write_bytes(b"no image")
+    lines = refused(segment, tmp_path / "a_T2w.nii.gz", tmp_path / "out")
+    assert lines[1].startswith(f"{tmp_path / 'a_T2w.nii.gz'}: not a readable NIfTI image")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["in/sub-1_T2w.nii.gz", "out/sub-1_desc-lesion_mask.nii.gz"])
+def test_a_file_that_may_no_longer_be_read_is_left_out(
+    segment: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for i in (1, 2):
+        write(tmp_path / "in" / f"sub-{i}_T2w.nii.gz", np.random.default_rng(i).random((24, 30, 20)))
+    segment(tmp_path / "in", tmp_path / "out")
+    unreadable, before, original = tmp_path / name, files(tmp_path), open
+
+    def refuse(path: object, *args: object, **kwargs: object) -> object:
+        if Path(path) == unreadable:
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr("io.open", refuse)
+    lines = refused(segment, tmp_path / "in", tmp_path / "out", threshold=0.4)
+    assert lines[0] == "1 scan(s) left out:"
+    assert lines[1].startswith(f"{unreadable}: ")
+    assert len(lines) == 2
+    assert files(tmp_path) == before
+
+
+def test_the_evaluator_is_monais(segment: Callable, scans: Path, tmp_path: Path) -> None:
+    workflow: ConfigWorkflow = segment(scans, tmp_path / "out")
+    assert type(workflow.evaluator) is monai.engines.SupervisedEvaluator
+    assert workflow.evaluator.state.iteration == 2
