@@ -66,8 +66,7 @@ def run_benchmark(
             for path, text in (("results.json", json.dumps(results, indent=4)), ("results.md", tables([results]))):
                 with replace_file(Path(output_dir, path)) as file:
                     file.write(text)
-    print(tables([results]))
-    print(f"Tables and numbers: {output_dir}")
+    print(tables([results]), f"Tables and numbers: {output_dir}", sep="\n")
 
 
 def _cases(config: dict) -> Iterator[tuple[str, dict]]:

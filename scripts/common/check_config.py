@@ -86,7 +86,7 @@ def _unread_keys(config: dict, shipped: list[dict]) -> Iterator[str]:
                 near = get_close_matches(key, sorted({*block} - {key}), 1)
                 hint = f"did you mean {'#'.join([*above, *near])}?" if near else "is it misspelt?"
                 yield f'{name}: nothing reads this key, {hint} (a new key is read as "@{name}")'
-            elif isinstance(value, dict) and "_target_" not in value:
+            elif isinstance(value, dict) and "_target_" not in value and not any(o.get(key) == {} for o in shipped):
                 yield from search(value, path, [o[key] for o in shipped if isinstance(o.get(key), dict)])
 
     return search(config, [], shipped)

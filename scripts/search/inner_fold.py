@@ -9,7 +9,7 @@ from ignite.engine import Engine, Events
 
 from scripts.common.errors import InputError
 from scripts.search.space import TRAIN
-from scripts.training.training_state import _random_states, _set_random_states
+from scripts.training.training_state import random_states, set_random_states
 
 
 class InnerFold:
@@ -36,7 +36,7 @@ class InnerFold:
         self.trainer, self.evaluator, self.run_folder = map(
             parsed, ("train#trainer", "validate#evaluator", "run_folder")
         )
-        self.random = _random_states()
+        self.random = random_states()
         self.trainer.add_event_handler(Events.STARTED, self._start)
         self.trainer.add_event_handler(Events.EPOCH_COMPLETED, self._halt)
 
@@ -47,10 +47,10 @@ class InnerFold:
             InputError: the training does not measure the metric.
         """
         while self.trainer.state.epoch < epoch:
-            _set_random_states(self.random)
+            set_random_states(self.random)
             self.run()
             self.run = partial(monai.engines.Workflow.run, self.trainer)  # Trainer.run would make a new gradient scaler
-            self.random = _random_states()
+            self.random = random_states()
         measured = self.evaluator.state.metrics
         if measured and self.metric not in measured:
             raise InputError(f"metric {self.metric!r}: not one of {', '.join(measured)}")
@@ -59,7 +59,7 @@ class InnerFold:
 
     def _start(self, trainer: Engine) -> None:
         if trainer.state.iteration == 0:  # else the state that is continued has brought its own
-            _set_random_states(self.random)  # as the network's initialisation left them, like in a run of its own
+            set_random_states(self.random)  # as the network's initialisation left them, like in a run of its own
 
     def _halt(self, trainer: Engine) -> None:
         self.halted = trainer.state.epoch < trainer.state.max_epochs

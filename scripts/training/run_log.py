@@ -9,6 +9,7 @@ import ignite
 import monai
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import Timer
 from monai.handlers import from_engine
 
 from scripts.common.files import replace_file
@@ -36,15 +37,18 @@ class RunLog:
         self.cohort, self.evaluator, self.differences = cohort, evaluator, run_folder.differences
         self.history, self.model_path = run_folder.record.with_name("history.csv"), model_path
         self._loss_of = from_engine("loss", first=True)
-        self._scale = self._waited = self._trained = 0.0
+        self._waited, self._trained, self._scale = Timer(), Timer(), 0.0
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, whose state dictionary has the history and the losses of the epoch under way."""
         engine.state.run_log = {"rows": [], "losses": [], "skipped_steps": 0}
         engine.state_dict_user_keys.append("run_log")
         engine.add_event_handler(Events.STARTED, self._started)
-        engine.add_event_handler(Events.GET_BATCH_STARTED, self._wait_started)
-        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._wait_completed)
+        for timer, begin, end in (
+            (self._waited, Events.GET_BATCH_STARTED, Events.GET_BATCH_COMPLETED),
+            (self._trained, Events.ITERATION_STARTED, Events.ITERATION_COMPLETED),
+        ):
+            timer.attach(engine, start=Events.EPOCH_STARTED, resume=begin, pause=end)
         engine.add_event_handler(Events.ITERATION_STARTED, self._iteration_started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
@@ -71,24 +75,17 @@ class RunLog:
             )
         self._clock = time.perf_counter()
 
-    def _wait_started(self) -> None:
-        self._wait_since = time.perf_counter()
-
-    def _wait_completed(self) -> None:
-        self._waited += time.perf_counter() - self._wait_since
-
     def _iteration_completed(self, trainer: Engine) -> None:
         trainer.state.run_log["losses"].append(float(self._loss_of(trainer.state.output)))
         if self._scale_of(trainer) < self._scale:  # so it has left out a step because of infinite gradients
             trainer.state.run_log["skipped_steps"] += 1
-        self._trained += time.perf_counter() - self._started_at
 
     def _scale_of(self, trainer: Engine) -> float:
         scaler = getattr(trainer, "scaler", None)
         return 0.0 if scaler is None else scaler.get_scale()
 
     def _iteration_started(self, trainer: Engine) -> None:
-        self._scale, self._started_at = self._scale_of(trainer), time.perf_counter()
+        self._scale = self._scale_of(trainer)
 
     def _epoch_completed(self, trainer: Engine) -> None:
         now = time.perf_counter()
@@ -108,8 +105,7 @@ class RunLog:
         shown = "".join(f"  {name} {value:.3f}" for name, value in values.items())
         best = "  best" if validated and self.evaluator.state.best_metric_epoch == epoch else ""
         width = len(str(trainer.state.max_epochs))
-        waited = self._waited / max(self._waited + self._trained, 1e-9)
-        self._waited = self._trained = 0.0
+        waited = self._waited.value() / max(self._waited.value() + self._trained.value(), 1e-9)
         logger.info(
             f"epoch {epoch:{width}}/{trainer.state.max_epochs}  loss {loss:.4f}  lr {lr:.2e}{shown}  "
             f"{seconds:.1f} s ({waited:.1%} waiting for data){skipped}{best}"

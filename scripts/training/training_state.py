@@ -103,7 +103,7 @@ class TrainingState:
                 f"{self.run_folder.path}: stopped within an epoch, whose order only a SeededSampler repeats"
             )
         trainer.data_loader.sampler.skip = done * trainer.data_loader.batch_size
-        _set_random_states(state["random"])
+        set_random_states(state["random"])
         logger.info(f"Continuing after epoch {trainer.state.epoch} and {done} iterations of the next")
         if state["epoch_pending"]:  # all its training steps are in the state, its validation is not
             trainer.fire_event(Events.EPOCH_COMPLETED)
@@ -120,7 +120,7 @@ class TrainingState:
                 "best_metric_epoch": int(self.evaluator.state.best_metric_epoch),
             },
             "scaler": {} if trainer.scaler is None else trainer.scaler.state_dict(),
-            "random": _random_states(),
+            "random": random_states(),
             **{name: part.state_dict() for name, part in self.save_dict.items()},
         }
         with replace_file(path, "wb") as file:
@@ -171,7 +171,7 @@ class TrainingState:
             signal.signal(number, handler)
 
 
-def _random_states() -> dict:
+def random_states() -> dict:
     name, keys, *rest = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
@@ -181,7 +181,7 @@ def _random_states() -> dict:
     }
 
 
-def _set_random_states(states: dict) -> None:
+def set_random_states(states: dict) -> None:
     torch.set_rng_state(states["torch"].cpu())
     if len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])

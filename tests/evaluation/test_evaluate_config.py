@@ -56,14 +56,15 @@ def test_overlay_names_only_differences() -> None:
             assert base[key.lstrip("+")] != value, key
 
 
-def test_weights_of_another_width_are_one_line(trained: dict) -> None:
+def test_weights_of_another_network_are_one_line(trained: dict) -> None:
     arguments = dict(zip(*[iter(["16" if value == "8" else value for value in trained["arguments"]])] * 2, strict=True))
     parser = ConfigParser()
     parser.read_config([TRAIN, EVALUATE])
     parser.update({key.lstrip("-"): json.loads(v) if v[0].isdigit() else v for key, v in arguments.items()})
     with pytest.raises(RuntimeError) as error:
         parser.get_parsed_content("run")
-    assert re.fullmatch(r"[^\n]*model.pt: weights of another width, [^\n]*; pass --channels 8", describe(error.value))
+    line = r"[^\n]*model.pt: weights of another network, [^\n]*is \(8, 1, 3, 3, 3\) there[^\n]*--channels[^\n]*"
+    assert re.fullmatch(line, describe(error.value))
 
 
 def test_recorded_lesion_volumes_are_those_of_the_masks(rows: list[dict], trained: dict, cohort_dir: Path) -> None:

@@ -39,30 +39,6 @@ def leave_state(folder: Path, iteration: int = 6, **changes: object) -> None:
     run.release()
 
 
-def test_a_run_is_on_record_with_all_that_is_needed_to_repeat_it(trained: dict) -> None:
-    record = json.loads((trained["root"] / "eval" / "run.json").read_text())
-    assert record["command"].startswith(f"python -m monai.bundle run training --config_file {TRAIN} --dataset_dir ")
-    assert len(record["cohort"]) == 16
-    assert record["config"]["channels"] == 8
-    assert record["config"]["optimizer"]["_target_"] == "torch.optim.AdamW"
-    assert set(record["overrides"]) == {"dataset_dir", "output_dir", "ckpt_dir", "channels", "epochs", "learning_rate"}
-    assert record["versions"]["torch"] == torch.__version__
-    assert record["versions"]["monai"] == monai.__version__
-    assert record["hardware"]["threads"] >= 1
-    if (ROOT / ".git").exists():
-        revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-        assert record["git_revision"].removesuffix("-dirty") == revision.stdout.strip()
-
-
-def test_recorded_overrides_are_an_overlay_that_repeats_the_run(trained: dict, tmp_path: Path) -> None:
-    record = json.loads((trained["root"] / "eval" / "run.json").read_text())
-    (tmp_path / "again.json").write_text(json.dumps(record["overrides"]))
-    parser = ConfigParser()
-    parser.read_config([TRAIN, str(tmp_path / "again.json")])
-    parser.parse()
-    assert {key: value for key, value in parser.get().items() if key != "_meta_"} == record["config"]
-
-
 @pytest.mark.parametrize("name", ["models/checkpoint_last.pt", "models/model.pt", "eval/history.csv"])
 def test_results_are_not_replaced_unasked(tmp_path: Path, name: str) -> None:
     leave_state(tmp_path)

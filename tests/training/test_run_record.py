@@ -1,0 +1,57 @@
+"""A run's record repeats it, and tells it from another by what may not differ."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import monai
+import pytest
+import torch
+from conftest import ROOT, TRAIN
+from monai.bundle import ConfigParser
+
+from scripts.training.run_record import differences, facts_of
+
+
+def test_a_run_is_on_record_with_all_that_is_needed_to_repeat_it(trained: dict) -> None:
+    record = json.loads((trained["root"] / "eval" / "run.json").read_text())
+    assert record["command"].startswith(f"python -m monai.bundle run training --config_file {TRAIN} --dataset_dir ")
+    assert len(record["cohort"]) == 16
+    assert record["config"]["channels"] == 8
+    assert record["config"]["optimizer"]["_target_"] == "torch.optim.AdamW"
+    assert set(record["overrides"]) == {"dataset_dir", "output_dir", "ckpt_dir", "channels", "epochs", "learning_rate"}
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["versions"]["monai"] == monai.__version__
+    assert record["hardware"]["threads"] >= 1
+    if (ROOT / ".git").exists():
+        revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert record["git_revision"].removesuffix("-dirty") == revision.stdout.strip()
+
+
+def test_recorded_overrides_are_an_overlay_that_repeats_the_run(trained: dict, tmp_path: Path) -> None:
+    record = json.loads((trained["root"] / "eval" / "run.json").read_text())
+    (tmp_path / "again.json").write_text(json.dumps(record["overrides"]))
+    parser = ConfigParser()
+    parser.read_config([TRAIN, str(tmp_path / "again.json")])
+    parser.parse()
+    assert {key: value for key, value in parser.get().items() if key != "_meta_"} == record["config"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "found"),
+    [
+        ({"a": 1}, {"a": 1}, []),
+        ({"a": 1}, {"a": 2, "b": None}, [("a", 1, 2)]),
+        ({"a": {"b": {"c": 1}, "d": 2}}, {"a": {"b": {"c": 3}, "d": 2}}, [("a#b#c", 1, 3)]),
+        ({"a": {"b": 1}}, {"a": [1]}, [("a", {"b": 1}, [1])]),
+        ({"device": "cpu", "_meta_": {}, "x": {"device": 1}}, {"device": "cuda", "x": {}}, [("x#device", 1, None)]),
+    ],
+)
+def test_differences_are_told_by_name_as_deep_as_they_go(theirs: dict, ours: dict, found: list) -> None:
+    assert list(differences(theirs, ours)) == found
+
+
+def test_whatever_objects_a_program_passed_the_facts_are_json() -> None:
+    facts = facts_of({"device": torch.device("cpu"), "epochs": 3, "_meta_": {}}, "abc")
+    assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+    assert facts["config"] == {"device": "cpu", "epochs": 3}
