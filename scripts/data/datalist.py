@@ -14,8 +14,7 @@ from tqdm import tqdm
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
-from scripts.data.bids import description, made_by, scans_in_bids, scans_in_csv, stem
-from scripts.data.datalist_schema import check_fields
+from scripts.data.bids import read_description, scans_in_bids, scans_in_csv, stem
 from scripts.data.folds import assign_folds, table_of_folds
 from scripts.data.volumes import is_annexed, read_volume
 
@@ -62,12 +61,17 @@ def prepare_datalist(
         if type(value) is not int or not low <= value < 2**32:
             raise InputError(f"{key} {value}: expected a whole number, at least {low}")
     root, target = _places(dataset_dir, csv, labels, output)
-    told = description(root / "dataset_description.json")
+    told = read_description(root / "dataset_description.json")
     found = scans_in_bids(root, str(suffix), labels) if csv is None else scans_in_csv(Path(str(csv)), root)
     scans = _usable(root, found, keep_tse)
     assign_folds(scans, outer_folds, inner_folds, seed)
     content = {"name": str(name or told.get("Name") or root.name), "simulated": told.get("Simulated") is True}
-    _write(root, target, content | grid | numbers | {"training": scans})
+    with replace_file(target) as file:
+        file.write(json.dumps(content | grid | numbers | {"training": scans}, indent=4) + "\n")
+    option = "" if target == root / "datalist.json" else f" --datalist {shlex.quote(str(target))}"
+    command = "python -m monai.bundle run training --config_file configs/train.json"
+    print(f"{table_of_folds(scans)}\n\nWritten: {target}")
+    print(f"Next: {command} --dataset_dir {shlex.quote(str(root))}{option}")
     return str(target)
 
 
@@ -101,21 +105,21 @@ def _usable(root: Path, scans: list[dict], keep_tse: bool) -> list[dict]:
         raise InputError(f"all {len(scans)} scans are acq-tse; --keep_tse keeps them")
     if len(kept) < len(scans):
         print(f"Left out: {len(scans) - len(kept)} acq-tse scans (--keep_tse keeps them)")
-    unnamed = [scan for scan in kept if scan["subject"] is None]
-    names = Counter(stem(os.path.basename(scan["image"])) for scan in unnamed)
-    for scan in unnamed:  # a/T2.nii.gz and b/T2.nii.gz are two people
+    names = Counter(stem(os.path.basename(scan["image"])) for scan in kept if scan["subject"] is None)
+    for scan in kept:  # a/T2.nii.gz and b/T2.nii.gz are two people
         name = stem(os.path.basename(scan["image"]))
-        scan["subject"] = name if names[name] == 1 else stem(scan["image"])
+        scan["subject"] = scan["subject"] or (name if names[name] == 1 else stem(scan["image"]))
     _check_files(root, kept)
     kept.sort(key=lambda scan: scan["image"])
+    makers = Counter(scan.pop("software") for scan in kept)
     with ThreadPoolExecutor(8) as pool:  # not one per core: each may hold a whole volume in float64
         measured = pool.map(lambda scan: _measure_lesion(root, scan), kept)
         problems = [p for p in tqdm(measured, "Reading masks", len(kept), leave=False) if p]
     if problems:
         raise InputError("\n".join(problems))
-    for label in [scan["label"] for scan in kept if scan["lesion_volume"] == 0]:
-        print(f"Warning: {label}: its lesion volume is 0")
-    makers = Counter(made_by(root, root / scan["label"]) for scan in kept)
+    for scan in kept:
+        if scan["lesion_volume"] == 0:
+            print(f"Warning: {scan['label']}: its lesion volume is 0")
     for software in makers.keys() - {None}:
         print(f"Warning: {makers[software]} masks were made by {software}: predictions, taken as the truth")
     return kept
@@ -135,8 +139,7 @@ def _check_files(root: Path, scans: list[dict]) -> None:
     if problems:
         raise InputError("\n".join(problems[:10] + [f"and {len(problems) - 10} more"] * (len(problems) > 10)))
     files = [scan[key] for scan in scans for key in ("image", "label")]
-    absent = [file for file in files if is_annexed(root / file)]
-    if absent:
+    if absent := [file for file in files if is_annexed(root / file)]:
         fetch = f"cd {shlex.quote(str(root))} && datalad get {' '.join(sorted({_pattern(file) for file in absent}))}"
         raise InputError(f"{len(absent)} of {len(files)} files have no content here, only git-annex links: {fetch}")
 
@@ -156,14 +159,3 @@ def _measure_lesion(root: Path, scan: dict) -> str | None:
     n_voxels = np.count_nonzero(mask > 0)  # never > 0.5: a scale slope can make a lesion's voxels 0.017
     scan["lesion_volume"] = round(float(n_voxels * abs(np.linalg.det(image.affine[:3, :3]))), 1)
     return None
-
-
-def _write(root: Path, target: Path, content: dict) -> None:
-    """Write the datalist; print what its folds hold and what to do next."""
-    check_fields(target, content)
-    with replace_file(target) as file:
-        file.write(json.dumps(content, indent=4) + "\n")
-    option = "" if target == root / "datalist.json" else f" --datalist {shlex.quote(str(target))}"
-    command = "python -m monai.bundle run training --config_file configs/train.json"
-    print(f"{table_of_folds(content['training'])}\n\nWritten: {target}")
-    print(f"Next: {command} --dataset_dir {shlex.quote(str(root))}{option}")
