@@ -1,4 +1,4 @@
-"""Folds are even in size and in strata; ARC's own folds are tested in test_prepare_datalist.py."""
+"""Folds are even in size and in strata; ARC's own folds are tested in test_datalist.py."""
 
 from collections import Counter
 
