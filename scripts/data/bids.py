@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 from collections import Counter
 from itertools import dropwhile, takewhile
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 
 from scripts.common.errors import InputError
 from scripts.common.json_file import check_json, read_json
+from scripts.data.volumes import is_annexed
 
 
 def scans_in_bids(root: Path, suffix: str, labels: str | None) -> list[dict]:
@@ -69,6 +71,26 @@ def scans_in_csv(path: Path, root: Path) -> list[dict]:
     return [_scan(root, f"{path}: row {number + 2}", row) for number, row in table.to_dict("index").items()]
 
 
+def check_files(root: Path, scans: list[dict]) -> None:
+    """Raise an ``InputError`` where a file is not there, or in two pairs; take the ``origin`` out of the scans."""
+    problems, taken = [], set()
+    for scan in scans:
+        origin = scan.pop("origin")
+        for key, other in (("image", "mask"), ("label", "image")):
+            if not os.path.lexists(root / scan[key]) or (root / scan[key]).is_dir():
+                problems.append(f"{origin}: {key} '{scan[key]}' does not exist")
+            elif scan[key] in taken:
+                hint = "; --labels takes the masks of one folder" if scan["label"].startswith("derivatives/") else ""
+                problems.append(f"{origin}: {key} '{scan[key]}' has another {other} already{hint}")
+            taken.add(scan[key])
+    if problems:
+        raise InputError("\n".join(problems[:10] + [f"and {len(problems) - 10} more"] * (len(problems) > 10)))
+    files = [scan[key] for scan in scans for key in ("image", "label")]
+    if absent := [file for file in files if is_annexed(root / file)]:
+        fetch = f"cd {shlex.quote(str(root))} && datalad get {' '.join(sorted({_pattern(file) for file in absent}))}"
+        raise InputError(f"{len(absent)} of {len(files)} files have no content here, only git-annex links: {fetch}")
+
+
 def read_description(path: Path) -> dict:
     """The JSON object at ``path``, a sidecar or a dataset's description; empty where there is no file."""
     content = read_json(path, "repair or delete it") if path.is_file() else {}
@@ -108,3 +130,9 @@ def _software(root: Path, mask: Path) -> str | None:
 def _below(root: Path, path: Path) -> str:
     """``path`` from ``root`` on where it is below it, else whole; normalised."""
     return os.path.abspath(path).removeprefix(f"{root}{os.sep}")
+
+
+def _pattern(file: str) -> str:
+    """What `datalad get` takes for ``file`` and its like, as a command line has no room for hundreds of paths."""
+    *folders, name = re.sub(r"(?<![^/])(sub|ses)-[^/]*/", r"\1-*/", file).split("/")
+    return "/".join(folders[:2] if folders[:1] == ["derivatives"] else [*folders, re.sub(".*_", "*_", name)])

@@ -7,18 +7,17 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from copy import deepcopy
 from itertools import product
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
-from scripts.data.volumes import Image, read_volume
+from scripts.data.volumes import Image, off_grid, read_volume
 
 logger = logging.getLogger("meshnet")
 RULES = 3  # counted up when a rule changes, so that no report of older rules is used again
@@ -47,7 +46,7 @@ def check_scans(
         files = [scan[key] for key in ("image", "label") if key in scan]
         stats = [os.stat(file) for file in files if os.path.isfile(file)]
         key = json.dumps([RULES, grid, files, [(stat.st_size, stat.st_mtime_ns) for stat in stats]])
-        return deepcopy(known.get(key)) or {"key": key, **_check_scan(scan, grid)}
+        return known.get(key) or {"key": key, **_check_scan(scan, grid)}
 
     with ThreadPoolExecutor(8) as pool:  # not one per core: each holds a volume and its mask
         reports = list(tqdm(pool.map(report, scans), "Checking scans", len(scans), leave=False))
@@ -68,9 +67,7 @@ def refuse_bad_scans(scans: list[dict], reports: list[dict], lesion_needed: Sequ
         raise InputError("\n".join(errors))
 
 
-def problems_of(
-    scans: list[dict], reports: list[dict], lesion_needed: Sequence[dict] = ()
-) -> tuple[list[str], list[str]]:
+def problems_of(scans: list[dict], reports: list[dict], lesion_needed: Sequence = ()) -> tuple[list[str], list[str]]:
     """All errors and all warnings, a line each, in the scans' order; masks of ``lesion_needed`` must not be empty."""
     errors, warnings = [], []
     for scan, report in zip(scans, reports, strict=True):
@@ -114,24 +111,9 @@ def _check_image(path: str, image: Image, data: np.ndarray, report: dict) -> Non
         report["warnings"].append(f"{path}: its header does not say where left and right are (both form codes are 0)")
 
 
-def _off_grid(label: Image, image: Image) -> str | None:
-    """How the mask's grid differs from its image's, or None."""
-    if label.shape != image.shape:
-        return f"shape {label.shape}, but its image has {image.shape}"
-    ours, theirs = voxel_sizes(label.affine), voxel_sizes(image.affine)
-    if not np.allclose(ours, theirs, rtol=0.01):
-        return f"spacing {ours.round(3).tolist()} mm, but its image has {theirs.round(3).tolist()}"
-    axes, expected = ("".join(map(str, nib.aff2axcodes(volume.affine))) for volume in (label, image))
-    if axes != expected:
-        return f"orientation {axes}, but its image has {expected}"
-    corners = np.indices((2, 2, 2)).reshape(3, 8).T * (np.array(image.shape) - 1)
-    shift = np.abs(apply_affine(label.affine - image.affine, corners)).max()
-    return f"its affine moves it {shift:.1f} mm away from its image" if shift > 0.1 * theirs.min() else None
-
-
 def _check_mask(scan: dict, image: Image, label: Image, data: np.ndarray, grid: list | None, report: dict) -> None:
     path, lesion = scan["label"], data > 0
-    if wrong := _off_grid(label, image):
+    if wrong := off_grid(label, image):
         report["errors"].append(f"{path}: {wrong}: {scan['image']}")
         return
     report["empty_label"] = not lesion.any()

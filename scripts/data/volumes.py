@@ -1,4 +1,4 @@
-"""Reads a volume in full; nibabel raises a dozen unrelated errors for a broken file, here each is one line."""
+"""Reads volumes in full, and compares grids; where nibabel raises a dozen unrelated errors, here each is one line."""
 
 import math
 import os
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import apply_affine, voxel_sizes
 
 from scripts.common.errors import InputError
 
@@ -43,6 +44,21 @@ def is_annexed(path: Path) -> bool:
             return b"/annex/objects/" in file.read(200)
     except OSError:  # reading it says why
         return False
+
+
+def off_grid(label: Image, image: Image) -> str | None:
+    """How the grid of ``label`` differs from its image's; None if by less than a tenth of a voxel."""
+    if label.shape != image.shape:
+        return f"shape {label.shape}, but its image has {image.shape}"
+    ours, theirs = voxel_sizes(label.affine), voxel_sizes(image.affine)
+    if not np.allclose(ours, theirs, rtol=0.01):
+        return f"spacing {ours.round(3).tolist()} mm, but its image has {theirs.round(3).tolist()}"
+    axes, expected = ("".join(map(str, nib.aff2axcodes(volume.affine))) for volume in (label, image))
+    if axes != expected:
+        return f"orientation {axes}, but its image has {expected}"
+    corners = np.indices((2, 2, 2)).reshape(3, 8).T * (np.array(image.shape) - 1)
+    shift = np.abs(apply_affine(label.affine - image.affine, corners)).max()
+    return f"its affine moves it {shift:.1f} mm away from its image" if shift > 0.1 * theirs.min() else None
 
 
 def _read(path: Path) -> tuple[Image, np.ndarray]:
