@@ -20,7 +20,7 @@ from scripts.common.files import replace_file
 from scripts.data.volumes import Image, off_grid, read_volume
 
 logger = logging.getLogger("meshnet")
-RULES = 3  # counted up when a rule changes, so that no report of older rules is used again
+RULES = 2  # counted up when a rule changes, so that no report of older rules is used again
 
 
 def check_scans(

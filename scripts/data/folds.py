@@ -33,7 +33,7 @@ def table_of_folds(scans: list[dict]) -> str:
     scans = pd.DataFrame(scans).sort_values("fold").fillna({"acquisition": "no acq"})
     folds = pd.concat([scans, scans.assign(fold="all")]).groupby("fold", sort=False)
     counts = folds.agg(subjects=("subject", "nunique"), scans=("image", "size"))
-    acquired = folds["acquisition"].value_counts().unstack(fill_value=0)
+    acquired = folds["acquisition"].value_counts().unstack(fill_value=0).sort_index(axis=1)
     volumes = folds["lesion_volume"].agg(lambda v: "{:.1f} [{:.1f}-{:.1f}]".format(*v.quantile([0.5, 0, 1]) / 1000))
     table = pd.concat([counts, acquired, volumes.rename("lesion volume in mL, median [min-max]")], axis=1)
     return table.rename_axis("fold").reset_index().to_string(index=False)
