@@ -240,6 +240,16 @@ def test_csv_rows_whose_files_do_not_exist_are_numbered_as_in_a_spreadsheet(tmp_
     ]
 
 
+def test_empty_lines_of_a_csv_count_and_short_rows_lack_a_mask(tmp_path: Path):
+    csv = write_csv(tmp_path, "image,label,subject", ["", ",,", "a.nii,b.nii,NA", "c.nii"])
+    assert message(csv=csv).splitlines() == [
+        f"{csv}: row 4: image 'a.nii' does not exist",
+        f"{csv}: row 4: label 'b.nii' does not exist",
+        f"{csv}: row 5: image 'c.nii' does not exist",
+        f"{csv}: row 5: label '' does not exist",
+    ]
+
+
 def test_csv_that_cannot_be_read_is_named(tmp_path: Path):
     assert message(csv=str(tmp_path / "no.csv")).startswith(f"csv {tmp_path}/no.csv: cannot be read (")
     (tmp_path / "latin.csv").write_bytes("image,label\nMüller.nii,b.nii\n".encode("latin-1"))
