@@ -1,18 +1,18 @@
 """Finds lesion masks and the scans that they were drawn on, by their names in a BIDS dataset or in a table."""
 
-import csv
 import json
 import os
 import re
+import shlex
 from collections import Counter
 from itertools import dropwhile, takewhile
 from pathlib import Path
 
+import pandas as pd
+
 from scripts.common.errors import InputError
 from scripts.common.json_file import check_json, read_json
-
-# Who drew a mask by hand (or simulated it, so that it is true), in the GeneratedBy of BIDS derivatives.
-NO_PREDICTION = re.compile(r"(?i)manual|\bhand|\brater|traced|\bdrawn\b|itk-?snap|mricro|fsleyes|simulat")
+from scripts.data.volumes import is_annexed
 
 
 def scans_in_bids(root: Path, suffix: str, labels: str | None) -> list[dict]:
@@ -21,28 +21,33 @@ def scans_in_bids(root: Path, suffix: str, labels: str | None) -> list[dict]:
     Masks that software made are left out, with a printed line, unless ``labels`` names the folder they are in; where
     no mask is left, that is an ``InputError``.
     """
-    folder = _labels_folder(root, labels) if labels is not None else root / "derivatives"
+    folder = root / "derivatives"
+    if labels is not None:
+        folder = next((p for p in (root / str(labels), Path(str(labels))) if p.is_dir()), None)
+        if folder is None:
+            there = ", ".join(sorted(_below(root, path) for path in root.glob("derivatives/*/")))
+            raise InputError(f"labels {labels}: no such folder in {root} or here; its derivatives are: {there}")
     scans, left_out = [], Counter()
-    for mask in sorted(folder.glob("**/*lesion*mask.nii*")):
+    for mask in sorted(Path(os.path.abspath(folder)).glob("**/*lesion*mask.nii*")):
         parts = stem(mask.name).split("_")
         drawn_on = [part for part in parts if "-" not in part and not re.search("lesion|mask", part)]
         if not mask.name.endswith((".nii", ".nii.gz")) or drawn_on not in ([], [suffix]):
             continue
-        label = below(root, mask)
-        software = made_by(root, mask) if labels is None else None
-        if software is not None:
-            left_out["/".join(label.split("/")[:2]), software] += 1
-            continue
+        label = _below(root, mask)
         entities = [part for part in parts if "-" in part and not re.match("desc-|label-|space-orig$", part)]
         folders = dropwhile(lambda name: not name.startswith("sub-"), label.split("/")[:-1])
-        image = Path(*folders, "_".join([*entities, suffix]) + ".nii").as_posix()
+        image = os.path.join(*folders, "_".join([*entities, suffix]) + ".nii")
         image += "" if os.path.lexists(root / image) else ".gz"
-        scans.append(_scan(label, {"image": image, "label": label}))
+        scan = _scan(root, label, {"image": image, "label": label})
+        if labels is None and scan["software"]:
+            left_out["/".join(label.split("/")[:2]), scan["software"]] += 1
+        else:
+            scans.append(scan)
     for (where, software), n in left_out.items():
         print(f"Left out: {n} masks in {where}, made by {software} (--labels {where} takes them)")
     if not scans:
         kind = "lesion mask that people drew" if left_out else "lesion mask"
-        where = below(root, folder)
+        where = _below(root, folder)
         raise InputError(
             f"{root}: no {kind} of {suffix} scans; looked for {where}/**/*lesion*mask.nii.gz or .nii, such as "
             f"{where}/{'' if labels else 'lesion_masks/'}sub-1/anat/sub-1_{suffix}_desc-lesion_mask.nii.gz; "
@@ -53,39 +58,40 @@ def scans_in_bids(root: Path, suffix: str, labels: str | None) -> list[dict]:
 
 def scans_in_csv(path: Path, root: Path) -> list[dict]:
     """The rows of a table, whose paths start at ``root``; an ``InputError`` if it has no ``image`` and ``label``."""
+    texts = {"dtype": str, "keep_default_na": False, "na_values": [""], "index_col": False, "encoding": "utf-8-sig"}
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = list(reader.fieldnames or [])
-            rows = [{"row": reader.line_num, **{key: (row[key] or "").strip() for key in columns}} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        table = pd.read_csv(path, skip_blank_lines=False, **texts).dropna(how="all").fillna("")
+        table = table.apply(lambda column: column.str.strip())
+    except (OSError, ValueError) as error:
         raise InputError(f"csv {path}: cannot be read ({error})") from error
-    missing = [key for key in ("image", "label") if key not in columns]
-    if missing or not rows:
-        problem = f"no column {' and '.join(missing)}; it has: {', '.join(columns)}" if missing else "no row"
+    missing = [key for key in ("image", "label") if key not in table]
+    if missing or table.empty:
+        problem = f"no column {' and '.join(missing)}; it has: {', '.join(table)}" if missing else "no row"
         raise InputError(f"csv {path}: {problem}")
-    for row in rows:
-        for key in ("image", "label"):
-            row[key] = row[key] and below(root, root / row[key])
-    return [_scan(f"{path}: row {row['row']}", row) for row in rows]
+    return [_scan(root, f"{path}: row {number + 2}", row) for number, row in table.to_dict("index").items()]
 
 
-def made_by(root: Path, mask: Path) -> str | None:
-    """The software that made ``mask``, by its sidecar or its derivative's description; None if none says so."""
-    folders = takewhile(lambda folder: folder != root, mask.parents)
-    sidecar = mask.with_name(f"{stem(mask.name)}.json")
-    for path in (sidecar, *(folder / "dataset_description.json" for folder in folders)):
-        says = description(path)
-        makers = says.get("GeneratedBy") or says.get("PipelineDescription")  # the latter before BIDS 1.4
-        if says.get("Manual") is True:
-            return None
-        if makers and says.get("DatasetType") != "raw":
-            told = re.findall(r'"(?:Name|Description)": "(.*?)"', json.dumps(makers)) or [str(makers)]
-            return None if any(map(NO_PREDICTION.search, told)) else told[0]
-    return None
+def check_files(root: Path, scans: list[dict]) -> None:
+    """Raise an ``InputError`` where a file is not there, or in two pairs; take the ``origin`` out of the scans."""
+    problems, taken = [], set()
+    for scan in scans:
+        origin = scan.pop("origin")
+        for key, other in (("image", "mask"), ("label", "image")):
+            if not os.path.lexists(root / scan[key]) or (root / scan[key]).is_dir():
+                problems.append(f"{origin}: {key} '{scan[key]}' does not exist")
+            elif scan[key] in taken:
+                hint = "; --labels takes the masks of one folder" if scan["label"].startswith("derivatives/") else ""
+                problems.append(f"{origin}: {key} '{scan[key]}' has another {other} already{hint}")
+            taken.add(scan[key])
+    if problems:
+        raise InputError("\n".join(problems[:10] + [f"and {len(problems) - 10} more"] * (len(problems) > 10)))
+    files = [scan[key] for scan in scans for key in ("image", "label")]
+    if absent := [file for file in files if is_annexed(root / file)]:
+        fetch = f"cd {shlex.quote(str(root))} && datalad get {' '.join(sorted({_pattern(file) for file in absent}))}"
+        raise InputError(f"{len(absent)} of {len(files)} files have no content here, only git-annex links: {fetch}")
 
 
-def description(path: Path) -> dict:
+def read_description(path: Path) -> dict:
     """The JSON object at ``path``, a sidecar or a dataset's description; empty where there is no file."""
     content = read_json(path, "repair or delete it") if path.is_file() else {}
     check_json(path, content, {"type": "object"}, "repair or delete it")
@@ -97,23 +103,36 @@ def stem(path: str) -> str:
     return re.sub(r"\.nii(\.gz)?$", "", path)
 
 
-def below(root: Path, path: Path) -> str:
+def _scan(root: Path, origin: str, given: dict) -> dict:
+    """A datalist entry, completed from the image's path, with the ``origin`` that messages name, and ``software``."""
+    scan = {"origin": origin}
+    for key in ("image", "label"):
+        scan[key] = given[key] and _below(root, root / given[key])
+    for key, entity in (("subject", "sub"), ("session", "ses"), ("acquisition", "acq")):
+        in_path = re.findall(rf"(?:^|[/_]){entity}-([^/_.]+)", scan["image"])
+        scan[key] = given.get(key, "").removeprefix(f"{entity}-") or (in_path[-1] if in_path else None)
+    return scan | {"software": _software(root, root / given["label"])}
+
+
+def _software(root: Path, mask: Path) -> str | None:
+    """What made ``mask``, by its sidecar or its derivative's description; None: people, our simulation, not said."""
+    folders = takewhile(lambda folder: folder != root, mask.parents)
+    for path in (mask.with_name(f"{stem(mask.name)}.json"), *(f / "dataset_description.json" for f in folders)):
+        says = read_description(path)
+        if says.get("Manual") is True:
+            return None
+        if (makers := says.get("GeneratedBy")) and says.get("DatasetType") != "raw":
+            told = re.findall(r'"(?:Name|Description)": "(.*?)"', json.dumps(makers)) or [str(makers)]
+            return None if re.search("(?i)manual|simulate_cohort", " ".join(told)) else told[0]
+    return None
+
+
+def _below(root: Path, path: Path) -> str:
     """``path`` from ``root`` on where it is below it, else whole; normalised."""
     return os.path.abspath(path).removeprefix(f"{root}{os.sep}")
 
 
-def _labels_folder(root: Path, labels: str) -> Path:
-    for folder in (root / str(labels), Path(str(labels))):
-        if folder.is_dir():
-            return Path(os.path.abspath(folder))
-    there = sorted(below(root, folder) for folder in root.glob("derivatives/*/"))
-    raise InputError(f"labels {labels}: no such folder in {root} or here; its derivatives are: {', '.join(there)}")
-
-
-def _scan(origin: str, given: dict) -> dict:
-    """A datalist entry, completed from the image's path; ``origin`` is what messages call it."""
-    scan = {"origin": origin, "image": given["image"], "label": given["label"]}
-    for key, entity in (("subject", "sub"), ("session", "ses"), ("acquisition", "acq")):
-        in_path = re.findall(rf"(?:^|[/_]){entity}-([^/_.]+)", given["image"])
-        scan[key] = given.get(key, "").removeprefix(f"{entity}-") or (in_path[-1] if in_path else None)
-    return scan
+def _pattern(file: str) -> str:
+    """What `datalad get` takes for ``file`` and its like, as a command line has no room for hundreds of paths."""
+    *folders, name = re.sub(r"(?<![^/])(sub|ses)-[^/]*/", r"\1-*/", file).split("/")
+    return "/".join(folders[:2] if folders[:1] == ["derivatives"] else [*folders, re.sub(".*_", "*_", name)])

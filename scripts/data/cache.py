@@ -1,9 +1,7 @@
 """Computes deterministic transforms once: in memory, or on disk under a name that says what a file was made of."""
 
-import inspect
 import json
 import logging
-import pydoc
 import re
 from collections.abc import Sequence
 from copy import deepcopy
@@ -31,30 +29,26 @@ def cached_dataset(
         transform: its leading transforms that are not random are the ones whose result is kept.
         cache: "memory" (computed at the start of each run), "disk" (when first used, then by all runs) or "none".
         cache_dir: folder for "disk"; it may be deleted at any time.
-        made_of: for "disk", the config of ``transform``'s transforms, nothing instantiated; it is hashed.
+        made_of: for "disk", the config of ``transform``'s transforms, nothing instantiated; it is hashed, so functions
+            are known by their names: delete the folder after a change of your own.
         values: for "disk", JSON of what ``made_of`` refers to: {"cohort": [spacing, spatial_size]} for ``@cohort``.
 
     Raises:
         InputError: another ``cache``; for "disk", if ``made_of`` and ``values`` do not tell what ``transform`` does.
     """
-    if cache == "memory":
-        return CacheDataset(data, transform, num_workers=None)
+    recipe = partial(_hash_recipe, made_of, values or {})
     if cache == "disk":
-        return DiskCacheDataset(data, transform, cache_dir, made_of, values or {})
-    if cache == "none":
-        return Dataset(data, transform)
-    raise InputError(f"cache {cache}: expected memory, disk or none")
+        return DiskCacheDataset(data, transform, cache_dir, _hash_scan, hash_transform=recipe)
+    if cache not in ("memory", "none"):
+        raise InputError(f"cache {cache}: expected memory, disk or none")
+    return CacheDataset(data, transform, num_workers=None) if cache == "memory" else Dataset(data, transform)
 
 
 class DiskCacheDataset(PersistentDataset):
-    """Finds a preprocessed scan by its files' content, the transforms' config and code, and MONAI's version.
+    """MONAI's raises on a file that is cut off, and a full disk can leave one; this makes it again, or leaves none.
 
-    Of the metadata only affine and file name are kept. A file that cannot be read is made again; MONAI's own would
-    raise, and writes by way of the system's temporary folder, so that a full disk can leave half a file.
+    Of the metadata only affine and file name are kept.
     """
-
-    def __init__(self, data: list[dict], transform: Compose, cache_dir: str, made_of: Sequence, values: dict) -> None:
-        super().__init__(data, transform, cache_dir, _hash_scan, hash_transform=partial(_hash_recipe, made_of, values))
 
     def _cachecheck(self, item_transformed: dict) -> dict:
         path = self.cache_dir / f"{self.hash_func(item_transformed).decode()}{self.transform_hash}.pt"
@@ -79,16 +73,10 @@ def _hash_scan(scan: dict) -> bytes:
 
 def _hash_recipe(made_of: Sequence, values: dict, transforms: list) -> bytes:
     """A hash of what ``transforms``, the first ones of ``made_of``, compute."""
-    parts = [part if isinstance(part, dict) else {} for part in made_of]
-    recipe = [part for part in parts if not part.get("_disabled_")][: len(transforms)]
+    recipe = [part for part in made_of if isinstance(part, dict) and not part.get("_disabled_")][: len(transforms)]
     told = [str(part.get("_target_")).rpartition(".")[2] for part in recipe]
     if told != [type(transform).__name__ for transform in transforms]:
         raise InputError(f"cache disk: the transforms are not those of made_of ({', '.join(told)}); use --cache none")
-    text = json.dumps(recipe)
-    if unknown := sorted(set(re.findall(r"@(\w+)", text)) - values.keys()):
+    if unknown := sorted(set(re.findall(r"@(\w+)", json.dumps(recipe))) - values.keys()):
         raise InputError(f"cache disk: the preprocessing refers to @{unknown[0]}; give it in values, or --cache none")
-    # MONAI's code is known by its version, that of others by its text.
-    targets = {target for target in re.findall(r'"_target_": "(\w+\.[\w.]+)"', text) if not target.startswith("monai.")}
-    modules = {inspect.getmodule(pydoc.locate(target)) for target in targets} - {None}
-    code = sorted(inspect.getsource(m) for m in modules if str(getattr(m, "__file__", None)).endswith(".py"))
-    return json_hashing([monai.__version__, recipe, values, code])[:32]
+    return json_hashing([monai.__version__, recipe, values])[:32]

@@ -1,4 +1,4 @@
-"""Training reads the scans of its own folds: this command lists what is wrong in a whole cohort, test fold included."""
+"""Training reads the scans of its own folds: this lists what is wrong in a whole cohort, test fold included."""
 
 import os
 from pathlib import Path
@@ -19,9 +19,8 @@ def check_cohort(dataset_dir: str, datalist: str | None = None) -> None:
         InputError: the datalist is not usable, or a scan has an error; warnings alone are a success.
     """
     path = Path(datalist or os.path.join(dataset_dir, "datalist.json"))
-    content = read_datalist(path)
-    root = Path(dataset_dir).resolve()
-    scans = [{**scan, **{key: str(root / scan[key]) for key in ("image", "label")}} for scan in content["training"]]
+    content = read_datalist(path, Path(dataset_dir).resolve())
+    scans = content["training"]
     reports = check_scans(scans, content["spacing"], content["spatial_size"], path.with_suffix(".checked.json"))
     errors, warnings = problems_of(scans, reports)
     rows = [f"warning  {line}" for line in warnings] + [f"error    {line}" for line in errors]

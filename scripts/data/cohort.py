@@ -15,9 +15,8 @@ from scripts.data.datalist_schema import read_datalist
 class Cohort:
     """One outer (and inner) split of a cohort; a scan is a datalist entry with absolute ``image`` and ``label`` paths.
 
-    A scan that was checked has ``sha256`` of both files. ``spacing`` is in mm and ``spatial_size`` in voxels, both in
-    RAS order. ``fingerprint`` is a hash of the grid, the split and the content of the files that were checked: the
-    same for a copy of the cohort in another folder.
+    A scan that was checked has ``sha256`` of both files. ``spacing`` (mm) and ``spatial_size`` (voxels) are in RAS.
+    ``fingerprint`` is a hash of grid, split and the content of what was checked: the same for a copy in another folder.
     """
 
     name: str
@@ -36,11 +35,7 @@ class Cohort:
 
 
 def load_cohort(
-    dataset_dir: str,
-    datalist: str,
-    fold: int,
-    inner_fold: int | str | None,
-    check: tuple[str, ...] = ("training", "validation"),
+    dataset_dir: str, datalist: str, fold: int, inner_fold: int | str | None, check: tuple = ("training", "validation")
 ) -> Cohort:
     """Read ``datalist`` (schema: docs/cohorts.md) and split it.
 
@@ -48,8 +43,7 @@ def load_cohort(
         dataset_dir: the folder that the datalist's paths start from.
         datalist: path of a ``datalist.json`` as ``scripts/prepare_datalist.py`` writes it.
         fold: outer fold held out as the test set.
-        inner_fold: inner fold held out for validation, or None (on a command line ``none``) to train on
-            everything outside the outer fold, without validation.
+        inner_fold: inner fold held out for validation; None (on a command line ``none``): train on all but ``fold``.
         check: subsets that must hold a scan and whose files are read in full before anything else happens.
 
     Raises:
@@ -58,12 +52,16 @@ def load_cohort(
     root = Path(dataset_dir).resolve()
     if not root.is_dir():
         raise InputError(f"dataset_dir {dataset_dir}: no such folder")
-    content = read_datalist(Path(datalist))
+    content = read_datalist(Path(datalist), root)
     inner_fold = None if str(inner_fold).lower() in ("none", "null") else inner_fold
-    _check_fold("fold", fold, content["outer_folds"])
-    if inner_fold is not None:
-        _check_fold("inner_fold", inner_fold, content["inner_folds"])
-    subsets = _split(root, content["training"], fold, inner_fold)
+    for key, value in {"fold": fold, "inner_fold": inner_fold}.items():
+        last = content["outer_folds" if key == "fold" else "inner_folds"] - 1
+        if (key == "fold" or value is not None) and (type(value) is not int or not 0 <= value <= last):
+            raise InputError(f"{key} {value}: this cohort has {key}s 0 to {last}")
+    subsets: dict[str, list[dict]] = {"training": [], "validation": [], "test": []}
+    for scan in content["training"]:
+        validates = inner_fold is not None and scan["inner_folds"][fold] == inner_fold
+        subsets["test" if scan["fold"] == fold else "validation" if validates else "training"].append(scan)
     for name in check:
         if not subsets[name] and (name != "validation" or inner_fold is not None):
             raise InputError(f"{datalist}: no {name} scan for fold {fold}, inner_fold {inner_fold}; choose other folds")
@@ -73,23 +71,6 @@ def load_cohort(
     refuse_bad_scans(checked, reports, lesion_needed=subsets["training"])
     for scan, report in zip(checked, reports, strict=True):
         scan["sha256"] = report["sha256"]
-    split = {
-        name: [[os.path.relpath(scan["image"], root), scan.get("sha256")] for scan in subset]
-        for name, subset in subsets.items()
-    }
+    split = {n: [[os.path.relpath(s["image"], root), s.get("sha256")] for s in subsets[n]] for n in subsets}
     fingerprint = hashlib.sha256(json.dumps([grid, split], sort_keys=True).encode()).hexdigest()[:16]
     return Cohort(content["name"], content["simulated"], *grid, **subsets, fingerprint=fingerprint)
-
-
-def _check_fold(key: str, value: int, n_folds: int) -> None:
-    if type(value) is not int or not 0 <= value < n_folds:
-        raise InputError(f"{key} {value}: this cohort has {key}s 0 to {n_folds - 1}")
-
-
-def _split(root: Path, scans: list[dict], fold: int, inner_fold: int | None) -> dict[str, list[dict]]:
-    subsets: dict[str, list[dict]] = {"training": [], "validation": [], "test": []}
-    for scan in scans:
-        scan = {**scan, "image": str(root / scan["image"]), "label": str(root / scan["label"])}
-        validates = inner_fold is not None and scan["inner_folds"][fold] == inner_fold
-        subsets["test" if scan["fold"] == fold else "validation" if validates else "training"].append(scan)
-    return subsets

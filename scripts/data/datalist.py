@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shlex
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +13,9 @@ from tqdm import tqdm
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
-from scripts.data.bids import description, made_by, scans_in_bids, scans_in_csv, stem
-from scripts.data.datalist_schema import check_fields
+from scripts.data.bids import check_files, read_description, scans_in_bids, scans_in_csv, stem
 from scripts.data.folds import assign_folds, table_of_folds
-from scripts.data.volumes import is_annexed, read_volume
+from scripts.data.volumes import read_volume
 
 
 def prepare_datalist(
@@ -55,28 +53,37 @@ def prepare_datalist(
     Returns:
         Path of the file written. An ``InputError``, a line per problem, says what is not usable; nothing is written.
     """
-    grid = {"spacing": _three("spacing", spacing, (int, float)), "spatial_size": _three("spatial_size", spatial_size)}
     numbers = {"seed": seed, "outer_folds": outer_folds, "inner_folds": inner_folds}
-    for key, value in numbers.items():
-        low = 0 if key == "seed" else 2
-        if type(value) is not int or not low <= value < 2**32:
-            raise InputError(f"{key} {value}: expected a whole number, at least {low}")
+    settings = _settings(spacing, spatial_size, numbers)
     root, target = _places(dataset_dir, csv, labels, output)
-    told = description(root / "dataset_description.json")
+    told = read_description(root / "dataset_description.json")
     found = scans_in_bids(root, str(suffix), labels) if csv is None else scans_in_csv(Path(str(csv)), root)
     scans = _usable(root, found, keep_tse)
     assign_folds(scans, outer_folds, inner_folds, seed)
     content = {"name": str(name or told.get("Name") or root.name), "simulated": told.get("Simulated") is True}
-    _write(root, target, content | grid | numbers | {"training": scans})
+    with replace_file(target) as file:
+        file.write(json.dumps(content | settings | {"training": scans}, indent=4) + "\n")
+    option = "" if target == root / "datalist.json" else f" --datalist {shlex.quote(str(target))}"
+    command = "python -m monai.bundle run training --config_file configs/train.json"
+    print(f"{table_of_folds(scans)}\n\nWritten: {target}")
+    print(f"Next: {command} --dataset_dir {shlex.quote(str(root))}{option}")
     return str(target)
 
 
-def _three(key: str, value: object, kinds: tuple[type, ...] = (int,)) -> list:
-    values = list(value) if isinstance(value, (list, tuple)) else [value] * 3
-    if len(values) != 3 or not all(type(v) in kinds and 0 < v < inf for v in values):
-        numbers = "number of mm" if float in kinds else "whole number of voxels"
-        raise InputError(f"{key} {value}: expected a positive {numbers}, or three")
-    return [kinds[-1](v) for v in values]
+def _settings(spacing: object, spatial_size: object, numbers: dict) -> dict:
+    """The grid, three values each, and ``numbers``; an ``InputError`` says which is out of its range."""
+    grid = {"spacing": spacing, "spatial_size": spatial_size}
+    for key, value in grid.items():
+        kinds, what = ((int, float), "number of mm") if key == "spacing" else ((int,), "whole number of voxels")
+        grid[key] = list(value) if isinstance(value, (list, tuple)) else [value] * 3
+        if len(grid[key]) != 3 or not all(type(v) in kinds and 0 < v < inf for v in grid[key]):
+            raise InputError(f"{key} {value}: expected a positive {what}, or three")
+        grid[key] = [kinds[-1](v) for v in grid[key]]
+    for key, value in numbers.items():
+        low = 0 if key == "seed" else 2
+        if type(value) is not int or not low <= value < 2**32:
+            raise InputError(f"{key} {value}: expected a whole number, at least {low}")
+    return grid | numbers
 
 
 def _places(dataset_dir: str | None, csv: str | None, labels: str | None, output: str | None) -> tuple[Path, Path]:
@@ -101,50 +108,24 @@ def _usable(root: Path, scans: list[dict], keep_tse: bool) -> list[dict]:
         raise InputError(f"all {len(scans)} scans are acq-tse; --keep_tse keeps them")
     if len(kept) < len(scans):
         print(f"Left out: {len(scans) - len(kept)} acq-tse scans (--keep_tse keeps them)")
-    unnamed = [scan for scan in kept if scan["subject"] is None]
-    names = Counter(stem(os.path.basename(scan["image"])) for scan in unnamed)
-    for scan in unnamed:  # a/T2.nii.gz and b/T2.nii.gz are two people
+    names = Counter(stem(os.path.basename(scan["image"])) for scan in kept if scan["subject"] is None)
+    for scan in kept:  # a/T2.nii.gz and b/T2.nii.gz are two people
         name = stem(os.path.basename(scan["image"]))
-        scan["subject"] = name if names[name] == 1 else stem(scan["image"])
-    _check_files(root, kept)
+        scan["subject"] = scan["subject"] or (name if names[name] == 1 else stem(scan["image"]))
+    check_files(root, kept)
     kept.sort(key=lambda scan: scan["image"])
+    makers = Counter(scan.pop("software") for scan in kept)
     with ThreadPoolExecutor(8) as pool:  # not one per core: each may hold a whole volume in float64
         measured = pool.map(lambda scan: _measure_lesion(root, scan), kept)
         problems = [p for p in tqdm(measured, "Reading masks", len(kept), leave=False) if p]
     if problems:
         raise InputError("\n".join(problems))
-    for label in [scan["label"] for scan in kept if scan["lesion_volume"] == 0]:
-        print(f"Warning: {label}: its lesion volume is 0")
-    makers = Counter(made_by(root, root / scan["label"]) for scan in kept)
+    for scan in kept:
+        if scan["lesion_volume"] == 0:
+            print(f"Warning: {scan['label']}: its lesion volume is 0")
     for software in makers.keys() - {None}:
         print(f"Warning: {makers[software]} masks were made by {software}: predictions, taken as the truth")
     return kept
-
-
-def _check_files(root: Path, scans: list[dict]) -> None:
-    problems, taken = [], set()
-    for scan in scans:
-        origin = scan.pop("origin")
-        for key, other in (("image", "mask"), ("label", "image")):
-            if not os.path.lexists(root / scan[key]) or (root / scan[key]).is_dir():
-                problems.append(f"{origin}: {key} '{scan[key]}' does not exist")
-            elif scan[key] in taken:
-                hint = "; --labels takes the masks of one folder" if scan["label"].startswith("derivatives/") else ""
-                problems.append(f"{origin}: {key} '{scan[key]}' has another {other} already{hint}")
-            taken.add(scan[key])
-    if problems:
-        raise InputError("\n".join(problems[:10] + [f"and {len(problems) - 10} more"] * (len(problems) > 10)))
-    files = [scan[key] for scan in scans for key in ("image", "label")]
-    absent = [file for file in files if is_annexed(root / file)]
-    if absent:
-        fetch = f"cd {shlex.quote(str(root))} && datalad get {' '.join(sorted({_pattern(file) for file in absent}))}"
-        raise InputError(f"{len(absent)} of {len(files)} files have no content here, only git-annex links: {fetch}")
-
-
-def _pattern(file: str) -> str:
-    """What `datalad get` takes for ``file`` and its like, as a command line has no room for hundreds of paths."""
-    *folders, name = re.sub(r"(?<![^/])(sub|ses)-[^/]*/", r"\1-*/", file).split("/")
-    return "/".join(folders[:2] if folders[:1] == ["derivatives"] else [*folders, re.sub(".*_", "*_", name)])
 
 
 def _measure_lesion(root: Path, scan: dict) -> str | None:
@@ -156,14 +137,3 @@ def _measure_lesion(root: Path, scan: dict) -> str | None:
     n_voxels = np.count_nonzero(mask > 0)  # never > 0.5: a scale slope can make a lesion's voxels 0.017
     scan["lesion_volume"] = round(float(n_voxels * abs(np.linalg.det(image.affine[:3, :3]))), 1)
     return None
-
-
-def _write(root: Path, target: Path, content: dict) -> None:
-    """Write the datalist; print what its folds hold and what to do next."""
-    check_fields(target, content)
-    with replace_file(target) as file:
-        file.write(json.dumps(content, indent=4) + "\n")
-    option = "" if target == root / "datalist.json" else f" --datalist {shlex.quote(str(target))}"
-    command = "python -m monai.bundle run training --config_file configs/train.json"
-    print(f"{table_of_folds(content['training'])}\n\nWritten: {target}")
-    print(f"Next: {command} --dataset_dir {shlex.quote(str(root))}{option}")

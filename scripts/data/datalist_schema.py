@@ -9,67 +9,61 @@ from scripts.common.errors import InputError
 from scripts.common.json_file import StrictValidator, read_json
 
 SCHEMA = json.loads(Path(__file__).with_name("datalist.schema.json").read_text())
-HINT = "write it again with scripts/prepare_datalist.py"
+SCAN = SCHEMA["properties"]["training"].pop("items")  # each is checked by itself, so that a line can name it
 
 
-def read_datalist(path: Path) -> dict:
-    """The content of the ``datalist.json`` at ``path``, every field checked.
+def read_datalist(path: Path, root: Path | None = None) -> dict:
+    """The content of the ``datalist.json`` at ``path``, every field checked; its paths start at ``root``, if given.
 
     Raises:
         InputError: the file or a field is not usable; the message has one line per problem.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; write it with `python scripts/prepare_datalist.py --dataset_dir DIR`")
-    content = read_json(path, HINT)
-    check_fields(path, content)
+    content = read_json(path, "write it again with scripts/prepare_datalist.py")
+    problems, good = _wrong_fields(content, SCHEMA), {}
+    usable, scans = not problems, content.get("training") if isinstance(content, dict) else None
+    for i, scan in enumerate(scans if isinstance(scans, list) else []):
+        entry = f"training[{i}] ({scan.get('subject')})" if isinstance(scan, dict) else f"training[{i}]"
+        wrong = _wrong_fields(scan, SCAN)
+        problems += [f"{entry}: {line}" for line in wrong]
+        good |= {} if wrong else {entry: scan}
+    if usable:
+        problems += _contradictions(content["outer_folds"], content["inner_folds"], good)
+    if problems:
+        raise InputError("\n".join(f"{path}: {problem}" for problem in problems))
+    for scan in scans if root else []:
+        scan |= {key: str(root / scan[key]) for key in ("image", "label")}
     return content
 
 
-def check_fields(path: Path, content: dict) -> None:
-    """Raise an ``InputError`` with a line for every field of a datalist that is wrong; messages call it ``path``."""
-    wrong: dict[str, None] = {}  # an ordered set: a list with two wrong items is one problem
-    bad_scans: set[int | None] = set()  # None is the datalist itself
-    for error in StrictValidator(SCHEMA).iter_errors(content):
-        where, entry, holder, fields, index = list(error.absolute_path), "", content, SCHEMA["properties"], None
-        if len(where) > 1 and where[0] == "training":
-            _, index, *where = where
-            entry, holder = f"{_name(content, index)}: ", content["training"][index]
-            fields = SCHEMA["$defs"]["scan"]["properties"]
-        bad_scans.add(index)
-        if where:
-            wrong[f"{entry}{where[0]} is {holder[where[0]]!r}, expected {fields[where[0]]['description']}"] = None
-        elif error.validator == "required":
-            wrong |= {f"{entry}{key} is missing": None for key in error.validator_value if key not in holder}
-        else:
-            wrong[f"{entry}expected an object"] = None
-    if None not in bad_scans:
-        wrong |= dict.fromkeys(_contradictions(content, bad_scans))
-    if wrong:
-        raise InputError("\n".join(f"{path}: {problem}" for problem in wrong))
+def _wrong_fields(value: object, schema: dict) -> list[str]:
+    """A line for each field of ``value`` that is missing or not as its description says."""
+    if not isinstance(value, dict):
+        return ["expected an object"]
+    missing = [f"{key} is missing" for key in schema["required"] if key not in value]
+    wrong = dict.fromkeys(e.absolute_path[0] for e in StrictValidator(schema).iter_errors(value) if e.absolute_path)
+    rules = schema["properties"]
+    return missing + [f"{key} is {value[key]!r}, expected {rules[key]['description']}" for key in wrong]
 
 
-def _name(content: dict, index: int) -> str:
-    scan = content["training"][index]
-    return f"training[{index}] ({scan.get('subject')})" if isinstance(scan, dict) else f"training[{index}]"
-
-
-def _contradictions(content: dict, bad_scans: set) -> Iterator[str]:
+def _contradictions(n_outer: int, n_inner: int, scans: dict[str, dict]) -> Iterator[str]:
     """What no schema sees: folds that do not exist, and what is there twice, however its path is spelt."""
-    outer, inner = range(content["outer_folds"]), range(content["inner_folds"])
     taken: set[tuple[str, str]] = set()
     folds_of: dict[str, tuple] = {}
-    for i, scan in enumerate(content["training"]):
-        if i in bad_scans:
-            continue
-        entry, fold, folds = _name(content, i), scan["fold"], scan["inner_folds"]
-        paths = {(key, os.path.normpath(scan[key])) for key in ("image", "label")}
-        for key, _ in sorted(paths & taken):
-            yield f"{entry}: {key} {scan[key]} is in the datalist twice"
-        taken |= paths
-        if fold not in outer:
-            yield f"{entry}: fold is {fold}, expected 0 to {outer[-1]}"
-        elif [k is None for k in folds] != [k == fold for k in outer] or not {*folds} <= {None, *inner}:
-            expected = f"{len(outer)} values from 0 to {inner[-1]}, null at the scan's own fold {fold}"
+    for entry, scan in scans.items():
+        fold, folds = scan["fold"], scan["inner_folds"]
+        for key in ("image", "label"):
+            if (path := (key, os.path.normpath(scan[key]))) in taken:
+                yield f"{entry}: {key} {scan[key]} is in the datalist twice"
+            taken.add(path)
+        if fold >= n_outer:
+            yield f"{entry}: fold is {fold}, expected 0 to {n_outer - 1}"
+        elif [k is None for k in folds] != [k == fold for k in range(n_outer)] or not {*folds} <= {
+            None,
+            *range(n_inner),
+        }:
+            expected = f"{n_outer} values from 0 to {n_inner - 1}, null at the scan's own fold {fold}"
             yield f"{entry}: inner_folds is {folds}, expected {expected}"
         elif folds_of.setdefault(scan["subject"], (fold, folds)) != (fold, folds):
             yield f"{entry}: another scan of this subject is in another fold"

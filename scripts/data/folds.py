@@ -4,6 +4,7 @@ import warnings
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
 from scripts.common.errors import InputError
@@ -12,8 +13,7 @@ from scripts.common.errors import InputError
 def assign_folds(scans: list[dict], n_outer: int, n_inner: int, seed: int) -> None:
     """Set every scan's ``fold`` and ``inner_folds``, stratified by quartile of lesion volume and by acquisition.
 
-    Subjects are dealt out, not scans, so none is split; a subject's stratum is that of its largest lesion. Fewer
-    subjects than folds are an ``InputError``.
+    Subjects are dealt out, so none is split, by their largest lesion; fewer than folds are an ``InputError``.
     """
     largest = {scan["subject"]: scan for scan in sorted(scans, key=lambda scan: scan["lesion_volume"])}
     if len(largest) < n_outer or len(largest) - -(-len(largest) // n_outer) < n_inner:
@@ -30,17 +30,13 @@ def assign_folds(scans: list[dict], n_outer: int, n_inner: int, seed: int) -> No
 
 def table_of_folds(scans: list[dict]) -> str:
     """What each outer fold holds, a line each, and all of them together."""
-    acquisitions = sorted({scan["acquisition"] or "no acq" for scan in scans})
-    titles = ["fold", "subjects", "scans", *acquisitions]
-    lines = ["".join(f" {title:>9}" for title in titles) + "   lesion volume in mL, median [min-max]"]
-    for fold in (*sorted({scan["fold"] for scan in scans}), "all"):
-        part = [scan for scan in scans if fold in (scan["fold"], "all")]
-        acquired = Counter(scan["acquisition"] or "no acq" for scan in part)
-        counts = [len({scan["subject"] for scan in part}), len(part), *(acquired[a] for a in acquisitions)]
-        ml = np.array([scan["lesion_volume"] for scan in part]) / 1000
-        volume = f"   {np.median(ml):.1f} [{ml.min():.1f}-{ml.max():.1f}]"
-        lines.append("".join(f" {cell:>9}" for cell in (fold, *counts)) + volume)
-    return "\n".join(lines)
+    scans = pd.DataFrame(scans).sort_values("fold").fillna({"acquisition": "no acq"})
+    folds = pd.concat([scans, scans.assign(fold="all")]).groupby("fold", sort=False)
+    counts = folds.agg(subjects=("subject", "nunique"), scans=("image", "size"))
+    acquired = folds["acquisition"].value_counts().unstack(fill_value=0).sort_index(axis=1)
+    volumes = folds["lesion_volume"].agg(lambda v: "{:.1f} [{:.1f}-{:.1f}]".format(*v.quantile([0.5, 0, 1]) / 1000))
+    table = pd.concat([counts, acquired, volumes.rename("lesion volume in mL, median [min-max]")], axis=1)
+    return table.rename_axis("fold").reset_index().to_string(index=False)
 
 
 def _split(strata: dict[str, tuple[str, int]], n_folds: int, seed: int) -> dict[str, int]:

@@ -21,7 +21,6 @@ class SeededSampler(DistributedSampler):
         self.skip = 0  # items of the next epoch that were trained on before a resume
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Draw one epoch."""
         seeds = np.random.SeedSequence((self.seed, self.epoch)).generate_state(len(self.dataset))
         indices = list(super().__iter__())
         start, self.skip = self.skip, 0
@@ -35,11 +34,9 @@ class SeededDataset(Dataset):
         self.dataset = dataset
 
     def __len__(self) -> int:
-        """The wrapped dataset's length."""
         return len(self.dataset)
 
     def __getitem__(self, item: tuple[int, int]) -> object:
-        """The item of that index, its random transforms seeded."""
         index, seed = item
         set_rnd(self.dataset.transform, seed)
         return self.dataset[index]

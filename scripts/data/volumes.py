@@ -1,4 +1,4 @@
-"""Reads a volume in full; nibabel raises a dozen unrelated errors for a broken file, here each is one line."""
+"""Reads volumes in full, and compares grids; where nibabel raises a dozen unrelated errors, here each is one line."""
 
 import math
 import os
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import apply_affine, voxel_sizes
 
 from scripts.common.errors import InputError
 
@@ -17,21 +18,13 @@ def read_volume(path: str | Path) -> tuple[Image, np.ndarray]:
     """The 3D image at ``path`` and its voxels, scale factors applied.
 
     Raises:
-        InputError: missing, a git-annex link without content, unreadable, truncated, of a wrong checksum, larger than
-            the memory, not 3D, complex, with NaN, infinite values or values beyond float32.
+        InputError: it is missing or cannot be read in full, is not 3D, complex, or holds what float32 cannot.
     """
     path = Path(path)
     if is_annexed(path):
         raise InputError(f"{path}: a git-annex link, its content is not here; `datalad get {path}` fetches it")
     try:
-        if not path.is_file():
-            leads = f" ({os.readlink(path)}, where this link leads)" if path.is_symlink() else ""
-            raise InputError(f"{path}: no such file{leads}")
-        image = nib.load(path)
-        _check_header(path, image)
-        data = _voxels(path, image)
-        extremes = [float(data.min()), float(data.max())]
-        n_bad = 0 if np.isfinite(extremes).all() else np.count_nonzero(~np.isfinite(data))
+        return _read(path)
     except InputError:
         raise
     except MemoryError as error:
@@ -40,11 +33,6 @@ def read_volume(path: str | Path) -> tuple[Image, np.ndarray]:
         by_system = getattr(error, "strerror", None)  # such as a file without permission
         reason = f"cannot be read ({by_system})" if by_system else f"not a readable NIfTI image ({error})"
         raise InputError(f"{path}: {' '.join(reason.split())[:160]}") from error
-    if n_bad:
-        raise InputError(f"{path}: {n_bad} voxels are NaN or infinite")
-    if max(*map(abs, extremes), extremes[1] - extremes[0]) > LARGEST:
-        raise InputError(f"{path}: values from {extremes[0]:g} to {extremes[1]:g}, more than float32 can hold")
-    return image, data
 
 
 def is_annexed(path: Path) -> bool:
@@ -58,23 +46,44 @@ def is_annexed(path: Path) -> bool:
         return False
 
 
-def _check_header(path: Path, image: Image) -> None:
-    """Refuse what is known to be wrong before memory is taken for the voxels."""
-    if len(image.shape) != 3:
-        raise InputError(f"{path}: expected a 3D volume, got shape {image.shape}")
-    if image.get_data_dtype().kind == "c":
+def off_grid(label: Image, image: Image) -> str | None:
+    """How the grid of ``label`` differs from its image's; None if by less than a tenth of a voxel."""
+    if label.shape != image.shape:
+        return f"shape {label.shape}, but its image has {image.shape}"
+    ours, theirs = voxel_sizes(label.affine), voxel_sizes(image.affine)
+    if not np.allclose(ours, theirs, rtol=0.01):
+        return f"spacing {ours.round(3).tolist()} mm, but its image has {theirs.round(3).tolist()}"
+    axes, expected = ("".join(map(str, nib.aff2axcodes(volume.affine))) for volume in (label, image))
+    if axes != expected:
+        return f"orientation {axes}, but its image has {expected}"
+    corners = np.indices((2, 2, 2)).reshape(3, 8).T * (np.array(image.shape) - 1)
+    shift = np.abs(apply_affine(label.affine - image.affine, corners)).max()
+    return f"its affine moves it {shift:.1f} mm away from its image" if shift > 0.1 * theirs.min() else None
+
+
+def _read(path: Path) -> tuple[Image, np.ndarray]:
+    if not path.is_file():
+        leads = f" ({os.readlink(path)}, where this link leads)" if path.is_symlink() else ""
+        raise InputError(f"{path}: no such file{leads}")
+    image = nib.load(path)  # the header; no memory is taken for the voxels yet
+    shape, dtype = image.shape, image.get_data_dtype()
+    if len(shape) != 3:
+        raise InputError(f"{path}: expected a 3D volume, got shape {shape}")
+    if dtype.kind == "c":
         raise InputError(f"{path}: complex voxels; give the magnitude image")
-    needed = math.prod(image.shape) * max(8, image.get_data_dtype().itemsize)  # scaled voxels are float64
-    if hasattr(os, "sysconf") and needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
-        size = f"{needed / 2**30:,.0f} GiB"
-        raise InputError(f"{path}: its header says shape {image.shape}, {size}, more than this machine's memory")
-
-
-def _voxels(path: Path, image: Image) -> np.ndarray:
-    if not isinstance(image, nib.filebasedimages.SerializableImage):  # a pair of files
-        return np.asanyarray(image.dataobj)
-    with nib.openers.ImageOpener(path) as stream:
-        data = np.asanyarray(type(image).from_stream(stream.fobj).dataobj)
-        while stream.read(2**20):  # gzip's checksum is at the end, where nibabel does not look
-            pass
-    return data
+    size = math.prod(shape) * max(8, dtype.itemsize) / 2**30  # scaled voxels are float64
+    if hasattr(os, "sysconf") and size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30:
+        raise InputError(f"{path}: its header says shape {shape}, {size:,.0f} GiB, more than this machine's memory")
+    if isinstance(image, nib.filebasedimages.SerializableImage):
+        with nib.openers.ImageOpener(path) as stream:
+            data = np.asanyarray(type(image).from_stream(stream.fobj).dataobj)
+            while stream.read(2**20):  # gzip's checksum is at the end, where nibabel does not look
+                pass
+    else:  # a pair of files
+        data = np.asanyarray(image.dataobj)
+    low, high = float(data.min()), float(data.max())
+    if not np.isfinite([low, high]).all():
+        raise InputError(f"{path}: {np.count_nonzero(~np.isfinite(data))} voxels are NaN or infinite")
+    if max(-low, high, high - low) > LARGEST:
+        raise InputError(f"{path}: values from {low:g} to {high:g}, more than float32 can hold")
+    return image, data

@@ -1,9 +1,7 @@
 """Preprocessing is done once, and what was kept is never what something else would have given."""
 
-import linecache
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -143,21 +141,6 @@ def test_what_an_expression_refers_to_is_part_of_the_preprocessing(
     assert [int(item["image"].max()) for item, _ in kept] == [1, 3, 1]
     with pytest.raises(InputError, match=r"refers to @low; give it in values, or --cache none$"):
         dataset([scan], preprocessing("$@low + 1"), "disk", cache)
-
-
-def test_other_code_behind_a_name_is_another_preprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scan, cache, module = scan_in(tmp_path), tmp_path / "cache", tmp_path / "my_transforms.py"
-    monkeypatch.syspath_prepend(tmp_path)
-    transforms = [*preprocessing(), {"_target_": "my_transforms.Mine"}]
-    found = []
-    for factor in (2, 30):
-        code = f"class Mine(monai.transforms.Transform):\n    factor = {factor}\n    def __call__(self, x): return x\n"
-        module.write_text(f"import monai\n{code}")
-        monkeypatch.delitem(sys.modules, "my_transforms", raising=False)
-        linecache.checkcache()
-        found.append(computed(scan, transforms, cache, monkeypatch)[1])
-    assert found == [1, 1]
-    assert computed(scan, transforms, cache, monkeypatch)[1] == 0
 
 
 def test_transforms_that_are_not_the_configs_are_refused(tmp_path: Path) -> None:

@@ -2,62 +2,24 @@
 
 import json
 import re
-import subprocess
+import runpy
 import sys
 import warnings
-import zlib
 from collections import Counter
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from scripts.common.errors import InputError
 from scripts.data.cohort import load_cohort
 from scripts.data.datalist import prepare_datalist
 from scripts.data.datalist_schema import read_datalist
+from tests.data.conftest import DESC, VOXEL, message, write_image, write_mask, write_scan
 
-ROOT = Path(__file__).resolve().parents[2]
 ARC_TREE = ROOT.parent / "shared" / "arc" / "ds004884_v1.0.2_tree.txt"
-VOXEL = 8.0  # mm3 of the small masks' voxels
-DESC = "_desc-lesion_mask.nii.gz"
-
-
-def write_mask(path: Path, n_voxels: int = 10, affine: np.ndarray | None = None, slope: float | None = None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = np.zeros(512, np.uint8)
-    data[:n_voxels] = 1
-    image = nib.Nifti1Image(data.reshape(8, 8, 8), np.diag([2, 2, 2, 1]) if affine is None else affine)
-    if slope is not None:
-        image.header.set_slope_inter(slope, 0)
-        image = nib.Nifti1Image(image.get_fdata() * slope, image.affine, image.header)
-    nib.save(image, path)
-
-
-def write_image(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = np.arange(512, dtype=np.int32).reshape(8, 8, 8) + zlib.crc32(str(path).encode()) % 100_000  # no two alike
-    nib.save(nib.Nifti1Image(data, np.diag([2, 2, 2, 1])), path)
-
-
-def write_scan(
-    root: Path, subject: str, acquisition: str | None = "spc3", session: str = "1", n_voxels: int = 10
-) -> str:
-    """One ARC-like scan with its mask; returns the mask's path below ``root``."""
-    stem = f"sub-{subject}/ses-{session}/anat/sub-{subject}_ses-{session}_acq-{acquisition}_T2w"
-    write_image(root / f"{stem}.nii.gz")
-    write_mask(root / "derivatives/lesion_masks" / (stem + DESC), n_voxels)
-    return f"derivatives/lesion_masks/{stem}{DESC}"
-
-
-@pytest.fixture
-def cohort(tmp_path: Path) -> Path:
-    """Twelve subjects, two acquisitions."""
-    root = tmp_path / "cohort"
-    for i in range(12):
-        write_scan(root, f"{i:02}", ("spc3", "spc3p2")[i % 2], n_voxels=10 * i + 1)
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +45,6 @@ def arc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def arc_datalist(arc: Path) -> dict:
     return read_datalist(Path(prepare_datalist(str(arc))))
-
-
-def message(*args: object, **options: object) -> str:
-    with pytest.raises(InputError) as error:
-        prepare_datalist(*args, **options)
-    return str(error.value)
 
 
 def spread(scans: list[dict], n_folds: int, key: object, fold_of: object = lambda scan: scan["fold"]) -> int:
@@ -291,153 +247,6 @@ def test_an_empty_mask_is_kept_and_named(cohort: Path, capsys: pytest.CaptureFix
     assert f"Warning: {label}: its lesion volume is 0" in capsys.readouterr().out.splitlines()
 
 
-# ---- names of files
-
-
-@pytest.mark.parametrize(
-    "ending",
-    ["desc-lesion_mask", "label-lesion_mask", "space-orig_desc-lesion_mask", "space-orig_label-lesion_mask"],
-)
-@pytest.mark.parametrize("extension", [".nii.gz", ".nii"])
-def test_standard_bids_names_without_sessions(tmp_path: Path, ending: str, extension: str):
-    for i in range(9):
-        write_image(tmp_path / f"sub-{i}/anat/sub-{i}_run-2_FLAIR{extension}")
-        write_mask(tmp_path / f"derivatives/manual/sub-{i}/anat/sub-{i}_run-2_{ending}{extension}", 1 + i)
-    scans = read_datalist(Path(prepare_datalist(str(tmp_path), suffix="FLAIR")))["training"]
-    assert [scan["image"] for scan in scans] == [f"sub-{i}/anat/sub-{i}_run-2_FLAIR{extension}" for i in range(9)]
-    assert [scan["lesion_volume"] for scan in scans] == [VOXEL * (1 + i) for i in range(9)]
-    assert {(scan["session"], scan["acquisition"]) for scan in scans} == {(None, None)}
-
-
-def test_masks_drawn_on_another_contrast_are_not_this_cohort(cohort: Path):
-    write_mask(cohort / f"derivatives/lesion_masks/sub-00/ses-1/anat/sub-00_ses-1_T1w{DESC}")
-    assert len(read_datalist(Path(prepare_datalist(str(cohort))))["training"]) == 12
-    assert "no lesion mask of bold scans" in message(str(cohort), suffix="bold")
-
-
-def test_masks_without_an_image_are_named_up_to_ten(cohort: Path):
-    for image in cohort.glob("sub-*/**/*_T2w.nii.gz"):
-        image.unlink()
-    lines = message(str(cohort)).splitlines()
-    assert len(lines) == 11
-    assert lines[0] == (
-        "derivatives/lesion_masks/sub-00/ses-1/anat/sub-00_ses-1_acq-spc3_T2w_desc-lesion_mask.nii.gz: "
-        "image 'sub-00/ses-1/anat/sub-00_ses-1_acq-spc3_T2w.nii.gz' does not exist"
-    )
-    assert lines[10] == "and 2 more"
-
-
-def test_a_mask_in_template_space_is_not_paired_with_the_native_image(cohort: Path):
-    name = "sub-00_ses-1_acq-spc3_space-MNI152_desc-lesion_mask.nii.gz"
-    write_mask(cohort / "derivatives/warped/sub-00/ses-1/anat" / name)
-    assert message(str(cohort)) == (
-        f"derivatives/warped/sub-00/ses-1/anat/{name}: "
-        "image 'sub-00/ses-1/anat/sub-00_ses-1_acq-spc3_space-MNI152_T2w.nii.gz' does not exist"
-    )
-
-
-def test_two_masks_of_one_image_are_refused(cohort: Path):
-    write_mask(cohort / "derivatives/rater2/sub-00/ses-1/anat/sub-00_ses-1_acq-spc3_desc-lesion_mask.nii.gz")
-    assert message(str(cohort)).endswith(
-        "_T2w.nii.gz' has another mask already; --labels takes the masks of one folder"
-    )
-    prepare_datalist(str(cohort), labels="derivatives/lesion_masks")
-    scans = read_datalist(cohort / "datalist.json")["training"]
-    assert {scan["label"].split("/")[1] for scan in scans} == {"lesion_masks"}
-
-
-# ---- predictions are no truth
-
-OURS = {"Name": "MeshNet stroke lesion segmentation", "Version": "0.4.0"}
-
-
-def predict(cohort: Path, folder: str = "derivatives/meshnet") -> list[Path]:
-    """Masks as inference writes them, of other sizes than the true ones."""
-    masks = []
-    for image in sorted(cohort.glob("sub-*/**/*_T2w.nii.gz")):
-        name = image.name.replace("_T2w.nii.gz", DESC)
-        masks.append(cohort / folder / image.parent.relative_to(cohort) / name)
-        write_mask(masks[-1], 300)
-    return masks
-
-
-def describe(folder: Path, *makers: object, **more: object) -> None:
-    (folder / "dataset_description.json").write_text(json.dumps({"GeneratedBy": makers, **more}))
-
-
-@pytest.mark.parametrize("told_by", ["description", "sidecars"])
-def test_predicted_masks_never_become_labels_by_themselves(cohort: Path, told_by: str, capsys: pytest.CaptureFixture):
-    before = Path(prepare_datalist(str(cohort))).read_text()
-    masks = predict(cohort)
-    if told_by == "description":
-        describe(cohort / "derivatives/meshnet", OURS, DatasetType="derivative")
-    for mask in masks * (told_by == "sidecars"):
-        sidecar = {"Type": "Lesion", "GeneratedBy": [OURS]}
-        mask.with_name(mask.name.replace(".nii.gz", ".json")).write_text(json.dumps(sidecar))
-    capsys.readouterr()
-    assert Path(prepare_datalist(str(cohort))).read_text() == before
-    assert capsys.readouterr().out.splitlines()[0] == (
-        "Left out: 12 masks in derivatives/meshnet, made by MeshNet stroke lesion segmentation "
-        "(--labels derivatives/meshnet takes them)"
-    )
-    for label in cohort.glob("derivatives/lesion_masks/**/*.nii.gz"):
-        label.unlink()
-    assert message(str(cohort)).startswith(f"{cohort}: no lesion mask that people drew of T2w scans; looked for deriv")
-
-
-@pytest.mark.parametrize(
-    ("maker", "taken"),
-    [
-        ({"Name": "nnU-Net"}, False),
-        ("fsl", False),
-        ({"Name": "Manual segmentation"}, True),
-        ({"Name": "ITK-SNAP"}, True),
-        ({"Name": "lab", "Description": "traced by two raters"}, True),
-        ({"Name": "scripts/simulate_cohort.py"}, True),
-    ],
-)
-def test_masks_of_people_and_of_simulations_are_labels(cohort: Path, maker: object, taken: bool):
-    describe(cohort / "derivatives/lesion_masks", maker)
-    if taken:
-        assert len(read_datalist(Path(prepare_datalist(str(cohort))))["training"]) == 12
-    else:
-        assert "no lesion mask that people drew of T2w scans" in message(str(cohort))
-
-
-def test_a_sidecar_that_says_manual_wins_and_what_made_the_raw_data_does_not_matter(cohort: Path):
-    describe(cohort, OURS, DatasetType="raw")
-    describe(cohort / "derivatives/lesion_masks", {"Name": "some pipeline"})
-    for mask in cohort.glob(f"derivatives/**/*{DESC}"):
-        mask.with_name(mask.name.replace(".nii.gz", ".json")).write_text('{"Manual": true}')
-    assert len(read_datalist(Path(prepare_datalist(str(cohort))))["training"]) == 12
-
-
-def test_predictions_are_labels_where_one_names_them_and_that_is_said(cohort: Path, capsys: pytest.CaptureFixture):
-    predict(cohort)
-    describe(cohort / "derivatives/meshnet", OURS)
-    for labels in ("derivatives/meshnet", str(cohort / "derivatives/meshnet/")):
-        scans = read_datalist(Path(prepare_datalist(str(cohort), labels=labels)))["training"]
-        assert {scan["lesion_volume"] for scan in scans} == {300 * VOXEL}
-        assert capsys.readouterr().out.splitlines()[0] == (
-            "Warning: 12 masks were made by MeshNet stroke lesion segmentation: predictions, taken as the truth"
-        )
-
-
-def test_a_folder_of_labels_that_is_not_there_is_named_with_those_that_are(cohort: Path):
-    predict(cohort)
-    assert message(str(cohort), labels="masks") == (
-        f"labels masks: no such folder in {cohort} or here; "
-        "its derivatives are: derivatives/lesion_masks, derivatives/meshnet"
-    )
-
-
-def test_a_broken_sidecar_is_named(cohort: Path):
-    sidecar = next(cohort.glob(f"derivatives/**/*{DESC}"))
-    sidecar = sidecar.with_name(sidecar.name.replace(".nii.gz", ".json"))
-    sidecar.write_text("{")
-    assert message(str(cohort)).startswith(f"{sidecar}: not JSON (")
-
-
 # ---- git-annex
 
 
@@ -464,101 +273,6 @@ def test_annex_pointer_files_count_as_missing_content(tmp_path: Path):
     )
 
 
-# ---- CSV
-
-
-def write_csv(folder: Path, header: str, rows: list[str]) -> str:
-    path = folder / "scans.csv"
-    path.write_text("\n".join([header, *rows]) + "\n")
-    return str(path)
-
-
-def test_a_csv_with_every_column_is_taken_at_its_word(tmp_path: Path):
-    rows = []
-    for i in range(9):
-        write_image(tmp_path / f"data/{i}.nii.gz")
-        write_mask(tmp_path / f"elsewhere/{i}.nii", 1 + i)
-        rows.append(f"{i}.nii.gz,{tmp_path}/elsewhere/{i}.nii,sub-P{i // 2},{i % 2},{'ab'[i % 2]}")
-    csv = write_csv(tmp_path, "image,label,subject,session,acquisition", rows)
-    path = prepare_datalist(str(tmp_path / "data"), csv=csv, inner_folds=2)
-    assert path == str(tmp_path / "data/datalist.json")
-    scans = read_datalist(Path(path))["training"]
-    assert [scan["image"] for scan in scans] == [f"{i}.nii.gz" for i in range(9)]
-    assert [scan["label"] for scan in scans] == [f"{tmp_path}/elsewhere/{i}.nii" for i in range(9)]
-    assert [scan["subject"] for scan in scans] == [f"P{i // 2}" for i in range(9)]
-    assert [(scan["session"], scan["acquisition"]) for scan in scans][:2] == [("0", "a"), ("1", "b")]
-    assert len(load_cohort(str(tmp_path / "data"), path, 0, 0).training) > 0
-
-
-def test_a_csv_says_where_its_paths_start_and_paths_say_the_subject(tmp_path: Path):
-    rows = []
-    for i in range(9):
-        write_image(tmp_path / f"raw/sub-A{i}/sub-A{i}_ses-3_acq-spc3_T2w.nii.gz")
-        write_mask(tmp_path / f"masks/{i}.nii.gz", 1 + i)
-        rows.append(f"{tmp_path}/raw/sub-A{i}/sub-A{i}_ses-3_acq-spc3_T2w.nii.gz, masks/{i}.nii.gz")
-    path = prepare_datalist(csv=write_csv(tmp_path, "image,label", rows))
-    assert path == str(tmp_path / "datalist.json")
-    scans = read_datalist(Path(path))["training"]
-    assert scans[4]["image"] == "raw/sub-A4/sub-A4_ses-3_acq-spc3_T2w.nii.gz"
-    assert scans[4]["label"] == "masks/4.nii.gz"
-    assert (scans[4]["subject"], scans[4]["session"], scans[4]["acquisition"]) == ("A4", "3", "spc3")
-
-
-def test_strangers_with_one_file_name_stay_strangers(tmp_path: Path):
-    rows = []
-    for i in range(9):
-        image = f"p{i}/T2.nii.gz" if i < 5 else f"p{i}/head{i}.nii"
-        write_image(tmp_path / image)
-        write_mask(tmp_path / f"p{i}/mask.nii.gz", 1 + i)
-        rows.append(f"{image},p{i}/mask.nii.gz")
-    scans = read_datalist(Path(prepare_datalist(csv=write_csv(tmp_path, "image,label", rows))))["training"]
-    names = [scan["subject"] for scan in scans]
-    assert names == [f"p{i}/T2" for i in range(5)] + [f"head{i}" for i in range(5, 9)]
-
-
-def test_csv_without_its_columns_says_which_it_has(tmp_path: Path):
-    csv = write_csv(tmp_path, "image;label", ["a.nii;b.nii"])
-    assert message(csv=csv) == f"csv {csv}: no column image and label; it has: image;label"
-    csv = write_csv(tmp_path, "image,mask", ["a.nii,b.nii"])
-    assert message(csv=csv) == f"csv {csv}: no column label; it has: image, mask"
-
-
-def test_csv_without_rows_is_refused(tmp_path: Path):
-    csv = write_csv(tmp_path, "image,label", [])
-    assert message(csv=csv) == f"csv {csv}: no row"
-
-
-def test_csv_rows_whose_files_do_not_exist_are_numbered_as_in_a_spreadsheet(tmp_path: Path):
-    write_image(tmp_path / "a.nii.gz")
-    write_mask(tmp_path / "b.nii.gz")
-    csv = write_csv(tmp_path, "image,label", ["a.nii.gz,b.nii.gz", "gone.nii.gz,b.nii.gz", "a.nii.gz,"])
-    assert message(csv=csv).splitlines() == [
-        f"{csv}: row 3: image 'gone.nii.gz' does not exist",
-        f"{csv}: row 3: label 'b.nii.gz' has another image already",
-        f"{csv}: row 4: image 'a.nii.gz' has another mask already",
-        f"{csv}: row 4: label '' does not exist",
-    ]
-
-
-def test_csv_that_cannot_be_read_is_named(tmp_path: Path):
-    assert message(csv=str(tmp_path / "no.csv")).startswith(f"csv {tmp_path}/no.csv: cannot be read (")
-    (tmp_path / "latin.csv").write_bytes("image,label\nMüller.nii,b.nii\n".encode("latin-1"))
-    assert message(csv=str(tmp_path / "latin.csv")).startswith(f"csv {tmp_path}/latin.csv: cannot be read (")
-
-
-def test_entries_are_in_the_order_of_their_images_not_of_the_rows(cohort: Path):
-    images = sorted(cohort.glob("sub-*/**/*_T2w.nii.gz"), reverse=True)
-    csv = write_csv(cohort, "image,label", [f"{i},derivatives/lesion_masks/{i.relative_to(cohort)}" for i in images])
-    Path(csv).write_text(Path(csv).read_text().replace("_T2w.nii.gz\n", f"_T2w{DESC}\n"))
-    from_csv = Path(prepare_datalist(csv=csv, output=str(cohort / "csv.json"))).read_text()
-    assert from_csv == Path(prepare_datalist(str(cohort))).read_text()
-
-
-def test_a_csv_as_excel_saves_it_is_read(tmp_path: Path):
-    (tmp_path / "excel.csv").write_bytes(b"\xef\xbb\xbfimage,label\r\na.nii,b.nii\r\n")
-    assert message(csv=str(tmp_path / "excel.csv")).startswith(f"{tmp_path}/excel.csv: row 2: image 'a.nii'")
-
-
 # ---- bad input
 
 
@@ -566,14 +280,6 @@ def test_a_missing_folder_is_named(tmp_path: Path):
     assert message(str(tmp_path / "nope")) == f"dataset_dir {tmp_path}/nope: no such folder"
     assert message().startswith("give --dataset_dir")
     assert message(csv="a.csv", labels="masks") == "give --csv, which names the masks, or --labels, not both"
-
-
-def test_a_folder_without_masks_says_what_was_looked_for(tmp_path: Path):
-    write_image(tmp_path / "sub-1/anat/sub-1_T2w.nii.gz")
-    assert message(str(tmp_path)) == (
-        f"{tmp_path}: no lesion mask of T2w scans; looked for derivatives/**/*lesion*mask.nii.gz or .nii, such as "
-        "derivatives/lesion_masks/sub-1/anat/sub-1_T2w_desc-lesion_mask.nii.gz; --csv takes other layouts"
-    )
 
 
 def test_a_cohort_of_tse_scans_only_says_how_to_keep_them(tmp_path: Path):
@@ -647,28 +353,39 @@ def test_a_failure_while_writing_leaves_the_old_file_and_no_other(cohort: Path, 
 # ---- the command line
 
 
-def command(cwd: Path, *args: object) -> subprocess.CompletedProcess:
-    script = str(ROOT / "scripts" / "prepare_datalist.py")
-    return subprocess.run([sys.executable, script, *map(str, args)], cwd=cwd, capture_output=True, text=True)
+def command(monkeypatch: pytest.MonkeyPatch, cwd: Path, *args: object) -> None:
+    """What a user runs, in this process; the exception hook that it sets is undone with ``monkeypatch``."""
+    monkeypatch.chdir(cwd)
+    monkeypatch.setattr(sys, "argv", ["prepare_datalist.py", *map(str, args)])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    runpy.run_path(str(ROOT / "scripts" / "prepare_datalist.py"), run_name="__main__")
 
 
-def test_the_command_runs_from_any_directory(cohort: Path, tmp_path: Path):
-    done = command(tmp_path, "--dataset_dir", "cohort", "--spacing", "2,2,3", "--spatial_size", 64, "--keep_tse")
-    assert done.returncode == 0, done.stderr
+def test_the_command_runs_from_any_directory(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    command(monkeypatch, tmp_path, "--dataset_dir", "cohort", "--spacing", "2,2,3", "--spatial_size", 64, "--keep_tse")
     content = read_datalist(cohort / "datalist.json")
     assert (content["spacing"], content["spatial_size"]) == ([2.0, 2.0, 3.0], [64, 64, 64])
     next_command = "python -m monai.bundle run training --config_file configs/train.json --dataset_dir"
-    assert done.stdout.splitlines()[-1] == f"Next: {next_command} {cohort}"
+    assert capsys.readouterr().out.splitlines()[-1] == f"Next: {next_command} {cohort}"
 
 
-def test_the_command_refuses_an_unknown_flag_and_writes_nothing(cohort: Path, tmp_path: Path):
-    done = command(tmp_path, "--dataset_dir", "cohort", "--sed", "1")
-    assert done.returncode != 0
-    assert "--sed" in done.stderr
+def test_the_command_refuses_an_unknown_flag_and_writes_nothing(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    with pytest.raises(SystemExit) as stop:
+        command(monkeypatch, tmp_path, "--dataset_dir", "cohort", "--sed", "1")
+    assert stop.value.code != 0
+    assert "--sed" in capsys.readouterr().err
     assert not (cohort / "datalist.json").exists()
 
 
-def test_bad_input_is_one_line_on_stderr_and_status_1(tmp_path: Path):
-    done = command(tmp_path, "nope")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"dataset_dir {tmp_path}/nope: no such folder\n"
+def test_bad_input_is_one_line_on_stderr_and_status_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    with pytest.raises(InputError) as error:  # Python exits with 1 after any exception
+        command(monkeypatch, tmp_path, "nope")
+    sys.excepthook(error.type, error.value, error.tb)
+    assert capsys.readouterr() == ("", f"dataset_dir {tmp_path}/nope: no such folder\n")

@@ -1,11 +1,11 @@
-"""Folds are even in size and in strata; ARC's own folds are tested in test_prepare_datalist.py."""
+"""Folds are even in size and in strata; ARC's own folds are tested in test_datalist.py."""
 
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from scripts.data.folds import assign_folds
+from scripts.data.folds import assign_folds, table_of_folds
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -35,3 +35,16 @@ def test_all_scans_of_a_subject_share_their_folds() -> None:
     for subject in map(str, range(12)):
         folds = {(s["fold"], tuple(s["inner_folds"])) for s in scans if s["subject"] == subject}
         assert len(folds) == 1
+
+
+def test_the_table_has_a_line_for_each_fold_and_a_column_for_each_acquisition() -> None:
+    names = [None, "spc3", "ab", "spc3"]
+    scans = [
+        {"subject": str(i // 2), "image": f"{i}", "acquisition": names[i], "lesion_volume": 1000.0 * i, "fold": i % 2}
+        for i in range(4)
+    ]
+    assert [line.split() for line in table_of_folds(scans).splitlines()[1:]] == [
+        ["0", "2", "2", "1", "1", "0", "1.0", "[0.0-2.0]"],
+        ["1", "2", "2", "0", "0", "2", "2.0", "[1.0-3.0]"],
+        ["all", "2", "4", "1", "1", "2", "1.5", "[0.0-3.0]"],
+    ]
