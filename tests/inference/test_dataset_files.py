@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import write
 
-from scripts.inference.dataset_files import write_description, write_table
 from scripts.inference.derivative import Derivative
+from scripts.inference.lesion_table import write_table
 
 OURS = [{"Name": "MeshNet stroke lesion segmentation"}]
 LESIONS = {"lesion_volume": 12.5, "lesions": 1, "left_volume": 2.5, "right_volume": 10.0, "laterality": -0.6}
@@ -64,7 +64,7 @@ def test_the_raw_dataset_is_linked_by_a_relative_path(tmp_path: Path, weights: P
     raw, out = tmp_path / "bids", tmp_path / "bids" / "derivatives" / "meshnet"
     write(raw / "sub-1" / "anat" / "sub-1_T2w.nii.gz")
     (raw / "dataset_description.json").write_text("{}")
-    write_description(Derivative(str(raw / "sub-1" / "anat"), str(out), str(weights), {}))
+    Derivative(str(raw / "sub-1" / "anat"), str(out), str(weights), {}).write_description()
     description = json.loads((out / "dataset_description.json").read_text())
     assert description["DatasetLinks"] == {"raw": "../.."}
     assert description["DatasetType"] == "derivative"
@@ -72,10 +72,10 @@ def test_the_raw_dataset_is_linked_by_a_relative_path(tmp_path: Path, weights: P
 
 def test_a_bidsignore_that_is_there_stays(tmp_path: Path, weights: Path) -> None:
     derivative = Derivative(str(tmp_path), str(tmp_path / "out"), str(weights), {})
-    write_description(derivative)
+    derivative.write_description()
     assert "*_qc.png" in (tmp_path / "out" / ".bidsignore").read_text().splitlines()
     (tmp_path / "out" / ".bidsignore").write_text("mine\n")
-    write_description(derivative)
+    derivative.write_description()
     assert (tmp_path / "out" / ".bidsignore").read_text() == "mine\n"
 
 
