@@ -14,15 +14,14 @@ from scripts.networks.weights import CARD
 NAME = "MeshNet stroke lesion segmentation"  # what this bundle, from 0.4.0 on, makes is known by it
 MASK, PICTURE, PROBABILITY, SIDECAR = OUTPUTS = ("mask.nii.gz", "qc.png", "probseg.nii.gz", "mask.json")
 DESCRIPTION, TABLE, LEGEND = "dataset_description.json", "lesions.tsv", "lesions.json"
-DATASET = {"Name": "Stroke lesion masks by MeshNet", "BIDSVersion": "1.9.0", "DatasetType": "derivative"}
-METADATA = Path(__file__).parents[2] / "metadata.json"
+ABOUT_ALL = {"Name": "Stroke lesion masks by MeshNet", "BIDSVersion": "1.9.0", "DatasetType": "derivative"}
+ABOUT_MASK = {"Description": "1 where the network finds a chronic stroke lesion", "Type": "Lesion"}
 
 
 class Derivative:
-    """The masks that the weights at ``ckpt_path`` make under ``settings``: ``made_by`` stands in each one's sidecar.
+    """The masks that the weights at ``ckpt_path`` make under ``settings``; InputError if one is out of its range.
 
-    Each lies in the subfolder of ``output_dir`` that its scan has in ``input_root``. Raises InputError if a setting is
-    out of its range.
+    Each lies in the subfolder of ``output_dir`` that its scan has in ``input_root``; its sidecar has ``made_by``.
     """
 
     def __init__(self, input_root: str, output_dir: str, ckpt_path: str, settings: dict) -> None:
@@ -30,9 +29,9 @@ class Derivative:
         self.root, self.folder = Path(input_root).absolute(), Path(output_dir).absolute()
         above = (folder for folder in (self.root, *self.root.parents) if (folder / DESCRIPTION).is_file())
         self.dataset = next(above, self.root)  # that sources are named in
-        version, weights = json.loads(METADATA.read_text())["version"], Path(ckpt_path)
-        self.made_by = {"Name": NAME, "Version": version, "Weights": weights.name, "WeightsSHA256": sha256(weights)}
-        self.made_by["Settings"] = settings
+        version = json.loads((Path(__file__).parents[2] / "metadata.json").read_text())["version"]
+        weights = {"Weights": Path(ckpt_path).name, "WeightsSHA256": sha256(ckpt_path)}
+        self.made_by = {"Name": NAME, "Version": version, **weights, "Settings": settings}
 
     def refuse_foreign_files(self) -> None:
         """Raise InputError if the folder is described by files that this bundle did not make, as a raw dataset is."""
@@ -44,7 +43,7 @@ class Derivative:
     def write_description(self) -> None:
         """Write ``dataset_description.json``, and ``.bidsignore`` for what BIDS has no name for."""
         raw = Path(os.path.relpath(self.dataset, self.folder)).as_posix()
-        description = {**DATASET, "GeneratedBy": [self.made_by], "DatasetLinks": {"raw": raw}}
+        description = {**ABOUT_ALL, "GeneratedBy": [self.made_by], "DatasetLinks": {"raw": raw}}
         with replace_file(self.folder / DESCRIPTION, unique=True) as file:  # others may write here at the same time
             file.write(json.dumps(description, indent=4) + "\n")
         if not (self.folder / ".bidsignore").exists():
@@ -65,12 +64,11 @@ class Derivative:
     def refusals(self, scan: str) -> list[str]:
         """A line if the outputs of ``scan`` would replace what another made, or changed since this bundle made it."""
         there = [path for output in OUTPUTS if os.path.lexists(path := self.path(scan, output))]
-        sidecar, why = read_ours(self.path(scan, SIDECAR)), None
-        if there and sidecar is None:
-            why = "not made by this bundle"
-        elif self.path(scan, MASK) in there and sidecar.get("MaskSHA256", "0.4.0") not in ("0.4.0", sha256(there[0])):
-            why = "was changed by hand"
-        return [f"{there[0]}: {why}, so not replaced; move it, or give another --output_dir"] if why else []
+        sidecar, mask = read_ours(self.path(scan, SIDECAR)), self.path(scan, MASK)
+        ours = sidecar and (mask not in there or sidecar.get("MaskSHA256") in (None, sha256(mask)))  # None: by 0.4.0
+        why = "was changed by hand" if sidecar else "not made by this bundle"
+        lines = [f"{path}: {why}, so not replaced; move it, or give another --output_dir" for path in there]
+        return [] if ours else lines[:1]
 
     def write(self, scan: str, scan_sha256: str, lesions: dict, files: dict[str, bytes]) -> None:
         """Write ``files``, the content of each output, and the sidecar; what is there of other settings goes.
@@ -79,18 +77,11 @@ class Derivative:
         full disk changes nothing, and after a kill no sidecar stands beside a mask that it does not describe.
         """
         source = f"bids:raw:{Path(scan).absolute().relative_to(self.dataset).as_posix()}"
-        sidecar = {
-            "Description": "1 where the network finds a chronic stroke lesion",
-            "Type": "Lesion",
-            "Sources": [source],
-            "SpatialReference": source,
-            "SourceSHA256": scan_sha256,
-            "MaskSHA256": hashlib.sha256(files[MASK]).hexdigest(),
-            "GeneratedBy": [self.made_by],
-            "Lesions": lesions,
-        }
+        hashes = {"SourceSHA256": scan_sha256, "MaskSHA256": hashlib.sha256(files[MASK]).hexdigest()}
+        sidecar = {**ABOUT_MASK, "Sources": [source], "SpatialReference": source, "GeneratedBy": [self.made_by]}
+        text = json.dumps({**sidecar, **hashes, "Lesions": lesions}, indent=4) + "\n"
         with ExitStack() as stack:  # it puts them in place from the last to the first
-            for output, content in {MASK: b"", **files, SIDECAR: json.dumps(sidecar, indent=4).encode()}.items():
+            for output, content in {MASK: b"", **files, SIDECAR: text.encode()}.items():
                 file = stack.enter_context(replace_file(self.path(scan, output), "wb"))
                 file.write(content)
                 file.flush()

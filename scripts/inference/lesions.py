@@ -38,8 +38,9 @@ def midline(image: np.ndarray, affine: np.ndarray) -> float:
     head = parts == np.bincount(parts.ravel())[1:].argmax() + 1
     i, j, k = np.indices(head.shape, sparse=True)
     x, axis = affine[0, 0] * i + affine[0, 1] * j + affine[0, 2] * k + affine[0, 3], np.abs(affine[0, :3]).argmax()
+    lines = head.any(axis)
     first, last = x.min(axis, where=head, initial=np.inf), x.max(axis, where=head, initial=-np.inf)
-    return float(np.median((first + last)[head.any(axis)]) / 2)
+    return float(np.median(first[lines] + last[lines]) / 2)
 
 
 def remove_small_lesions(mask: MetaTensor, min_volume: float) -> MetaTensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from ignite.engine import Engine, Events
-from monai.data import Dataset, MetaTensor
+from monai.data import Dataset
 from monai.transforms import LoadImage
 from tqdm import tqdm
 
@@ -32,7 +32,7 @@ class Scans(Dataset):
 
 
 class Masks:
-    """Which scans are to be segmented by the weights of this ``card``, and what is written of each: all, or nothing."""
+    """Which scans the weights of this ``card`` segment, and what is written of each: all of its files, or none."""
 
     def __init__(self, derivative: Derivative, card: dict, qc: bool = True, save_probability: bool = False) -> None:
         self.derivative, self.card = derivative, card
@@ -50,7 +50,8 @@ class Masks:
             for line in report["warnings"]:
                 logger.warning(line)
             for line in (errors := report["errors"] + self.derivative.refusals(scan["image"])):
-                self._leave_out(line)
+                logger.error(f"{line}; left out")
+            self.problems += errors
             if not errors:
                 to_do.append({**scan, "scan": scan["image"], "sha256": report["sha256"]["image"]})
         return to_do
@@ -75,15 +76,17 @@ class Masks:
             mask, image = item["pred"].cpu(), LoadImage(ensure_channel_first=True)(scan)
             lesions = measure(mask, image)
             shown = f"{Path(scan).name}: lesion {lesions['lesion_volume']:,.0f} mm3 in {lesions['lesions']} part(s)"
-            files = {MASK: _nifti(mask, np.uint8)}
-            if PICTURE in self.wanted:
-                files[PICTURE] = qc_picture.draw(image, {"red": mask}, shown)
-            if PROBABILITY in self.wanted:
-                files[PROBABILITY] = _nifti(item["probability"].cpu(), np.float32)
+            files = {PICTURE: qc_picture.draw(image, {"red": mask}, shown)} if PICTURE in self.wanted else {}
+            for output, key, dtype in ((MASK, "pred", np.uint8), (PROBABILITY, "probability", np.float32)):
+                if output in self.wanted:
+                    volume = nib.Nifti1Image(item[key][0].cpu().numpy().astype(dtype), mask.affine.numpy())
+                    volume.header.set_xyzt_units("mm")
+                    files[output] = gzip.compress(volume.to_bytes(), 1, mtime=0)
             self.derivative.write(scan, digest, lesions, files)
             tqdm.write(shown)  # above the bar
         except Exception as error:  # the other scans go on
-            self._leave_out(f"{scan}: {describe(error)}")
+            self.problems.append(f"{scan}: {describe(error)}")
+            logger.error(f"{self.problems[-1]}; left out")
         return {}  # no volume is kept
 
     def finish(self) -> None:
@@ -91,14 +94,3 @@ class Masks:
         write_table(self.derivative.folder)
         if self.problems:
             raise InputError("\n".join([f"{len(self.problems)} scan(s) left out:", *self.problems]))
-
-    def _leave_out(self, line: str) -> None:
-        self.problems.append(line)
-        logger.error(f"{line}; left out")
-
-
-def _nifti(volume: MetaTensor, dtype: type) -> bytes:
-    """A compressed file of ``volume`` (1, D, H, W)."""
-    image = nib.Nifti1Image(volume[0].numpy().astype(dtype), volume.affine.numpy())
-    image.header.set_xyzt_units("mm")
-    return gzip.compress(image.to_bytes(), 1, mtime=0)
