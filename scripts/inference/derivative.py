@@ -21,7 +21,7 @@ ABOUT_MASK = {"Description": "1 where the network finds a chronic stroke lesion"
 class Derivative:
     """The masks that the weights at ``ckpt_path`` make under ``settings``; InputError if one is out of its range.
 
-    Each lies in the subfolder of ``output_dir`` that its scan has in ``input_root``; its sidecar has ``made_by``.
+    Each lies in the subfolder of ``output_dir`` that its scan has in ``input_root``; paths of scans are absolute.
     """
 
     def __init__(self, input_root: str, output_dir: str, ckpt_path: str, settings: dict) -> None:
@@ -52,8 +52,7 @@ class Derivative:
 
     def path(self, scan: str, output: str) -> Path:
         """For ``sub-1/anat/sub-1_T2w.nii.gz`` and ``mask.nii.gz``: ``sub-1/anat/sub-1_desc-lesion_mask.nii.gz``."""
-        path = Path(scan).absolute()
-        return self.folder / path.parent.relative_to(self.root) / f"{stem(path)}_desc-lesion_{output}"
+        return self.folder / Path(scan).parent.relative_to(self.root) / f"{stem(Path(scan))}_desc-lesion_{output}"
 
     def is_done(self, scan: str, wanted: list[str]) -> bool:
         """Whether all ``wanted`` outputs are there, made of this content by these weights and settings."""
@@ -66,9 +65,10 @@ class Derivative:
         there = [path for output in OUTPUTS if os.path.lexists(path := self.path(scan, output))]
         sidecar, mask = read_ours(self.path(scan, SIDECAR)), self.path(scan, MASK)
         ours = sidecar and (mask not in there or sidecar.get("MaskSHA256") in (None, sha256(mask)))  # None: by 0.4.0
+        if ours or not there:
+            return []
         why = "was changed by hand" if sidecar else "not made by this bundle"
-        lines = [f"{path}: {why}, so not replaced; move it, or give another --output_dir" for path in there]
-        return [] if ours else lines[:1]
+        return [f"{there[0]}: {why}, so not replaced; move it, or give another --output_dir"]
 
     def write(self, scan: str, scan_sha256: str, lesions: dict, files: dict[str, bytes]) -> None:
         """Write ``files``, the content of each output, and the sidecar; what is there of other settings goes.
@@ -76,7 +76,7 @@ class Derivative:
         All are written before the first takes its name: the old mask goes, the sidecar comes, the mask comes last. So a
         full disk changes nothing, and after a kill no sidecar stands beside a mask that it does not describe.
         """
-        source = f"bids:raw:{Path(scan).absolute().relative_to(self.dataset).as_posix()}"
+        source = f"bids:raw:{Path(scan).relative_to(self.dataset).as_posix()}"
         hashes = {"SourceSHA256": scan_sha256, "MaskSHA256": hashlib.sha256(files[MASK]).hexdigest()}
         sidecar = {**ABOUT_MASK, "Sources": [source], "SpatialReference": source, "GeneratedBy": [self.made_by]}
         text = json.dumps({**sidecar, **hashes, "Lesions": lesions}, indent=4) + "\n"

@@ -13,9 +13,8 @@ from scripts.inference.derivative import stem
 def find_scans(input: str | None) -> list[dict]:
     """The scans of a NIfTI file, a glob or a folder, as ``{"image": path}``, not yet opened.
 
-    Of a folder, without BIDS ``derivatives``, every ``*_T2w`` file is taken, or, where there is none and no name is of
-    BIDS, every NIfTI file that is not a mask. InputError: no input, nothing found, a BIDS dataset without T2w, or two
-    scans whose masks would have one name.
+    Of a folder, without BIDS ``derivatives``, every ``*_T2w`` file is taken, or, if no name is of BIDS, all that are no
+    masks. InputError: nothing found, a BIDS dataset without T2w, or two scans whose masks would have one name.
     """
     if not input:
         raise InputError("--input is missing: give a NIfTI file, a folder or a glob")
