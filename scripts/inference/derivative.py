@@ -6,63 +6,69 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
+from scripts.common.errors import InputError
 from scripts.common.files import replace_file
 from scripts.common.json_file import check_json
 from scripts.networks.weights import CARD
 
 NAME = "MeshNet stroke lesion segmentation"  # what this bundle, from 0.4.0 on, makes is known by it
 MASK, PICTURE, PROBABILITY, SIDECAR = OUTPUTS = ("mask.nii.gz", "qc.png", "probseg.nii.gz", "mask.json")
-DESCRIPTION = "dataset_description.json"
-METADATA = Path(__file__).resolve().parents[2] / "metadata.json"
+DESCRIPTION, TABLE, LEGEND = "dataset_description.json", "lesions.tsv", "lesions.json"
+ABOUT_ALL = {"Name": "Stroke lesion masks by MeshNet", "BIDSVersion": "1.9.0", "DatasetType": "derivative"}
+ABOUT_MASK = {"Description": "1 where the network finds a chronic stroke lesion", "Type": "Lesion"}
 
 
 class Derivative:
-    """The masks of some weights, with what belongs to each; ``sidecar["GeneratedBy"]`` says whose they are.
+    """The masks that the weights at ``ckpt_path`` make under ``settings``; InputError if one is out of its range.
 
-    Args:
-        input_root: the folder below which outputs have the subfolders of their scans.
-        output_dir: the folder of the derivative.
-        ckpt_path: the weights.
-        settings: what else decides a mask.
-
-    Raises:
-        InputError: a setting out of its range.
+    Each lies in the subfolder of ``output_dir`` that its scan has in ``input_root``; paths of scans are absolute.
     """
 
     def __init__(self, input_root: str, output_dir: str, ckpt_path: str, settings: dict) -> None:
         check_json("inference.json", settings, {"properties": CARD["properties"]}, "see docs/segmenting.md")
         self.root, self.folder = Path(input_root).absolute(), Path(output_dir).absolute()
-        above = [folder for folder in (self.root, *self.root.parents) if (folder / DESCRIPTION).is_file()]
-        self.dataset = above[0] if above else self.root  # that sources are named in
-        self.made_by = {
-            "Name": NAME,
-            "Version": json.loads(METADATA.read_text())["version"],
-            "Weights": Path(ckpt_path).name,
-            "WeightsSHA256": sha256(Path(ckpt_path)),
-            "Settings": settings,
-        }
+        above = (folder for folder in (self.root, *self.root.parents) if (folder / DESCRIPTION).is_file())
+        self.dataset = next(above, self.root)  # that sources are named in
+        version = json.loads((Path(__file__).parents[2] / "metadata.json").read_text())["version"]
+        weights = {"Weights": Path(ckpt_path).name, "WeightsSHA256": sha256(ckpt_path)}
+        self.made_by = {"Name": NAME, "Version": version, **weights, "Settings": settings}
+
+    def refuse_foreign_files(self) -> None:
+        """Raise InputError if the folder is described by files that this bundle did not make, as a raw dataset is."""
+        there = [path for name in (DESCRIPTION, TABLE, LEGEND) if os.path.lexists(path := self.folder / name)]
+        if there and read_ours(self.folder / DESCRIPTION) is None:
+            lines = (f"{path}: not made by this bundle, so not replaced; give another --output_dir" for path in there)
+            raise InputError("\n".join(lines))
+
+    def write_description(self) -> None:
+        """Write ``dataset_description.json``, and ``.bidsignore`` for what BIDS has no name for."""
+        raw = Path(os.path.relpath(self.dataset, self.folder)).as_posix()
+        description = {**ABOUT_ALL, "GeneratedBy": [self.made_by], "DatasetLinks": {"raw": raw}}
+        with replace_file(self.folder / DESCRIPTION, unique=True) as file:  # others may write here at the same time
+            file.write(json.dumps(description, indent=4) + "\n")
+        if not (self.folder / ".bidsignore").exists():
+            with replace_file(self.folder / ".bidsignore", unique=True) as file:
+                file.write(f"*_{PICTURE}\n{TABLE}\n{LEGEND}\n")
 
     def path(self, scan: str, output: str) -> Path:
         """For ``sub-1/anat/sub-1_T2w.nii.gz`` and ``mask.nii.gz``: ``sub-1/anat/sub-1_desc-lesion_mask.nii.gz``."""
-        path = Path(scan).absolute()
-        return self.folder / path.parent.relative_to(self.root) / f"{stem(path)}_desc-lesion_{output}"
+        return self.folder / Path(scan).parent.relative_to(self.root) / f"{stem(Path(scan))}_desc-lesion_{output}"
 
     def is_done(self, scan: str, wanted: list[str]) -> bool:
         """Whether all ``wanted`` outputs are there, made of this content by these weights and settings."""
         sidecar = read_ours(self.path(scan, SIDECAR)) or {}
-        there = all(self.path(scan, output).is_file() for output in wanted)
-        same = there and sidecar.get("GeneratedBy") == [self.made_by]
-        return same and sidecar.get("SourceSHA256") == sha256(Path(scan))
+        made_of = sidecar.get("GeneratedBy"), sidecar.get("SourceSHA256")
+        return made_of == ([self.made_by], sha256(scan)) and all(self.path(scan, out).is_file() for out in wanted)
 
     def refusals(self, scan: str) -> list[str]:
         """A line if the outputs of ``scan`` would replace what another made, or changed since this bundle made it."""
-        sidecar, mask = read_ours(self.path(scan, SIDECAR)), self.path(scan, MASK)
         there = [path for output in OUTPUTS if os.path.lexists(path := self.path(scan, output))]
-        if there and sidecar is None:
-            return [f"{there[0]}: not made by this bundle, so not replaced; move it, or give another --output_dir"]
-        if there and mask.is_file() and sidecar.get("MaskSHA256", sha256(mask)) != sha256(mask):
-            return [f"{mask}: was changed by hand, so not replaced; move it, or give another --output_dir"]
-        return []
+        sidecar, mask = read_ours(self.path(scan, SIDECAR)), self.path(scan, MASK)
+        ours = sidecar and (mask not in there or sidecar.get("MaskSHA256") in (None, sha256(mask)))  # None: by 0.4.0
+        if ours or not there:
+            return []
+        why = "was changed by hand" if sidecar else "not made by this bundle"
+        return [f"{there[0]}: {why}, so not replaced; move it, or give another --output_dir"]
 
     def write(self, scan: str, scan_sha256: str, lesions: dict, files: dict[str, bytes]) -> None:
         """Write ``files``, the content of each output, and the sidecar; what is there of other settings goes.
@@ -70,27 +76,17 @@ class Derivative:
         All are written before the first takes its name: the old mask goes, the sidecar comes, the mask comes last. So a
         full disk changes nothing, and after a kill no sidecar stands beside a mask that it does not describe.
         """
-        source = f"bids:raw:{Path(scan).absolute().relative_to(self.dataset).as_posix()}"
-        sidecar = {
-            "Description": "1 where the network finds a chronic stroke lesion",
-            "Type": "Lesion",
-            "Sources": [source],
-            "SpatialReference": source,
-            "SourceSHA256": scan_sha256,
-            "MaskSHA256": hashlib.sha256(files[MASK]).hexdigest(),
-            "GeneratedBy": [self.made_by],
-            "Lesions": lesions,
-        }
-        files = {**files, SIDECAR: (json.dumps(sidecar, indent=4) + "\n").encode()}
-        old = read_ours(self.path(scan, SIDECAR)) or {}
-        stale = any(old.get(key) != sidecar[key] for key in ("GeneratedBy", "SourceSHA256"))
-        with ExitStack() as stack:
-            for output in [output for output in OUTPUTS if output in files]:
+        source = f"bids:raw:{Path(scan).relative_to(self.dataset).as_posix()}"
+        hashes = {"SourceSHA256": scan_sha256, "MaskSHA256": hashlib.sha256(files[MASK]).hexdigest()}
+        sidecar = {**ABOUT_MASK, "Sources": [source], "SpatialReference": source, "GeneratedBy": [self.made_by]}
+        text = json.dumps({**sidecar, **hashes, "Lesions": lesions}, indent=4) + "\n"
+        with ExitStack() as stack:  # it puts them in place from the last to the first
+            for output, content in {MASK: b"", **files, SIDECAR: text.encode()}.items():
                 file = stack.enter_context(replace_file(self.path(scan, output), "wb"))
-                file.write(files[output])
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())  # here, where a full disk still changes nothing
-            for output in (MASK, *[other for other in OUTPUTS if stale and other not in files]):
+            for output in [MASK] if self.is_done(scan, []) else OUTPUTS:
                 self.path(scan, output).unlink(missing_ok=True)
 
 
@@ -108,9 +104,9 @@ def read_ours(path: Path) -> dict | None:
         return None
 
 
-def sha256(path: Path) -> str:
+def sha256(path: str | Path) -> str:
     """Of the content of the file at ``path``; empty where it cannot be read, which is reported with the scans."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError:
         return ""

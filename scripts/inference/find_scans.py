@@ -11,24 +11,28 @@ from scripts.inference.derivative import stem
 
 
 def find_scans(input: str | None) -> list[dict]:
-    """The scans to segment, as ``{"image": path}``, not yet opened.
+    """The scans of a NIfTI file, a glob or a folder, as ``{"image": path}``, not yet opened.
 
-    Args:
-        input: a NIfTI file, a glob, or a folder, in which every ``*_T2w`` file is taken, or, where there is none and
-            no name is of BIDS, every NIfTI file that is not a mask; a BIDS ``derivatives`` folder is left out.
-
-    Raises:
-        InputError: no input, nothing found, a BIDS dataset without T2w, or two scans whose masks would have one name.
+    Of a folder, without BIDS ``derivatives``, every ``*_T2w`` file is taken, or, if no name is of BIDS, all that are no
+    masks. InputError: nothing found, a BIDS dataset without T2w, or two scans whose masks would have one name.
     """
     if not input:
         raise InputError("--input is missing: give a NIfTI file, a folder or a glob")
     path = Path(input)
     if path.is_dir():
-        found = [p for p in sorted(path.rglob("*.nii*")) if "derivatives" not in p.relative_to(path).parts]
-        found = [p for p in found if "_T2w.nii" in p.name] or _without_t2w(path, found)
-    else:
-        named = path.exists() or path.is_symlink()
-        found = [path] if named else [Path(p) for p in sorted(glob.glob(input, recursive=True))]
+        there = [p for p in sorted(path.rglob("*.nii*")) if "derivatives" not in p.relative_to(path).parts]
+        others = [p for p in there if "mask" not in p.name and "_desc-lesion_" not in p.name]
+        found = [p for p in there if "_T2w.nii" in p.name] or others
+        suffixes = Counter(bids[1] for p in found if (bids := re.fullmatch(r"sub-.*_(\w+)\.nii(?:\.gz)?", p.name)))
+        if suffixes.keys() - {"T2w"}:
+            kinds = ", ".join(f"{suffix} ({n})" for suffix, n in suffixes.most_common())
+            example = path / "**" / f"*_{next(iter(suffixes))}.nii*"
+            raise InputError(
+                f"--input {path}: a BIDS dataset without T2w scans, there are {kinds}; to segment others all the same, "
+                f"give them as a file or a glob in quotes: --input '{example}'"
+            )
+    else:  # a dangling link is found, too, and reported when it is read
+        found = [path] if os.path.lexists(path) else [Path(p) for p in sorted(glob.glob(input, recursive=True))]
     if not found:
         raise InputError(f"--input {input}: no NIfTI file (*.nii, *.nii.gz) there")
     first: dict[Path, Path] = {}
@@ -36,19 +40,6 @@ def find_scans(input: str | None) -> list[dict]:
     if twins:
         raise InputError("\n".join(f"{p}: its mask would have the name of that of {other.name}" for p, other in twins))
     return [{"image": str(p.absolute())} for p in found]
-
-
-def _without_t2w(folder: Path, found: list[Path]) -> list[Path]:
-    scans = [p for p in found if "mask" not in p.name and "_desc-lesion_" not in p.name]
-    suffixes = Counter(bids[1] for p in scans if (bids := re.fullmatch(r"sub-.*_(\w+)\.nii(?:\.gz)?", p.name)))
-    if suffixes:
-        there = ", ".join(f"{suffix} ({n})" for suffix, n in suffixes.most_common())
-        example = folder / "**" / f"*_{next(iter(suffixes))}.nii*"
-        raise InputError(
-            f"--input {folder}: a BIDS dataset without T2w scans, there are {there}; to segment others all the same, "
-            f"give them as a file or a glob in quotes: --input '{example}'"
-        )
-    return scans
 
 
 def root_of(input: str | None) -> str:

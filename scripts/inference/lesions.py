@@ -3,31 +3,23 @@
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from nibabel.affines import apply_affine
 from scipy import ndimage
 
 TOUCHING = np.ones((3, 3, 3), bool)  # voxels that share a face, an edge or a corner are one lesion
 
 
 def measure(mask: MetaTensor, image: MetaTensor) -> dict[str, float | int]:
-    """Volume, number and side of the lesions in ``mask``, in the units of the affine (mm).
+    """Of ``mask`` (1, D, H, W) over a scan, ``image``, on one grid: what ``lesions.tsv`` has, and ``lesion_voxels``.
 
-    Args:
-        mask: (1, D, H, W), greater than 0 is lesion; its affine leads to RAS coordinates.
-        image: (1, D, H, W), the scan on the same grid.
-
-    Returns:
-        ``lesion_volume`` and its parts ``left_volume`` and ``right_volume`` in mm3, ``lesion_voxels``, ``lesions``
-        (the number of connected ones) and ``laterality``, (left - right) / (left + right), None without a lesion.
-        Left is what lies left of the middle of the head, see ``midline``.
+    Volumes are in mm3; left is what lies left of ``midline``; ``laterality`` is None without a lesion.
     """
     lesion, affine = mask[0].cpu().numpy() > 0, mask.affine.double().cpu().numpy()
-    voxel = abs(np.linalg.det(affine[:3, :3]))
-    middle = midline(image[0].cpu().numpy(), affine)
-    left = voxel * int((np.argwhere(lesion) @ affine[0, :3] + affine[0, 3] < middle).sum())
-    total = voxel * int(lesion.sum())
+    voxel, x = abs(np.linalg.det(affine[:3, :3])), apply_affine(affine, np.argwhere(lesion))[:, 0]
+    total, left = voxel * x.size, voxel * int((x < midline(image[0].cpu().numpy(), affine)).sum())
     return {
         "lesion_volume": total,
-        "lesion_voxels": int(lesion.sum()),
+        "lesion_voxels": x.size,
         "lesions": ndimage.label(lesion, TOUCHING)[1],
         "left_volume": left,
         "right_volume": total - left,
@@ -44,11 +36,11 @@ def midline(image: np.ndarray, affine: np.ndarray) -> float:
     low, high = np.percentile(image, (2, 98))
     parts, _ = ndimage.label(image >= low + 0.1 * (high - low))
     head = parts == np.bincount(parts.ravel())[1:].argmax() + 1
-    axis = int(np.abs(affine[0, :3]).argmax())
+    i, j, k = np.indices(head.shape, sparse=True)
+    x, axis = affine[0, 0] * i + affine[0, 1] * j + affine[0, 2] * k + affine[0, 3], np.abs(affine[0, :3]).argmax()
     lines = head.any(axis)
-    first, last = (np.argmax(side, axis)[lines] for side in (head, np.flip(head, axis)))
-    middles = np.insert(np.argwhere(lines).astype(float), axis, (first + head.shape[axis] - 1 - last) / 2, axis=1)
-    return float(np.median(middles @ affine[0, :3] + affine[0, 3]))
+    first, last = x.min(axis, where=head, initial=np.inf), x.max(axis, where=head, initial=-np.inf)
+    return float(np.median(first[lines] + last[lines]) / 2)
 
 
 def remove_small_lesions(mask: MetaTensor, min_volume: float) -> MetaTensor:
@@ -56,5 +48,4 @@ def remove_small_lesions(mask: MetaTensor, min_volume: float) -> MetaTensor:
     parts, _ = ndimage.label(mask[0].cpu().numpy() > 0, TOUCHING)
     voxel = float(torch.linalg.det(mask.affine[:3, :3].double()).abs())
     keep = np.bincount(parts.ravel()) * voxel >= min_volume
-    keep[0] = False
     return mask * torch.from_numpy(keep[parts])[None].to(mask.device, mask.dtype)

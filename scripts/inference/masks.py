@@ -2,26 +2,26 @@
 
 import gzip
 import logging
-import os
+from pathlib import Path
 
-import monai
 import nibabel as nib
 import numpy as np
 from ignite.engine import Engine, Events
-from monai.data import MetaTensor
+from monai.data import Dataset
+from monai.transforms import LoadImage
 from tqdm import tqdm
 
 from scripts.common.errors import InputError, describe
-from scripts.data.check_scans import check_scans, problems_of
+from scripts.data.check_scans import check_scans
 from scripts.evaluation import qc_picture
-from scripts.inference.dataset_files import refuse_foreign_files, write_description, write_table
 from scripts.inference.derivative import MASK, PICTURE, PROBABILITY, Derivative
+from scripts.inference.lesion_table import write_table
 from scripts.inference.lesions import measure
 
 logger = logging.getLogger("meshnet")
 
 
-class Dataset(monai.data.Dataset):
+class Scans(Dataset):
     """MONAI's, but where the transform fails an item keeps its path and gets an ``error``."""
 
     def _transform(self, index: int) -> dict:
@@ -32,95 +32,65 @@ class Dataset(monai.data.Dataset):
 
 
 class Masks:
-    """Which scans are to be segmented, and what is written of each: all of its files, or none.
-
-    Args:
-        derivative: where they are written.
-        card: the weights' card.
-        qc: draw a picture of each scan.
-        save_probability: write the probability of each voxel.
-    """
+    """Which scans the weights of this ``card`` segment, and what is written of each: all of its files, or none."""
 
     def __init__(self, derivative: Derivative, card: dict, qc: bool = True, save_probability: bool = False) -> None:
-        self.derivative, self.card, self.qc = derivative, card, qc
+        self.derivative, self.card = derivative, card
         self.wanted = [MASK, *[PICTURE] * qc, *[PROBABILITY] * save_probability]
         self.problems: list[str] = []
-        self._load = monai.transforms.LoadImage(ensure_channel_first=True)
 
     def to_do(self, scans: list[dict]) -> list[dict]:
-        """Of ``scans``, each read in full, those that lack an output of these weights and settings.
-
-        Raises:
-            InputError: the folder is another's.
-        """
-        refuse_foreign_files(self.derivative.folder)
+        """Of ``scans``, those that can be read and lack an output; InputError if the folder is another's."""
+        self.derivative.refuse_foreign_files()
         left = [scan for scan in scans if not self.derivative.is_done(scan["image"], self.wanted)]
         if len(left) < len(scans):
             logger.info(f"{len(scans) - len(left)} of {len(scans)} scans have their masks by these weights already")
-        reports = check_scans(left)
-        for scan, report in zip(left, reports, strict=True):
-            report["errors"] += self.derivative.refusals(scan["image"])
-        self.problems, warnings = problems_of(left, reports)
-        for line in warnings:
-            logger.warning(line)
-        for line in self.problems:
-            logger.error(f"{line}; left out")
-        readable = [
-            (scan["image"], report["sha256"])
-            for scan, report in zip(left, reports, strict=True)
-            if not report["errors"]
-        ]
-        return [{"image": path, "scan": path, "sha256": digests["image"]} for path, digests in readable]
+        to_do = []
+        for scan, report in zip(left, check_scans(left), strict=True):
+            for line in report["warnings"]:
+                logger.warning(line)
+            for line in (errors := report["errors"] + self.derivative.refusals(scan["image"])):
+                logger.error(f"{line}; left out")
+            self.problems += errors
+            if not errors:
+                to_do.append({**scan, "scan": scan["image"], "sha256": report["sha256"]["image"]})
+        return to_do
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
         engine.add_event_handler(Events.STARTED, self._start)
 
-    def _start(self, engine: Engine) -> None:
-        shown = (f"{name} {value}" for name, value in self.card.items() if len(str(value)) < 60)
-        logger.info("Model: " + ", ".join(shown))
+    def _start(self) -> None:
+        logger.info("Model: " + ", ".join(f"{name} {v}" for name, v in self.card.items() if len(str(v)) < 60))
         if self.card.get("simulated"):
             logger.warning("Trained on SIMULATED lesions: try these weights, but draw no conclusions from them")
-        write_description(self.derivative)
+        self.derivative.write_description()
 
     def segment(self, engine: Engine, batch: dict) -> dict:
         """An evaluator's ``iteration_update``: MONAI's own with its postprocessing, then the files of the scan."""
-        (scan,) = batch["scan"]
+        (scan,), (digest,) = batch["scan"], batch["sha256"]
         try:
             if "error" in batch:
                 raise InputError(batch["error"][0])
             (item,) = engine._iteration(engine, batch)
-            self._write(scan, batch["sha256"][0], item)
+            mask, image = item["pred"].cpu(), LoadImage(ensure_channel_first=True)(scan)
+            lesions = measure(mask, image)
+            shown = f"{Path(scan).name}: lesion {lesions['lesion_volume']:,.0f} mm3 in {lesions['lesions']} part(s)"
+            files = {PICTURE: qc_picture.draw(image, {"red": mask}, shown)} if PICTURE in self.wanted else {}
+            for output, key, dtype in ((MASK, "pred", np.uint8), (PROBABILITY, "probability", np.float32)):
+                if output in self.wanted:
+                    volume = nib.Nifti1Image(item[key][0].cpu().numpy().astype(dtype), mask.affine.numpy())
+                    volume.header.set_xyzt_units("mm")
+                    files[output] = gzip.compress(volume.to_bytes(), 1, mtime=0)
+            self.derivative.write(scan, digest, lesions, files)
+            tqdm.write(shown)  # above the bar
         except Exception as error:  # the other scans go on
             self.problems.append(f"{scan}: {describe(error)}")
             logger.error(f"{self.problems[-1]}; left out")
         return {}  # no volume is kept
 
-    def _write(self, scan: str, digest: str, item: dict) -> None:
-        mask, image = item["pred"].cpu(), self._load(scan)
-        found = measure(mask, image)
-        shown = f"{os.path.basename(scan)}: lesion {found['lesion_volume']:,.0f} mm3 in {found['lesions']} part(s)"
-        files = {MASK: _nifti(mask, np.uint8)}
-        if self.qc:
-            files[PICTURE] = qc_picture.draw(image, {"red": mask}, shown)
-        if PROBABILITY in self.wanted:
-            files[PROBABILITY] = _nifti(item["probability"].cpu(), np.float32)
-        self.derivative.write(scan, digest, found, files)
-        tqdm.write(shown)  # above the bar
-
     def finish(self) -> None:
-        """Write the table of all masks in the folder.
-
-        Raises:
-            InputError: scans were left out, a line for each.
-        """
+        """Write the table of all masks in the folder; InputError, a line for each, if scans were left out."""
         write_table(self.derivative.folder)
         if self.problems:
             raise InputError("\n".join([f"{len(self.problems)} scan(s) left out:", *self.problems]))
-
-
-def _nifti(volume: MetaTensor, dtype: type) -> bytes:
-    """A compressed file of ``volume`` (1, D, H, W)."""
-    image = nib.Nifti1Image(volume[0].numpy().astype(dtype), volume.affine.numpy())
-    image.header.set_xyzt_units("mm")
-    return gzip.compress(image.to_bytes(), 1, mtime=0)

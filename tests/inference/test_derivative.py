@@ -2,6 +2,9 @@
 
 import json
 import os
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -157,3 +160,39 @@ def test_after_a_kill_no_sidecar_stands_beside_anothers_mask(
     assert folder.derivative().refusals(folder.scan) == []  # so the next run completes it
     folder.write(threshold=0.4)
     assert folder.is_done(threshold=0.4)
+
+
+def test_the_raw_dataset_is_linked_by_a_relative_path(tmp_path: Path, weights: Path) -> None:
+    raw, out = tmp_path / "bids", tmp_path / "bids" / "derivatives" / "meshnet"
+    write(raw / "sub-1" / "anat" / "sub-1_T2w.nii.gz")
+    (raw / "dataset_description.json").write_text("{}")
+    Derivative(str(raw / "sub-1" / "anat"), str(out), str(weights), {}).write_description()
+    description = json.loads((out / "dataset_description.json").read_text())
+    assert description["DatasetLinks"] == {"raw": "../.."}
+    assert description["DatasetType"] == "derivative"
+
+
+def test_a_bidsignore_that_is_there_stays(tmp_path: Path, weights: Path) -> None:
+    derivative = Derivative(str(tmp_path), str(tmp_path / "out"), str(weights), {})
+    derivative.write_description()
+    assert "*_qc.png" in (tmp_path / "out" / ".bidsignore").read_text().splitlines()
+    (tmp_path / "out" / ".bidsignore").write_text("mine\n")
+    derivative.write_description()
+    assert (tmp_path / "out" / ".bidsignore").read_text() == "mine\n"
+
+
+VALIDATOR = shutil.which("bids-validator-deno")
+
+
+@pytest.mark.skipif(VALIDATOR is None, reason="the BIDS validator is not here: pip install bids-validator-deno")
+def test_the_official_validator_finds_no_error(segment: Callable, scans: Path) -> None:
+    """Version 2 or later: version 1, which npm has, knows no derivatives and takes every mask for an unknown file."""
+    out = scans / "derivatives" / "meshnet"
+    segment(scans, out, qc=True, save_probability=True)
+    command = [VALIDATOR, "--json", str(out)]
+    report = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=300).stdout)
+    found = {issue["code"] for issue in report["issues"]["issues"]}
+    recommended = {"README_FILE_MISSING", "TOO_FEW_AUTHORS", "SIDECAR_KEY_RECOMMENDED"}
+    assert [i for i in report["issues"]["issues"] if i["severity"] == "error"] == []
+    assert found <= recommended
+    assert report["summary"]["subjects"] == ["1", "2"]

@@ -1,0 +1,39 @@
+"""The table of all lesions in a derivative, and what its columns are."""
+
+import json
+import logging
+import re
+from pathlib import Path
+
+import pandas
+
+from scripts.common.files import replace_file
+from scripts.inference.derivative import LEGEND, SIDECAR, TABLE, read_ours
+
+logger = logging.getLogger("meshnet")
+COLUMNS = {
+    "lesion_volume": {"Description": "Volume of the mask, in the scan's own grid", "Units": "mm3"},
+    "lesions": {"Description": "Connected parts of the mask; voxels that share a corner are connected"},
+    "left_volume": {"Description": "Part of the volume left of the middle of the head", "Units": "mm3"},
+    "right_volume": {"Description": "The rest of the volume", "Units": "mm3"},
+    "laterality": {"Description": "(left - right) / (left + right), n/a without a lesion"},
+}
+
+
+def write_table(folder: Path) -> None:
+    """Write ``lesions.tsv`` over all masks in the ``folder``; another's sidecars are left out with a warning."""
+    rows = []
+    for path in sorted(folder.rglob(f"*_desc-lesion_{SIDECAR}")):
+        if sidecar := read_ours(path):
+            mask = path.relative_to(folder).with_suffix(".nii.gz").as_posix()
+            scan = sidecar["Sources"][0] if "Sources" in sidecar else Path(sidecar["Source"]["Path"]).name  # 0.4.0
+            mask, scan = (re.sub(r"^(?=[=+\-@\s])", "./", cell) for cell in (mask, scan))  # no spreadsheet's formula
+            rows.append({"mask": mask, **sidecar["Lesions"], "scan": scan})
+        else:
+            logger.warning(f"{path}: not a sidecar of this bundle, so not in {TABLE}")
+    if rows:
+        table = pandas.DataFrame(rows, columns=["mask", *COLUMNS, "scan"]).round(6)
+        with replace_file(folder / TABLE, unique=True) as file, replace_file(folder / LEGEND, unique=True) as legend:
+            table.to_csv(file, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
+            legend.write(json.dumps(COLUMNS, indent=4) + "\n")
+        logger.info(f"Masks, pictures and {TABLE} ({len(rows)} scans): {folder}")
