@@ -36,8 +36,7 @@ class Search:
     def __post_init__(self) -> None:
         check_count(1, n_trials=self.n_trials, max_same_failures=self.max_same_failures)
         check_count(0, seed=self.seed)
-        self._signal: int | None = None
-        self._failures: list[str] = []  # the last causes, as long as they are alike
+        self._signal, self._failures = None, []  # the last failures' causes, as long as they are alike
 
     def run(self) -> None:
         """Run trials until the study has ``n_trials``; then write and print the results.

@@ -84,6 +84,12 @@ def searched(run_search: Callable, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are not drawn, which takes long: they are looked at in ``test_report.py`` and where ``searched`` ends."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **options: None)
+
+
+@pytest.fixture
 def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     """Send this process a signal while the n-th epoch from now on of an inner fold is trained."""
     advance = InnerFold.advance
