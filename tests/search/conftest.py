@@ -85,7 +85,7 @@ def searched(run_search: Callable, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures are not drawn, which takes long: they are looked at in ``test_report.py`` and where ``searched`` ends."""
+    """Pictures are not drawn, which takes long: they are tested in ``test_report.py`` and where ``searched`` ends."""
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **options: None)
 
 
