@@ -1,7 +1,6 @@
 """Optuna and MONAI find a wrong range or override in the middle of a search: this finds it before the first trial."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -9,8 +8,8 @@ from monai.bundle import ConfigParser
 from monai.bundle.utils import merge_kv
 
 from scripts.common.errors import InputError, describe
+from scripts.training.run_record import RECIPE
 
-TRAIN = Path(__file__).resolve().parents[2] / "configs" / "train.json"
 OWN = {"epochs", "val_interval", "fold", "inner_fold", "output_dir", "ckpt_dir", "resume", "overwrite", "report"}
 
 
@@ -22,13 +21,10 @@ def check_count(minimum: int, **values: Any) -> None:
 
 
 def check_space(space: dict[str, Callable], overrides: dict, common: dict) -> None:
-    """Build the training, without its scans, at both ends of all ranges.
+    """Build the training, without its scans, at both ends of all ranges, with what all trials have in ``common``.
 
-    ``space`` has for each key of train.json a function of the trial and the key that suggests its value; ``overrides``
-    is what the user changes in all trials, and ``common`` that and what the search sets.
-
-    Raises:
-        InputError: Optuna refuses a range, the search sets a key itself, or the training refuses a key or a value.
+    ``space`` has for each key a function of the trial and the key that suggests its value. An ``InputError`` says that
+    Optuna refuses a range, the training a key or a value, or that the search sets a key of the user's itself.
     """
     for block, keys in (("overrides", overrides), ("space", space)):
         for key in {key.lstrip("+") for key in keys} & OWN:
@@ -39,8 +35,8 @@ def check_space(space: dict[str, Callable], overrides: dict, common: dict) -> No
         try:
             suggest(probe, name)
             among = probe.distributions[name]
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"space#{name}: {describe(error)}; see docs/search.md") from None
+        except Exception as error:
+            raise InputError(f"space#{name}: {describe(error)}; see docs/search.md") from error
         ends[name] = among.choices if hasattr(among, "choices") else (among.low, among.high)
     for i in range(max(map(len, ends.values()), default=1)):
         values = {name: values[min(i, len(values) - 1)] for name, values in ends.items()}
@@ -49,8 +45,7 @@ def check_space(space: dict[str, Callable], overrides: dict, common: dict) -> No
 
 def read_recipe(overrides: dict) -> ConfigParser:
     """train.json as a training reads it with a file of ``overrides``, its keys checked."""
-    recipe = ConfigParser()
-    recipe.read_config(str(TRAIN))
+    recipe = ConfigParser(ConfigParser.load_config_file(RECIPE))
     for key, value in overrides.items():
         merge_kv(recipe, key, value)
     recipe.parse()

@@ -1,5 +1,6 @@
 """Optuna knows no bundle: here a trial is train.json with an override file, its inner folds advanced together."""
 
+import csv
 import json
 import logging
 from collections.abc import Callable
@@ -9,22 +10,20 @@ from math import isfinite
 from pathlib import Path
 from statistics import fmean
 
+import monai
 import optuna
-from optuna.storages import RetryHeartbeatStaleTrialCallback
+from ignite.engine import Events
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
-from scripts.search.inner_fold import InnerFold
 from scripts.search.space import check_count, check_space, read_recipe
+from scripts.search.study import put_back
+from scripts.training.training_state import random_states, set_random_states
 
 
 @dataclass
 class Objective:
-    """The mean validation metric of a trial's inner folds; ``cohort`` has a fingerprint for each of them.
-
-    Raises:
-        InputError: whatever is wrong with the numbers, the space, the overrides or the cohort.
-    """
+    """The mean validation metric of a trial's inner folds. ``InputError``: an argument is wrong, or the cohort is."""
 
     output_dir: str  # folder of the trials and the results
     space: dict[str, Callable]  # for each key of train.json a function of the trial and the key
@@ -50,42 +49,46 @@ class Objective:
         recipes = [read_recipe({**self.common, "inner_fold": inner_fold}) for inner_fold in self.inner_folds]
         self.cohort = [recipe.get_parsed_content("cohort").fingerprint for recipe in recipes]
 
-    def __call__(self, trial: optuna.Trial, after_epoch: Callable[[int, float], None]) -> float:
+    def __call__(self, trial: optuna.Trial, after_epoch: Callable[..., None]) -> float:
         """Train a trial, new or begun before.
 
-        ``after_epoch`` is called after each epoch of an inner fold, with the epoch and the mean of the folds so far; if
-        it raises ``SystemExit``, the trial's states are kept to be continued, and nothing is reported twice.
+        ``after_epoch`` is called after each epoch of an inner fold with what can be shown; if it raises ``SystemExit``,
+        the trial waits and keeps its states to be continued, and nothing is reported twice.
         """
         frozen = trial.study.get_trials(deepcopy=False)[trial.number]
-        begun = RetryHeartbeatStaleTrialCallback.retried_trial_number(frozen)
+        begun = optuna.storages.RetryHeartbeatStaleTrialCallback.retried_trial_number(frozen)
         folder = self.folder / "trials" / f"{trial.number if begun is None else begun:04d}"
         trial.set_user_attr("overrides", str(folder / "overrides.json"))
         states = folder.glob("inner_fold-*/*.pt")
         try:
-            values = {name: suggest(trial, name) for name, suggest in self.space.items()}
+            overrides = self.common | {name: suggest(trial, name) for name, suggest in self.space.items()}
             with replace_file(folder / "overrides.json") as file:
-                json.dump({**self.common, **values}, file, indent=4)
-            with ExitStack() as stack:
-                _log_to(folder / "log.txt", stack)
-                folds = [stack.enter_context(closing(InnerFold(folder, k, self.metric))) for k in self.inner_folds]
-                return self._train(trial, folds, {*frozen.intermediate_values}, after_epoch)
+                json.dump(overrides, file, indent=4)
+            root = logging.getLogger()
+            with (folder / "log.txt").open("a") as log, redirect_stderr(log), ExitStack() as stack:
+                stack.callback(setattr, root, "handlers", root.handlers)
+                root.handlers = [logging.StreamHandler(log)]
+                trainings = (InnerFold(folder, {**overrides, "inner_fold": k}) for k in self.inner_folds)
+                folds = [stack.enter_context(closing(training)) for training in trainings]
+                return self._train(trial, folds, frozen.last_step or 0, after_epoch)
         except SystemExit:
             states = ()
+            put_back(trial)
             raise
         finally:
             for state in states:
                 state.unlink()
 
-    def _train(self, trial: optuna.Trial, folds: list[InnerFold], reported: set[int], after_epoch: Callable) -> float:
+    def _train(self, trial: optuna.Trial, folds: list["InnerFold"], reported: int, after_epoch: Callable) -> float:
         for epoch in range(1, self.max_epochs + 1):
             values = []
             for fold in folds:
-                values.append(fold.advance(epoch))
-                after_epoch(epoch, fmean(values))
-            value = fmean(values)
+                values.append(fold.advance(epoch, self.metric))
+                value = fmean(values)
+                after_epoch(trial=trial.number, epoch=f"{epoch}/{self.max_epochs}", value=f"{value:.3f}")
             if not isfinite(value):
                 raise ValueError(f"epoch {epoch}: {self.metric} is {value}")
-            if epoch not in reported:
+            if epoch > reported:
                 trial.report(value, step=epoch)
                 trial.set_user_attr("inner_folds", values)
                 if epoch < self.max_epochs and trial.should_prune():  # a rung at the very end would only hide values
@@ -93,10 +96,35 @@ class Objective:
         return value
 
 
-def _log_to(path: Path, stack: ExitStack) -> None:
-    """Send what a training logs and shows to a file of its own, as long as ``stack`` is open."""
-    root = logging.getLogger()
-    stack.callback(setattr, root, "handlers", root.handlers)
-    file = stack.enter_context(path.open("a"))
-    stack.enter_context(redirect_stderr(file))
-    root.handlers = [logging.StreamHandler(file)]
+class InnerFold:
+    """A training in a trial's folder that halts after each epoch, so that others of the process can run.
+
+    It has random states of its own. ``overrides`` are of train.json; a state that is there is continued.
+    """
+
+    def __init__(self, trial_dir: Path, overrides: dict) -> None:
+        folder = trial_dir / f"inner_fold-{overrides['inner_fold']}"
+        own = {"output_dir": str(folder), "ckpt_dir": str(folder), "resume": True, "report": False}
+        recipe, self.history = read_recipe({**overrides, **own}), folder / "history.csv"
+        recipe.get_parsed_content("initialize")
+        monai.utils.set_determinism(recipe.get_parsed_content("seed"))  # as the recipe does before it builds
+        self.trainer, run_folder = map(recipe.get_parsed_content, ("train#trainer", "run_folder"))
+        self.random, self.close = random_states(), run_folder.release
+        self._run = lambda: recipe.get_parsed_content("run")
+        new = Events.STARTED(event_filter=lambda trainer, _: trainer.state.iteration == 0)  # no state is continued
+        self.trainer.add_event_handler(new, lambda: set_random_states(self.random))  # where building has left them
+        before_last = Events.EPOCH_COMPLETED(event_filter=lambda trainer, epoch: epoch < trainer.state.max_epochs)
+        self.trainer.add_event_handler(before_last, self.trainer.interrupt)
+
+    def advance(self, epoch: int, metric: str) -> float:
+        """Train up to ``epoch``, unless a state beyond it was continued; return a validation metric of that epoch."""
+        if self.trainer.state.epoch < epoch:
+            set_random_states(self.random)
+            self._run()
+            self._run = lambda: monai.engines.Workflow.run(self.trainer)  # Trainer.run would make a new scaler
+            self.random = random_states()
+        with self.history.open(newline="") as file:
+            row = list(csv.DictReader(file))[epoch - 1]
+        if metric not in row:
+            raise InputError(f"metric {metric!r}: not one of {', '.join(key for key in row if key.startswith('val_'))}")
+        return float(row[metric])

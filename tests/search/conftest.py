@@ -14,7 +14,7 @@ from conftest import ROOT
 
 from scripts.common.errors import describe
 from scripts.hpo import hpo
-from scripts.search.inner_fold import InnerFold
+from scripts.search.trial import InnerFold
 from scripts.simulation.cohort import simulate_cohort
 
 SMALL = {
@@ -84,6 +84,12 @@ def searched(run_search: Callable, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are not drawn, which takes long: they are tested in ``test_report.py`` and where ``searched`` ends."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **options: None)
+
+
+@pytest.fixture
 def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     """Send this process a signal while the n-th epoch from now on of an inner fold is trained."""
     advance = InnerFold.advance
@@ -91,10 +97,10 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     def stop(count: int, number: int) -> None:
         epochs = iter(range(1, count + 1))
 
-        def advance_and_signal(self: InnerFold, epoch: int) -> float:
+        def advance_and_signal(self: InnerFold, epoch: int, metric: str) -> float:
             if next(epochs, None) == count:
                 signal.raise_signal(number)
-            return advance(self, epoch)
+            return advance(self, epoch, metric)
 
         monkeypatch.setattr(InnerFold, "advance", advance_and_signal)
 

@@ -28,6 +28,8 @@ GRID = {"channels": [1, 2], "learning_rate": [0.01], "weight_decay": [1e-4], "ba
 GRID["warmup_fraction"] = [0.02]
 ONE = {"inner_folds": [0], "max_epochs": 2}  # the quickest trials
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def wait_for(path: Path, process: subprocess.Popen, log: Path) -> None:
     while not path.exists():

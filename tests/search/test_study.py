@@ -16,6 +16,8 @@ from optuna.trial import TrialState
 
 from scripts.search.study import counts, open_study, put_back
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def test_other_settings_are_refused_by_name(refusal: Callable, searched: tuple[Path, optuna.Study]) -> None:
     now = {"min_epochs": 2, "max_epochs": 4, "reduction_factor": 4, "pruner": "none", "sampler": "random", "seed": 1}

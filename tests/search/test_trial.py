@@ -13,6 +13,8 @@ import pytest
 from conftest import TRAIN
 from optuna.trial import TrialState
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def history(folder: Path) -> list[dict]:
     return list(csv.DictReader((folder / "history.csv").open()))
