@@ -9,7 +9,7 @@ from pathlib import Path
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
 from scripts.common.json_file import check_json
-from scripts.networks.weights import CARD
+from scripts.networks.model_card import CARD
 
 NAME = "MeshNet stroke lesion segmentation"  # what this bundle, from 0.4.0 on, makes is known by it
 MASK, PICTURE, PROBABILITY, SIDECAR = OUTPUTS = ("mask.nii.gz", "qc.png", "probseg.nii.gz", "mask.json")

@@ -14,7 +14,8 @@ from monai.utils import optional_import
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
-from scripts.networks.weights import network_from_card, read_card, read_checkpoint, refuse_other_weights
+from scripts.networks.model_card import network_from_card, read_card
+from scripts.networks.weights import read_checkpoint, refuse_other_weights
 
 onnxruntime, _ = optional_import("onnxruntime")
 openvino, has_openvino = optional_import("openvino")

@@ -11,7 +11,7 @@ from scipy import ndimage
 from scripts.common.errors import InputError
 from scripts.data.volumes import read_volume
 from scripts.simulation.anatomy import FIELD_OF_VIEW, box, sample
-from scripts.simulation.draw import Draw
+from scripts.simulation.random_draws import Draw
 
 # Lesion volume in mm3 at the 0, 25, 50, 75 and 100 % quantile of ARC's 228 masks (OpenNeuro ds004884 v1.0.2).
 ARC_VOLUME_QUANTILES = (203, 33_619, 67_891, 128_314, 363_885)

@@ -8,8 +8,8 @@ import torch
 from scipy import ndimage
 
 from scripts.simulation.anatomy import CENTRE, sample
-from scripts.simulation.draw import Draw
 from scripts.simulation.lesions import ARC_VOLUME_QUANTILES, grown_lesion, moved_lesion
+from scripts.simulation.random_draws import Draw
 
 RANGES = json.loads(Path(__file__).with_name("ranges.json").read_text())
 

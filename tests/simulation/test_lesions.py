@@ -9,8 +9,8 @@ import torch
 from scipy import ndimage
 
 from scripts.simulation.anatomy import box
-from scripts.simulation.draw import Draw
 from scripts.simulation.lesions import grown_lesion, load_mask, moved_lesion
+from scripts.simulation.random_draws import Draw
 
 SHAPE, AFFINE = box(4)
 MNI = np.moveaxis(

@@ -9,7 +9,7 @@ import torch
 
 import scripts.simulation
 from scripts.simulation.anatomy import sample
-from scripts.simulation.draw import Draw
+from scripts.simulation.random_draws import Draw
 from scripts.simulation.scanner import RANGES, _placed, simulate_scan
 
 SHAPE, VOXEL = (32, 40, 32), 6.0

@@ -1,0 +1,82 @@
+"""The card beside weights: what is needed to rebuild their network, and to trust them."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import monai
+import torch
+
+from scripts.common.errors import InputError
+from scripts.common.json_file import check_json, read_json
+
+# A card is data that people share: what it names is built from these modules only, and nothing in it is evaluated.
+NETWORKS = ("monai.networks.nets", "scripts.networks.meshnet")
+INTENSITY = ("monai.transforms",)
+_COMPONENT = {"type": "object", "required": ["_target_"], "properties": {"_target_": {"type": "string"}}}
+_THREE = {"type": "array", "minItems": 3, "maxItems": 3}
+CARD = {
+    "type": "object",
+    "required": ["network_def", "spacing", "spatial_size", "intensity"],
+    "properties": {
+        "network_def": _COMPONENT,
+        "spacing": {**_THREE, "items": {"type": "number", "exclusiveMinimum": 0}},
+        "spatial_size": {**_THREE, "items": {"type": "integer", "minimum": 1}},
+        "intensity": {"type": "array", "items": _COMPONENT},
+        "trained_on": {"type": "array", "items": {"type": "string"}},
+        "threshold": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        "min_volume": {"type": "number", "minimum": 0},
+        "flip_averaging": {"type": "boolean"},
+    },
+}
+HINT = "training writes the card beside its weights, see models/README.md"
+
+
+def read_card(ckpt_path: str) -> dict:
+    """The card beside ``ckpt_path``: what it must hold is in ``CARD``, spacing in mm and both of the grid in RAS order.
+
+    Raises:
+        InputError: no weights, no card, or a card that is not as ``CARD`` says.
+    """
+    if not Path(ckpt_path).is_file():
+        raise InputError(f"{ckpt_path}: no such file; train first, or give the weights with --ckpt_path")
+    path = Path(ckpt_path).with_suffix(".json")
+    card = read_json(path, HINT)
+    if isinstance(card, dict) and "network_def" not in card and "channels" in card:  # of version 0.4.0 or before
+        network = {"_target_": "scripts.networks.meshnet.MeshNet", "channels": card["channels"]}
+        scaling = {"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0}
+        card = {**card, "network_def": network, "intensity": [scaling]}
+    check_json(path, card, CARD, HINT)
+    return card
+
+
+def network_from_card(card: dict) -> torch.nn.Module:
+    """The network that a card describes, without weights.
+
+    Raises:
+        InputError: a network or an argument that does not exist.
+    """
+    return _build("network_def", card["network_def"], NETWORKS)
+
+
+def intensity_from_card(card: dict) -> monai.transforms.Compose:
+    """The transforms that scale the intensities as they were in training.
+
+    Raises:
+        InputError: a transform or an argument that does not exist.
+    """
+    return monai.transforms.Compose([_build("intensity", definition, INTENSITY) for definition in card["intensity"]])
+
+
+def _build(key: str, definition: dict, modules: tuple[str, ...]) -> Any:
+    """What ``definition`` names, from one of ``modules``; a name without a module is from the first."""
+    arguments = dict(definition)
+    module, _, name = arguments.pop("_target_").rpartition(".")
+    module = module or modules[0]
+    kind = getattr(importlib.import_module(module), name, None) if module in modules else None
+    if not isinstance(kind, type):
+        raise InputError(f"card: {key}: {module}.{name} is no class of {' or '.join(modules)}; refused")
+    try:
+        return kind(**arguments)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"card: {key}: {name} cannot be built ({error})") from error
