@@ -38,5 +38,5 @@ def test_a_field_is_smooth_over_its_scale_and_unrelated_beyond_it(scale: int) ->
     def correlation(distance: int) -> float:
         return float(np.corrcoef(field[:, distance:].ravel(), field[:, :-distance].ravel())[0, 1])
 
-    assert correlation(1) > 0.95
+    assert correlation(1) > 0.9
     assert abs(correlation(4 * scale)) < 0.3
