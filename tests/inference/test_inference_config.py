@@ -44,7 +44,8 @@ def segmented(scans: list[dict], cohort_dir: Path, tmp_path_factory: pytest.Temp
     (output / "in" / "sub-1_T2w.nii.gz").symlink_to(".git/annex/objects/gone")
     result = bundle(
         "--config_file", INFERENCE, "--input", output / "in", "--output_dir", output / "out", "--device", "cpu",
-        "--save_probability", "true", "--qc", "false", "--flip_averaging", "false", "--ckpt_path", WEIGHTS,
+        "--save_probability", "true", "--qc", "false", "--flip_averaging", "false", "--threshold", 0.5,
+        "--min_volume", 0, "--ckpt_path", WEIGHTS,
         cwd=output,
     )  # fmt: skip
     assert result.returncode == 1, result.stderr[-2000:]
@@ -220,7 +221,7 @@ def test_inference_preprocesses_as_training_does() -> None:
     ours = inference["preprocessing"]["transforms"]
     order = [t if isinstance(t, str) else t["_target_"] for t in train["train"]["deterministic_transforms"]]
     order = [name for name in order if name not in ("SelectItemsd", "Lambdad")]
-    card = "scripts.networks.weights.intensity_from_card"
+    card = "scripts.networks.model_card.intensity_from_card"
     assert [t["_target_"] for t in ours] == [card if name == "%intensity" else name for name in order]
     for step in ours:
         theirs = for_training.get(step["_target_"], {})
@@ -267,7 +268,8 @@ def test_preprocessing_conforms_a_real_head_as_freesurfer_does(sagittal_and_anis
         nib.save(head.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(affine), psr)), path)
     parser = ConfigParser()
     parser.read_config(INFERENCE)
-    parser.update({"spacing": [1.0] * 3, "spatial_size": [224] * 3})
+    card = str(ROOT / "models" / "model_5.pt")  # its card scales from the least to the most, as the recipe does
+    parser.update({"spacing": [1.0] * 3, "spatial_size": [224] * 3, "ckpt_path": card})
     parser.parse()
     ours = parser.get_parsed_content("preprocessing")({"image": str(path)})["image"]
     conformed = conform(nib.load(path), (224,) * 3, (1.0,) * 3, order=0, orientation="RAS")  # for its affine
