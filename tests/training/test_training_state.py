@@ -58,7 +58,11 @@ def train(overrides: dict) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background of a script ignores it
     sys.stderr = Path(overrides["output_dir"]).with_suffix(".log").open("a")
-    monai.bundle.run("training", **overrides)
+    try:
+        monai.bundle.run("training", **overrides)
+    except Exception:  # multiprocessing would print it without asking the hook, as Python does not
+        sys.excepthook(*sys.exc_info())
+        raise SystemExit(1) from None
 
 
 def start(overrides: dict) -> multiprocessing.Process:
