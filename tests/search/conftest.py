@@ -10,6 +10,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 from conftest import ROOT
 
 from scripts.common.errors import describe
@@ -116,7 +117,7 @@ def start_search(coarse_dir: Path) -> Iterator[Callable[..., subprocess.Popen]]:
         flags = {"dataset_dir": coarse_dir, "output_dir": folder, **SMALL, **flags}
         arguments = [part for key, value in flags.items() for part in (f"--{key}", str(value))]
         command = [sys.executable, str(ROOT / "scripts" / "hpo.py"), *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # bit-identical only then
         with log.open("a") as out:
             started.append(subprocess.Popen(command, cwd=log.parent, env=environment, stdout=out, stderr=out))
         return started[-1]
