@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -64,3 +66,14 @@ def trained(cohort_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     assert result.returncode == 0, result.stderr[-2000:]
     scans = json.loads((cohort_dir / "datalist.json").read_text())["training"]
     return {"root": root, "arguments": arguments, "scans": scans, "stdout": result.stdout, "stderr": result.stderr}
+
+
+@contextmanager
+def small_disk_at(disk: Path, size: str) -> Iterator[Path]:
+    """A disk of ``size``, such as 40k, mounted at ``disk``."""
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small disk can only be mounted by root, with the right to mount")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)

@@ -1,7 +1,6 @@
 """Preprocessing is done once, and what was kept is never what something else would have given."""
 
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import AFFINE, lesion, write
+from conftest import AFFINE, lesion, small_disk_at, write
 from monai.bundle import ConfigParser
 from monai.data import CacheDataset, DataLoader, Dataset, PersistentDataset
 from monai.transforms import Compose, EnsureTyped, LoadImaged, RandFlipd
@@ -167,13 +166,8 @@ def test_an_unknown_cache_is_refused() -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 40 kB; a preprocessed scan takes 70."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("a small disk can only be mounted by root, with the right to mount")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    with small_disk_at(tmp_path / "disk", "40k") as disk:
+        yield disk
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

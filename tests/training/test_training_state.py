@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TRAIN
+from conftest import TRAIN, small_disk_at
 
 EPOCHS = 40
 # Everything that draws random numbers, so that a state which forgets one of them cannot pass.
@@ -165,13 +165,8 @@ def test_told_to_stop_it_saves_at_once_and_loses_no_step(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 400 kB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("a small disk can only be mounted by root, with the right to mount")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    with small_disk_at(tmp_path / "disk", "400k") as disk:
+        yield disk
 
 
 @pytest.mark.slow
