@@ -71,6 +71,9 @@ class TrainingState:
                 if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                     self._restore[number] = signal.signal(number, self._on_signal)
         self.run_folder.claim()
+        trainer.add_event_handler(Events.STARTED, self._continue)  # Ignite calls it in this very round, as the last
+
+    def _continue(self) -> None:
         if self.run_folder.state is not None:
             self._load(self.run_folder.state)
             self.run_folder.state = None

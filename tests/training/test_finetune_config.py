@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import EVALUATE, ROOT, TRAIN, bundle
+from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
 from scripts.common.errors import describe
@@ -77,6 +78,35 @@ def test_the_grid_and_the_network_are_those_of_the_weights(cohort_dir: Path, sta
     assert (
         len(parser.get_parsed_content("network").classifier.weight[0]) == 8
     )  # channels of the weights, not of train.json
+
+
+class Killed(Exception):
+    """The process is gone."""
+
+
+def test_a_resumed_run_continues_its_own_weights_not_the_initial_ones(
+    cohort_dir: Path, start: Path, tmp_path: Path
+) -> None:
+    def kill(trainer: Engine) -> None:
+        raise Killed
+
+    def run(folder: str, killed: bool = False, **overrides: object) -> dict:
+        options = {"output_dir": str(tmp_path / folder), "epochs": 2, "report": False, "inner_fold": "none"}
+        parser = parsed(cohort_dir, start, cache="none", **options, **overrides)
+        trainer = parser.get_parsed_content("train#trainer")
+        if killed:
+            trainer.add_event_handler(Events.EPOCH_STARTED(once=2), kill)
+        try:
+            trainer.run()
+        finally:
+            parser.get_parsed_content("run_folder").release()
+        return trainer.network.state_dict()
+
+    whole = run("whole")
+    with pytest.raises(Killed):
+        run("killed", killed=True)
+    resumed = run("killed", resume=True)
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
 
 @pytest.mark.parametrize(
