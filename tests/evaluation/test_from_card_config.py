@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import EVALUATE, ROOT, TRAIN
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from scripts.networks.meshnet import MeshNet
 from scripts.networks.model_card import network_from_card, read_card
@@ -78,3 +78,12 @@ def test_training_goes_on_from_the_weights_and_its_card_says_so(
     for name, value in torch.load(weights["LIA"]).items():
         torch.testing.assert_close(state[name], value, atol=1e-3, rtol=0)
         assert not torch.equal(state[name], value)
+
+
+def test_the_grid_of_the_cohort_is_turned_with_the_scans() -> None:
+    parser = ConfigParser()
+    parser.read_config(TRAIN)
+    grid = "spacing=(1.0, 2.0, 3.0), spatial_size=(10, 20, 30)"
+    parser.update({"orientation": "IAL", "cohort": f"$__import__('types').SimpleNamespace({grid})"})
+    assert parser.get_parsed_content("spacing") == [3.0, 2.0, 1.0]
+    assert parser.get_parsed_content("spatial_size") == [30, 20, 10]
