@@ -31,7 +31,7 @@ def cached_dataset(
         cache_dir: folder for "disk"; it may be deleted at any time.
         made_of: for "disk", the config of ``transform``'s transforms, nothing instantiated; it is hashed, so functions
             are known by their names: delete the folder after a change of your own.
-        values: for "disk", JSON of what ``made_of`` refers to: {"cohort": [spacing, spatial_size]} for ``@cohort``.
+        values: for "disk", JSON of what ``made_of`` refers to: {"spacing": [1, 1, 1]} for ``@spacing``.
 
     Raises:
         InputError: another ``cache``; for "disk", if ``made_of`` and ``values`` do not tell what ``transform`` does.
@@ -72,10 +72,11 @@ def _hash_scan(scan: dict) -> bytes:
 
 
 def _hash_recipe(made_of: Sequence, values: dict, transforms: list) -> bytes:
-    """A hash of what ``transforms``, the first ones of ``made_of``, compute."""
+    """A hash of what ``transforms``, the first ones of ``made_of``, compute; a function may make what it likes."""
     recipe = [part for part in made_of if isinstance(part, dict) and not part.get("_disabled_")][: len(transforms)]
     told = [str(part.get("_target_")).rpartition(".")[2] for part in recipe]
-    if told != [type(transform).__name__ for transform in transforms]:
+    made = [type(transform).__name__ for transform in transforms]
+    if len(told) != len(made) or any(t != m and t[:1].isupper() for t, m in zip(told, made, strict=True)):
         raise InputError(f"cache disk: the transforms are not those of made_of ({', '.join(told)}); use --cache none")
     if unknown := sorted(set(re.findall(r"@(\w+)", json.dumps(recipe))) - values.keys()):
         raise InputError(f"cache disk: the preprocessing refers to @{unknown[0]}; give it in values, or --cache none")

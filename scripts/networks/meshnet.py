@@ -28,6 +28,8 @@ class MeshNet(nn.Module):
             compute the others again in the backward pass (layer checkpointing); 0 keeps all.
         norm: in MONAI's words: "batch", "instance", ("instance", {"affine": True}); None for no normalization.
         act: in MONAI's words: "relu", "elu", ("leakyrelu", {"negative_slope": 0.1}), ...
+        norm_eval: in training, too, BatchNorm normalizes by its running statistics, and they do not move: for
+            fine-tuning, where one scan's own statistics are not those that inference will use.
 
     Raises:
         ValueError: no such network; it names the argument, its value and what is expected.
@@ -43,6 +45,7 @@ class MeshNet(nn.Module):
         checkpoint_layers: int = 0,
         norm: str | tuple | None = "batch",
         act: str | tuple = "relu",
+        norm_eval: bool = False,
     ) -> None:
         super().__init__()
         counts = {"in_channels": in_channels, "out_channels": out_channels, "channels": channels}
@@ -53,7 +56,7 @@ class MeshNet(nn.Module):
             raise ValueError(f"dilations must be one or more positive integers, got {dilations!r}")
         if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout!r}")
-        self.checkpoint_layers = checkpoint_layers
+        self.checkpoint_layers, self.norm_eval = checkpoint_layers, norm_eval
         self.layers = nn.ModuleList(
             nn.Sequential(
                 nn.Conv3d(channels if i else in_channels, channels, kernel_size=3, padding=dilation, dilation=dilation),
@@ -68,6 +71,13 @@ class MeshNet(nn.Module):
             if isinstance(module, nn.Conv3d):
                 nn.init.xavier_normal_(module.weight, gain=nn.init.calculate_gain("relu"))
                 nn.init.zeros_(module.bias)
+
+    def train(self, mode: bool = True) -> "MeshNet":
+        """Training mode, but with ``norm_eval`` for the normalizations; evaluation mode if ``mode`` is false."""
+        super().train(mode)
+        for _, norm, *_ in self.layers:
+            norm.train(mode and not self.norm_eval)
+        return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map an image (B, in_channels, D, H, W) to class logits (B, out_channels, D, H, W)."""

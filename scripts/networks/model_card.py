@@ -1,5 +1,6 @@
 """The card beside weights: what is needed to rebuild their network, and to trust them."""
 
+import hashlib
 import importlib
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ NETWORKS = ("monai.networks.nets", "scripts.networks.meshnet")
 INTENSITY = ("monai.transforms",)
 _COMPONENT = {"type": "object", "required": ["_target_"], "properties": {"_target_": {"type": "string"}}}
 _THREE = {"type": "array", "minItems": 3, "maxItems": 3}
+_SCANS = {"type": "array", "items": {"type": "string"}}
 CARD = {
     "type": "object",
     "required": ["network_def", "spacing", "spatial_size", "intensity"],
@@ -24,7 +26,8 @@ CARD = {
         "spatial_size": {**_THREE, "items": {"type": "integer", "minimum": 1}},
         "orientation": {"type": "string", "pattern": "^(?=.*[LR])(?=.*[PA])(?=.*[IS])[LRPAIS]{3}$"},
         "intensity": {"type": "array", "items": _COMPONENT},
-        "trained_on": {"type": "array", "items": {"type": "string"}},
+        "trained_on": _SCANS,
+        "ancestry": {"type": "array", "items": {"type": "object", "properties": {"trained_on": _SCANS}}},
         "threshold": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
         "min_volume": {"type": "number", "minimum": 0},
         "flip_averaging": {"type": "boolean"},
@@ -52,13 +55,25 @@ def read_card(ckpt_path: str) -> dict:
     return card
 
 
-def network_from_card(card: dict) -> torch.nn.Module:
-    """The network that a card describes, without weights.
+def ancestry(ckpt_path: str) -> list[dict]:
+    """What stays known of the weights that a training starts from, and of those that they started from, oldest first.
+
+    Raises:
+        InputError: as ``read_card``.
+    """
+    card = read_card(ckpt_path)
+    kept = ("cohort", "simulated", "fold", "inner_fold", "epochs", "trained_on")
+    parent = {"weights": Path(ckpt_path).name, "sha256": hashlib.sha256(Path(ckpt_path).read_bytes()).hexdigest()}
+    return [*card.get("ancestry", []), {**parent, **{key: card[key] for key in kept if key in card}}]
+
+
+def network_from_card(card: dict, **arguments: Any) -> torch.nn.Module:
+    """The network that a card describes, with other ``arguments`` where given, without weights.
 
     Raises:
         InputError: a network or an argument that does not exist.
     """
-    return _build("network_def", card["network_def"], NETWORKS)
+    return _build("network_def", {**card["network_def"], **arguments}, NETWORKS)
 
 
 def intensity_from_card(card: dict) -> monai.transforms.Compose:

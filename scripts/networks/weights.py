@@ -64,7 +64,8 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
     def __call__(self, engine: Engine) -> None:
         """Load; called when the engine starts."""
         if self.held_out and Path(self.load_path).with_suffix(".json").is_file():
-            seen = set(read_card(self.load_path).get("trained_on", []))
+            card = read_card(self.load_path)
+            seen = {scan for one in [card, *card.get("ancestry", [])] for scan in one.get("trained_on", [])}
             known = [scan["image"] for scan in self.held_out if scan["sha256"]["image"][:16] in seen]
             if known:
                 raise InputError(

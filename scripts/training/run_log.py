@@ -4,6 +4,8 @@ import csv
 import json
 import logging
 import time
+from collections.abc import Sequence
+from textwrap import shorten
 
 import ignite
 import monai
@@ -28,13 +30,16 @@ class RunLog:
 
     Args:
         cohort: the split that is trained on.
+        grid: spacing in mm and size in voxels of what the network sees.
         evaluator: the validation engine, whose metrics are shown; the key metric is the one that is maximized.
         run_folder: where ``history.csv`` goes, and what differs from the shipped recipe.
         model_path: where the weights for use are saved.
     """
 
-    def __init__(self, cohort: Cohort, evaluator: Engine, run_folder: RunFolder, model_path: str) -> None:
-        self.cohort, self.evaluator, self.differences = cohort, evaluator, run_folder.differences
+    def __init__(
+        self, cohort: Cohort, grid: Sequence, evaluator: Engine, run_folder: RunFolder, model_path: str
+    ) -> None:
+        self.cohort, self.grid, self.evaluator, self.differences = cohort, grid, evaluator, run_folder.differences
         self.history, self.model_path = run_folder.record.with_name("history.csv"), model_path
         self._loss_of = from_engine("loss", first=True)
         self._waited, self._trained, self._scale = Timer(), Timer(), 0.0
@@ -55,17 +60,17 @@ class RunLog:
         engine.add_event_handler(Events.COMPLETED, self._completed)
 
     def _started(self, trainer: Engine) -> None:
-        cohort, network = self.cohort, trainer.network
+        cohort, network, (spacing, spatial_size) = self.cohort, trainer.network, self.grid
         n_parameters = sum(p.numel() for p in network.parameters())
         dtype = str(getattr(getattr(trainer, "inferer", None), "dtype", None) or torch.float32).removeprefix("torch.")
         logger.info(f"MONAI {monai.__version__}, torch {torch.__version__}, Ignite {ignite.__version__}")
         logger.info(f"{type(network).__name__}: {n_parameters:,} parameters; {dtype} on {trainer.state.device}")
-        differences = ", ".join(f"{name} {json.dumps(value)}" for name, value in self.differences.items())
+        differences = ", ".join(f"{key} {shorten(json.dumps(x), 60)}" for key, x in self.differences.items())
         logger.info(f"Differs from train.json: {differences or 'nothing'}")
         logger.info(
             f"Cohort: {cohort.name}; {len(cohort.training)} training, {len(cohort.validation)} validation, "
-            f"{len(cohort.test)} test scans; grid {'x'.join(map(str, cohort.spatial_size))}, spacing "
-            f"{'x'.join(f'{s:g}' for s in cohort.spacing)} mm"
+            f"{len(cohort.test)} test scans; grid {'x'.join(map(str, spatial_size))}, spacing "
+            f"{'x'.join(f'{s:g}' for s in spacing)} mm"
         )
         if cohort.simulated:
             logger.warning(

@@ -216,3 +216,21 @@ def test_norm_and_act_are_layers_of_monai_and_the_others_keep_their_names() -> N
     assert isinstance(instance.layers[3][1], nn.InstanceNorm3d)
     assert instance.layers[3][1].affine
     assert instance.layers[3][2].negative_slope == 0.3
+
+
+@pytest.mark.parametrize("norm_eval", [True, False])
+def test_norm_eval_trains_by_the_running_statistics_and_leaves_them(norm_eval: bool) -> None:
+    network = MeshNet(channels=3, dilations=(1, 2), norm_eval=norm_eval).double()
+    for _, norm, *_ in network.layers:
+        norm.running_mean.uniform_(-1, 1)
+        norm.running_var.uniform_(0.5, 2)
+    before = [buffer.clone() for buffer in network.buffers()]
+    x = torch.rand(1, 1, 8, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        inference = network.eval()(x)
+    training = network.train()(x)
+    training.sum().backward()
+    assert torch.allclose(training, inference) == norm_eval
+    assert all(map(torch.equal, network.buffers(), before)) == norm_eval
+    assert all(p.grad is not None for p in network.parameters())
+    assert network.training

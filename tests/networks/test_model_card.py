@@ -1,5 +1,6 @@
 """A card rebuilds its network and runs no code; each of its keys has a rule."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from conftest import ROOT
 
 from scripts.common.errors import InputError
 from scripts.networks.meshnet import MeshNet
-from scripts.networks.model_card import intensity_from_card, network_from_card, read_card
+from scripts.networks.model_card import ancestry, intensity_from_card, network_from_card, read_card
 
 MESHNET = {"_target_": "scripts.networks.meshnet.MeshNet", "channels": 2}
 SCALING = [{"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0}]
@@ -108,3 +109,18 @@ def test_weights_may_be_copied_with_their_card(tmp_path: Path) -> None:
     for suffix in ("pt", "json"):
         shutil.copy(ROOT / "models" / f"model_5.{suffix}", tmp_path / f"mine.{suffix}")
     assert read_card(str(tmp_path / "mine.pt"))["spacing"] == read_card(str(ROOT / "models" / "model_5.pt"))["spacing"]
+
+
+def test_ancestors_are_known_by_their_content_oldest_first(tmp_path: Path) -> None:
+    first = {"weights": "first.pt", "sha256": "0" * 64, "trained_on": ["a"]}
+    save(tmp_path, {**CARD, "ancestry": [first], "cohort": "ours", "simulated": True, "trained_on": ["b"], "seed": 3})
+    digest = hashlib.sha256((tmp_path / "model.pt").read_bytes()).hexdigest()
+    second = {"weights": "model.pt", "sha256": digest, "cohort": "ours", "simulated": True, "trained_on": ["b"]}
+    assert ancestry(str(tmp_path / "model.pt")) == [first, second]
+
+
+def test_a_network_of_a_card_can_be_built_with_other_arguments() -> None:
+    network = network_from_card(CARD, dropout=0.5)
+    assert [m.p for m in network.modules() if isinstance(m, torch.nn.Dropout3d)] == [0.5] * 9
+    with pytest.raises(InputError, match=r"^card: network_def: MeshNet cannot be built .*dropout must be in"):
+        network_from_card(CARD, dropout=2)

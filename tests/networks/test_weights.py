@@ -43,11 +43,19 @@ def test_loader_takes_the_network_out_of_a_file_with_more(tmp_path: Path) -> Non
     assert all(torch.equal(value, trained.state_dict()[key]) for key, value in network.state_dict().items())
 
 
-@pytest.mark.parametrize(("seen", "refused"), [(["ab" * 8], True), (["cd" * 8], False), ([], False)])
+@pytest.mark.parametrize(
+    ("seen", "refused"),
+    [
+        ({"trained_on": ["ab" * 8]}, True),
+        ({"trained_on": ["cd" * 8], "ancestry": [{"trained_on": ["ef" * 8]}]}, False),
+        ({"trained_on": []}, False),
+        ({"trained_on": [], "ancestry": [{}, {"trained_on": ["ab" * 8]}]}, True),
+    ],
+)
 def test_weights_trained_on_a_test_scan_are_refused_whatever_its_name(
-    tmp_path: Path, seen: list[str], refused: bool
+    tmp_path: Path, seen: dict, refused: bool
 ) -> None:
-    save(tmp_path, {**CARD, "cohort": "ARC", "fold": 0, "trained_on": seen})
+    save(tmp_path, {**CARD, "cohort": "ARC", "fold": 0, **seen})
     engine, network = Engine(lambda engine, batch: None), MeshNet(channels=2)
     held_out = [{"image": "/x/sub-1_T2w.nii.gz", "sha256": {"image": "ab" * 32}}]
     CheckpointLoader(str(tmp_path / "model.pt"), {"network": network}, held_out=held_out).attach(engine)

@@ -28,9 +28,9 @@ def test_lines_and_history(tmp_path: Path, caplog: pytest.LogCaptureFixture, sim
         network=network,
         key_val_metric={"error": IgniteMetricHandler(MSEMetric(), output_transform=from_engine(["pred", "label"]))},
     )
-    cohort = Cohort("people", simulated, (1.0, 1.0, 2.5), (4, 4, 4), [{}] * 4, [{}] * 3, [{}] * 2, "")
+    cohort = Cohort("people", simulated, (9.0, 9.0, 9.0), (9, 9, 9), [{}] * 4, [{}] * 3, [{}] * 2, "")
     folder = SimpleNamespace(record=tmp_path / "out" / "run.json", differences={"seed": 7, "loss_def#_target_": "L"})
-    log = RunLog(cohort, evaluator, folder, "/models/model.pt")
+    log = RunLog(cohort, ((1.0, 1.0, 2.5), (4, 4, 4)), evaluator, folder, "/models/model.pt")
     losses: dict[int, list[float]] = {}
     trainer = SupervisedTrainer(
         device=device,
@@ -90,7 +90,7 @@ def scripted_run(folder: Path, scores: dict[int, float]) -> pandas.DataFrame:
 
     evaluator.state.key_metric_name = "score"
     run_folder = SimpleNamespace(record=folder / "run.json", differences={})
-    RunLog(cohort, evaluator, run_folder, "/models/model.pt").attach(trainer)
+    RunLog(cohort, ((1, 1, 1), (4, 4, 4)), evaluator, run_folder, "/models/model.pt").attach(trainer)
     trainer.run([1.0, 2.0, 6.0], max_epochs=3)
     return pandas.read_csv(folder / "history.csv")
 

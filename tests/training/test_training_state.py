@@ -276,7 +276,13 @@ def test_skipped_fp16_steps_are_counted_and_the_scaler_belongs_to_the_state(tmp_
         cpu, folder = torch.device("cpu"), str(tmp_path)
         evaluator = SupervisedEvaluator(device=cpu, val_data_loader=data, network=network)
         run_folder = RunFolder(folder, folder, {}, "abc")
-        log = RunLog(Cohort("c", False, (1,) * 3, (4,) * 3, [], [], [], ""), evaluator, run_folder, "model.pt")
+        log = RunLog(
+            Cohort("c", False, (1,) * 3, (4,) * 3, [], [], [], ""),
+            ((1,) * 3, (4,) * 3),
+            evaluator,
+            run_folder,
+            "model.pt",
+        )
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         save_dict = {"network": network, "optimizer": optimizer}
         return SupervisedTrainer(

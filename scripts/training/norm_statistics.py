@@ -1,0 +1,47 @@
+"""BatchNorm's running statistics lag behind weights that move fast: before a validation they are averaged anew."""
+
+from itertools import islice
+
+import torch
+from ignite.engine import Engine, Events
+from torch.optim.swa_utils import update_bn
+
+from scripts.common.errors import InputError
+
+
+class NormStatistics:
+    """After an epoch, replaces the running statistics by their average over the epoch's first training scans.
+
+    Training itself does not use them (it normalizes by the mini-batch's own), so only what is validated and saved
+    changes. Attach it before the validation handler.
+
+    Args:
+        network: whose BatchNorm layers.
+        n_scans: mini-batches to average over; 0 leaves the statistics as training moves them.
+        interval: epochs from one time to the next; the last epoch is always one.
+        dtype: to autocast to, as in training; None is float32.
+
+    Raises:
+        InputError: ``n_scans`` is negative.
+    """
+
+    def __init__(
+        self, network: torch.nn.Module, n_scans: int, interval: int = 1, dtype: torch.dtype | None = None
+    ) -> None:
+        if n_scans < 0:
+            raise InputError(f"update_bn_scans {n_scans}: expected 0 (off) or more")
+        self.network, self.n_scans, self.interval, self.dtype = network, n_scans, interval, dtype
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        if self.n_scans:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Average; called at the end of an epoch."""
+        if engine.state.epoch % self.interval and engine.state.epoch < engine.state.max_epochs:
+            return
+        device = torch.device(engine.state.device)
+        images = (batch["image"] for batch in islice(engine.data_loader, self.n_scans))
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
+            update_bn(images, self.network, device)
