@@ -84,7 +84,7 @@ def compare(network: torch.nn.Module, answer: Answer, card: dict) -> tuple[float
         x = ScaleIntensity()(GaussianSmooth(sigma=2.0)(torch.rand(card["network_def"].get("in_channels", 1), *sides)))
         with torch.no_grad():
             expected = network(torch.as_tensor(x[None])).numpy()
-        got = answer(np.ascontiguousarray(x[None], np.float32))
+            got = answer(np.ascontiguousarray(x[None], np.float32))
         difference = np.abs(got - expected).max() / np.abs(expected).max()
         differences.append((difference, (got.argmax(1) != expected.argmax(1)).mean()))
     return tuple(np.max(differences, axis=0))
