@@ -1,4 +1,4 @@
-"""Export weights to ONNX and TorchScript: ``python scripts/export.py --help``."""
+"""Export weights to ONNX, TorchScript and TensorFlow.js: ``python scripts/export.py --help``."""
 
 import sys
 from pathlib import Path

@@ -32,9 +32,17 @@ class Scans(Dataset):
 
 
 class Masks:
-    """Which scans the weights of this ``card`` segment, and what is written of each: all of its files, or none."""
+    """Which scans the weights of this ``card`` segment, and what is written of each: all of its files, or none.
+
+    InputError: the card's network has other than two classes.
+    """
 
     def __init__(self, derivative: Derivative, card: dict, qc: bool = True, save_probability: bool = False) -> None:
+        if (classes := card["network_def"].get("out_channels", 2)) != 2:
+            raise InputError(
+                f"these weights have {classes} classes, so no mask of lesion; for a map of labels give "
+                "--config_file \"['configs/inference.json','configs/labels.json']\""
+            )
         self.derivative, self.card = derivative, card
         self.wanted = [MASK, *[PICTURE] * qc, *[PROBABILITY] * save_probability]
         self.problems: list[str] = []

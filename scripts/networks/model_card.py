@@ -24,6 +24,7 @@ CARD = {
         "network_def": _COMPONENT,
         "spacing": {**_THREE, "items": {"type": "number", "exclusiveMinimum": 0}},
         "spatial_size": {**_THREE, "items": {"type": "integer", "minimum": 1}},
+        "orientation": {"type": "string", "pattern": "^(?=.*[LR])(?=.*[PA])(?=.*[IS])[LRPAIS]{3}$"},
         "intensity": {"type": "array", "items": _COMPONENT},
         "trained_on": _SCANS,
         "ancestry": {"type": "array", "items": {"type": "object", "properties": {"trained_on": _SCANS}}},
@@ -36,7 +37,8 @@ HINT = "training writes the card beside its weights, see models/README.md"
 
 
 def read_card(ckpt_path: str) -> dict:
-    """The card beside ``ckpt_path``: what it must hold is in ``CARD``, spacing in mm and both of the grid in RAS order.
+    """The card beside ``ckpt_path``: what it must hold is in ``CARD``, spacing in mm, and both of the grid along
+    the axes of its ``orientation``, RAS where it has none.
 
     Raises:
         InputError: no weights, no card, or a card that is not as ``CARD`` says.

@@ -1,9 +1,10 @@
-"""Exports to ONNX and TorchScript, kept only if they answer as the network does."""
+"""Exports to ONNX, TorchScript and TensorFlow.js, kept only if they answer as the network does."""
 
 import json
+import os
 import re
 import tempfile
-from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -16,40 +17,43 @@ from scripts.common.errors import InputError
 from scripts.common.files import replace_file
 from scripts.networks.model_card import network_from_card, read_card
 from scripts.networks.weights import read_checkpoint, refuse_other_weights
+from scripts.sharing import brainchop
+from scripts.sharing.brainchop import Answer
 
 onnxruntime, _ = optional_import("onnxruntime")
 openvino, has_openvino = optional_import("openvino")
 BUNDLE = Path(__file__).resolve().parents[2]
 WEIGHTS = str(BUNDLE / "models" / "model.pt")
-SUFFIXES = {"onnx": ".onnx", "torchscript": ".ts"}
+SUFFIXES = {"onnx": ".onnx", "torchscript": ".ts", "brainchop": "_brainchop/model.json"}
 MAX_DIFFERENCE = 1e-3  # of the logits, relative to the largest; float32 gives 1e-5 or less
 MAX_VOXELS = 1e-4  # share that may have another class: those on the border between two
-Answer = Callable[[np.ndarray], np.ndarray]
 
 
 def export(ckpt_path: str = WEIGHTS, output_dir: str | None = None, formats: str = "onnx,torchscript") -> None:
     """Write ``model.onnx`` and ``model.ts`` and compare their answers with the network's on three grids.
 
-    The ONNX file is run by ONNX Runtime, and by OpenVINO where it is installed. A file that fails is not written.
+    The ONNX file is run by ONNX Runtime, and by OpenVINO where it is installed; brainchop's files, ``model.json`` and
+    ``model.bin`` in a folder ``model_brainchop``, are read again as they are imported. What fails is not written.
 
     Args:
         ckpt_path: the weights; the network is built from the card beside them.
         output_dir: folder for the files, named like the weights; the weights' own by default.
-        formats: "onnx", "torchscript" or both with a comma between.
+        formats: of "onnx", "torchscript" and "brainchop" those to write, with commas between.
 
     Raises:
-        InputError: no weights, an unknown format, an export that answers otherwise, a folder that cannot be written.
+        InputError: no weights, an unknown format, a network that it cannot express, an export that answers otherwise, a
+            folder that cannot be written.
     """
-    formats, writers = re.findall(r"\w+", str(formats)), {"onnx": _write_onnx, "torchscript": _write_torchscript}
+    formats = re.findall(r"\w+", str(formats))
+    writers = {"onnx": _write_onnx, "torchscript": _write_torchscript, "brainchop": brainchop.write}
     for name in set(formats) - set(SUFFIXES):
-        raise InputError(f"--formats {name}: expected onnx, torchscript or both")
+        raise InputError(f"--formats {name}: expected some of {', '.join(SUFFIXES)}")
     card, weights = read_card(ckpt_path), read_checkpoint(ckpt_path)
     network = network_from_card(card).eval()
     refuse_other_weights(ckpt_path, network.state_dict(), weights)
     network.load_state_dict(weights)
     for name in formats:
-        path = Path(ckpt_path).with_suffix(SUFFIXES[name])
-        path = Path(output_dir or path.parent) / path.name
+        path = Path(output_dir or Path(ckpt_path).parent) / (Path(ckpt_path).stem + SUFFIXES[name])
         with tempfile.TemporaryDirectory() as folder:
             partial = Path(folder) / path.name
             for runtime, answer in writers[name](network, partial, card).items():
@@ -58,9 +62,15 @@ def export(ckpt_path: str = WEIGHTS, output_dir: str | None = None, formats: str
                 if not (error <= MAX_DIFFERENCE and share <= MAX_VOXELS):  # so if it is NaN
                     raise InputError(f"{path}: not written, {runtime} answers otherwise than torch: {what}")
                 print(f"{path.name} in {runtime}: {what}")
-            with replace_file(path, "wb") as file:
-                file.write(partial.read_bytes())
-        print(f"Written: {path} ({path.stat().st_size / 1e6:.2f} MB)")
+            files = sorted(Path(folder).iterdir(), reverse=True)
+            with ExitStack() as stack:  # all are written before the first takes its name
+                for written in files:
+                    file = stack.enter_context(replace_file(path.with_name(written.name), "wb"))
+                    file.write(written.read_bytes())
+                    file.flush()
+                    os.fsync(file.fileno())
+        size = sum(path.with_name(written.name).stat().st_size for written in files)
+        print(f"Written: {path} ({size / 1e6:.2f} MB)")
 
 
 def compare(network: torch.nn.Module, answer: Answer, card: dict) -> tuple[float, float]:
@@ -74,7 +84,7 @@ def compare(network: torch.nn.Module, answer: Answer, card: dict) -> tuple[float
         x = ScaleIntensity()(GaussianSmooth(sigma=2.0)(torch.rand(card["network_def"].get("in_channels", 1), *sides)))
         with torch.no_grad():
             expected = network(torch.as_tensor(x[None])).numpy()
-        got = answer(np.ascontiguousarray(x[None], np.float32))
+            got = answer(np.ascontiguousarray(x[None], np.float32))
         difference = np.abs(got - expected).max() / np.abs(expected).max()
         differences.append((difference, (got.argmax(1) != expected.argmax(1)).mean()))
     return tuple(np.max(differences, axis=0))

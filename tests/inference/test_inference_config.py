@@ -278,3 +278,21 @@ def test_preprocessing_conforms_a_real_head_as_freesurfer_does(sagittal_and_anis
     expected = (on_our_grid - on_our_grid.min()) / np.ptp(on_our_grid)
     inside = ours[0].numpy() > 0.05
     assert np.abs(ours[0].numpy() - expected)[inside].mean() < (0.002 if sagittal_and_anisotropic else 1e-7)
+
+
+@pytest.mark.parametrize(("orientation", "shift"), [("RAS", (1, 0, 0)), ("PSR", (0, -1, 0)), ("IAL", (0, 0, -1))])
+def test_scans_are_turned_to_the_orientation_of_the_card(
+    weights: Path, segment: Callable, orientation: str, shift: tuple[int, ...], tmp_path: Path
+) -> None:
+    """The network finds what has something bright one voxel behind it along its first axis."""
+    state, card = torch.load(weights), json.loads(weights.with_suffix(".json").read_text())
+    state["layers.0.0.weight"] = state["layers.0.0.weight"].roll(-1, dims=2)
+    torch.save(state, tmp_path / "mine.pt")
+    card |= {"orientation": orientation, "spacing": [3.0] * 3, "spatial_size": [32] * 3}
+    (tmp_path / "mine.json").write_text(json.dumps(card))
+    image = np.full((24, 30, 20), 10, np.float32)
+    image[8:14, 9:20, 5:12] = 100
+    nib.save(nib.Nifti1Image(image, np.diag([3.0, 3.0, 3.0, 1.0])), tmp_path / "sub-1_T2w.nii.gz")
+    segment(tmp_path / "sub-1_T2w.nii.gz", tmp_path / "out", ckpt_path=str(tmp_path / "mine.pt"))
+    mask = np.asarray(nib.load(tmp_path / "out" / "sub-1_desc-lesion_mask.nii.gz").dataobj)
+    np.testing.assert_array_equal(mask, np.roll(image > 50, shift, axis=(0, 1, 2)))

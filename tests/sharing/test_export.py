@@ -97,7 +97,7 @@ def test_a_file_that_answers_otherwise_is_not_written(
 
 
 def test_wrong_arguments_are_one_line(weights: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^--formats coreml: expected onnx, torchscript or both$"):
+    with pytest.raises(InputError, match=r"^--formats coreml: expected some of onnx, torchscript, brainchop$"):
         exporting.export(str(weights), formats="coreml")
     with pytest.raises(InputError, match="no such file"):
         exporting.export(str(tmp_path / "none.pt"))

@@ -1,0 +1,83 @@
+"""MeshNets published for the browser (brainchop, T2lesion) become weights with a card, and ours become such models."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from scripts.common.errors import InputError
+from scripts.common.files import replace_file
+from scripts.common.json_file import check_json, read_json
+from scripts.networks.model_card import CARD, network_from_card
+from scripts.sharing import layers_model
+
+# How brainchop's pages hand a scan to a network, which the model does not say.
+CONFORMED = {"spacing": [1.0, 1.0, 1.0], "spatial_size": [256, 256, 256], "orientation": "LIA"}
+MIN_MAX = {"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0}
+QUANTILES = {"_target_": "ScaleIntensityRangePercentilesd", "keys": "image", "lower": 5, "upper": 95}
+ABOUT = "Imported from a TensorFlow.js model: which scans it was trained on is unknown. Not for clinical use."
+Answer = Callable[[np.ndarray], np.ndarray]
+
+
+def import_brainchop(model_json: str, output: str, license: str = "unknown", quantiles: bool = False) -> None:
+    """Write the weights and the card of a MeshNet that is published as a TensorFlow.js layers model.
+
+    Args:
+        model_json: its ``model.json``; the weight files that it lists lie beside it.
+        output: the weights to write, such as ``models/name.pt``; the card goes beside them. Neither is replaced.
+        license: of the model, for the card.
+        quantiles: intensities are scaled from their 5th and 95th percentile instead of their least and most, for the
+            models with ``enableQuantileNorm`` in brainchop's list. A model that we exported says it itself.
+
+    Raises:
+        InputError: a file that cannot be read, or a network that MeshNet cannot express; the line names the layer.
+    """
+    weights = Path(output)
+    if weights.suffix != ".pt":
+        raise InputError(f"--output {output}: expected a name that ends with .pt")
+    for path in (weights, weights.with_suffix(".json")):
+        if path.exists():
+            raise InputError(f"{path}: is there already, so not replaced; give another --output")
+    network, card = read(model_json)
+    card |= {"license": license} if license != "unknown" else {}
+    if quantiles:
+        card["intensity"] = [{**QUANTILES, "b_min": 0.0, "b_max": 1.0}]
+    with replace_file(weights.with_suffix(".json")) as file, replace_file(weights, "wb") as binary:
+        file.write(json.dumps(card, indent=4) + "\n")
+        torch.save(network.state_dict(), binary)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    print(f"Written: {weights} and its card ({count:,} parameters, {card['network_def']['out_channels']} classes)")
+
+
+def read(model_json: str | Path) -> tuple[torch.nn.Module, dict]:
+    """The network in ``model_json`` and its card: the one that ``write`` put there, else brainchop's habits.
+
+    Raises:
+        InputError: see ``import_brainchop``.
+    """
+    arguments, state, metadata = layers_model.read(model_json)
+    definition = {"_target_": "scripts.networks.meshnet.MeshNet", **arguments}
+    card = {"about": ABOUT, **CONFORMED, "intensity": [MIN_MAX], "threshold": 0.5, "license": "unknown"}
+    kept = metadata.get("card") if isinstance(metadata, dict) else None
+    card = {**(kept if isinstance(kept, dict) else card), "network_def": definition}
+    check_json(model_json, card, CARD, layers_model.HINT)
+    colors = Path(model_json).with_name("colormap.json")
+    labels = read_json(colors, "brainchop's names of classes").get("labels", []) if colors.is_file() else []
+    if len(labels) == arguments["out_channels"]:
+        card["classes"] = labels
+    network = network_from_card(card).eval()
+    network.load_state_dict(state)
+    return network, card
+
+
+def write(network: torch.nn.Module, path: Path, card: dict) -> dict[str, Answer]:
+    """Write ``path``, a ``model.json``, and ``model.bin`` beside it; return how what was written answers, read again.
+
+    Raises:
+        InputError: a network that a layers model cannot express.
+    """
+    layers_model.write(network, path, card["network_def"].get("act", "relu"), {"card": card})
+    again, _ = read(path)
+    return {"the importer": lambda x: again(torch.from_numpy(x)).numpy(force=True)}

@@ -1,0 +1,78 @@
+"""configs/labels.json: networks of more than two classes give a map of labels, not a mask."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import INFERENCE, ROOT, write
+from monai.bundle import ConfigWorkflow
+
+from scripts.common.errors import describe
+from scripts.networks.meshnet import MeshNet
+
+LABELS = str(ROOT / "configs" / "labels.json")
+AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of three classes: below a quarter of the scan's range, above three quarters, and between them."""
+    definition = {"channels": 1, "dilations": [1], "out_channels": 3, "norm": None}
+    network, path = MeshNet(**definition), tmp_path_factory.mktemp("weights") / "three.pt"
+    state = {name: torch.zeros_like(value) for name, value in network.state_dict().items()}
+    state["layers.0.0.weight"][0, 0, 1, 1, 1] = 1
+    state["classifier.weight"][:, 0, 0, 0, 0] = torch.tensor([0.0, 4.0, 8.0])
+    state["classifier.bias"][:] = torch.tensor([0.0, -1.0, -4.0])
+    torch.save(state, path)
+    card = {"network_def": {"_target_": "scripts.networks.meshnet.MeshNet", **definition}, "orientation": "LIA"}
+    card |= {"intensity": [{"_target_": "ScaleIntensityd", "keys": "image"}], "spacing": [3.0] * 3}
+    path.with_suffix(".json").write_text(json.dumps({**card, "spatial_size": [32, 32, 40]}))
+    return path
+
+
+@pytest.fixture
+def run(weights: Path, tmp_path: Path) -> Callable:
+    """A function that runs the configs on two scans of three intensities."""
+    image = np.zeros((24, 30, 20), np.float32)
+    image[2:22, 2:28, 2:18], image[14:18, 8:22, 6:14] = 50, 100
+    for name in ("sub-1", "sub-2"):
+        write(tmp_path / "in" / name / f"{name}_T2w.nii.gz", image, AFFINE)
+
+    def run(*configs: str) -> np.ndarray:
+        paths = {"input": str(tmp_path / "in"), "output_dir": str(tmp_path / "out"), "ckpt_path": str(weights)}
+        settings = {"device": "cpu", "amp": False}
+        workflow = ConfigWorkflow(list(configs), workflow_type="infer", logging_file=False, **paths, **settings)
+        workflow.initialize()
+        workflow.run()
+        return np.round(image / 50)
+
+    return run
+
+
+def test_each_voxel_of_a_scan_has_its_label_in_the_scans_own_grid(run: Callable, tmp_path: Path) -> None:
+    expected = run(INFERENCE, LABELS)
+    files = sorted(p.relative_to(tmp_path / "out") for p in (tmp_path / "out").rglob("*.*"))
+    assert files == [Path(f"sub-{i}/sub-{i}_T2w_dseg.nii.gz") for i in (1, 2)]
+    labels = nib.load(tmp_path / "out" / files[0])
+    np.testing.assert_array_equal(np.asarray(labels.dataobj), expected)
+    np.testing.assert_allclose(labels.affine, AFFINE)
+    assert labels.get_data_dtype() == np.uint8
+
+
+def test_a_folder_that_is_there_is_left_alone(run: Callable, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(RuntimeError) as error:
+        run(INFERENCE, LABELS)
+    assert describe(error.value).startswith("FileExistsError: ")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_without_the_overlay_such_weights_are_one_line(run: Callable, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError) as error:
+        run(INFERENCE)
+    assert describe(error.value).startswith("these weights have 3 classes, so no mask of lesion; for a map of labels")
+    assert not (tmp_path / "out").exists()
