@@ -131,7 +131,7 @@ def test_threshold_min_volume_and_flip_averaging_are_overrides(
     weights, image = str(ROOT / "models" / "model_5.pt"), cohort_dir / scans[0]["image"]
     overrides = {"threshold": 0.3, "min_volume": 20_000, "ckpt_path": weights, "save_probability": "True"}
     workflow = segment(image, tmp_path / "flips", **overrides, flip_averaging="true")
-    segment(image, tmp_path / "plain", **overrides)
+    segment(image, tmp_path / "plain", **overrides, flip_averaging="false")
     (path,) = (tmp_path / "flips").glob("*mask.nii.gz")
     mask = nib.load(path)
     one, other = (nib.load(p).get_fdata() for p in sorted(tmp_path.glob("*/*probseg.nii.gz")))
@@ -268,8 +268,8 @@ def test_preprocessing_conforms_a_real_head_as_freesurfer_does(sagittal_and_anis
         nib.save(head.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(affine), psr)), path)
     parser = ConfigParser()
     parser.read_config(INFERENCE)
-    card = str(ROOT / "models" / "model_5.pt")  # its card scales from the least to the most, as the recipe does
-    parser.update({"spacing": [1.0] * 3, "spatial_size": [224] * 3, "ckpt_path": card})
+    card = "${'intensity': [{'_target_': 'ScaleIntensityd', 'keys': 'image'}]}"  # from the least to the most
+    parser.update({"model_card": card, "spacing": [1.0] * 3, "spatial_size": [224] * 3})
     parser.parse()
     ours = parser.get_parsed_content("preprocessing")({"image": str(path)})["image"]
     conformed = conform(nib.load(path), (224,) * 3, (1.0,) * 3, order=0, orientation="RAS")  # for its affine
