@@ -17,6 +17,9 @@ COLUMNS = {
     "left_volume": {"Description": "Part of the volume left of the middle of the head", "Units": "mm3"},
     "right_volume": {"Description": "The rest of the volume", "Units": "mm3"},
     "laterality": {"Description": "(left - right) / (left + right), n/a without a lesion"},
+    "quality": {
+        "Description": "Agreement of the predictions: mean DICE of their pairs; n/a of one, or of none with a lesion"
+    },
 }
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from scripts.common.errors import InputError, describe
 from scripts.data.check_scans import check_scans
 from scripts.evaluation import qc_picture
-from scripts.inference.derivative import MASK, PICTURE, PROBABILITY, Derivative
+from scripts.inference.derivative import MASK, PICTURE, PROBABILITY, UNCERTAINTY, Derivative
 from scripts.inference.lesion_table import write_table
 from scripts.inference.lesions import measure
 
@@ -34,9 +34,18 @@ class Scans(Dataset):
 class Masks:
     """Which scans the weights of this ``card`` segment, and what is written of each: all of its files, or none."""
 
-    def __init__(self, derivative: Derivative, card: dict, qc: bool = True, save_probability: bool = False) -> None:
-        self.derivative, self.card = derivative, card
-        self.wanted = [MASK, *[PICTURE] * qc, *[PROBABILITY] * save_probability]
+    def __init__(
+        self,
+        derivative: Derivative,
+        card: dict,
+        qc: bool = True,
+        save_probability: bool = False,
+        save_uncertainty: bool = False,
+    ) -> None:
+        if not isinstance(save_uncertainty, bool):
+            raise InputError(f"save_uncertainty {save_uncertainty!r}: expected true or false")
+        self.derivative, self.card, self.save_uncertainty = derivative, card, save_uncertainty
+        self.wanted = [MASK, *[PICTURE] * qc, *[PROBABILITY] * save_probability, *[UNCERTAINTY] * save_uncertainty]
         self.problems: list[str] = []
 
     def to_do(self, scans: list[dict]) -> list[dict]:
@@ -74,11 +83,12 @@ class Masks:
                 raise InputError(batch["error"][0])
             (item,) = engine._iteration(engine, batch)
             mask, image = item["pred"].cpu(), LoadImage(ensure_channel_first=True)(scan)
-            lesions = measure(mask, image)
+            lesions = {**measure(mask, image), "quality": item["quality"]}
             shown = f"{Path(scan).name}: lesion {lesions['lesion_volume']:,.0f} mm3 in {lesions['lesions']} part(s)"
             files = {PICTURE: qc_picture.draw(image, {"red": mask}, shown)} if PICTURE in self.wanted else {}
-            for output, key, dtype in ((MASK, "pred", np.uint8), (PROBABILITY, "probability", np.float32)):
+            for output, key in ((MASK, "pred"), (PROBABILITY, "probability"), (UNCERTAINTY, "uncertainty")):
                 if output in self.wanted:
+                    dtype = np.uint8 if output == MASK else np.float32
                     volume = nib.Nifti1Image(item[key][0].cpu().numpy().astype(dtype), mask.affine.numpy())
                     volume.header.set_xyzt_units("mm")
                     files[output] = gzip.compress(volume.to_bytes(), 1, mtime=0)
