@@ -46,7 +46,8 @@ class Agreed(MapTransform):
       as in Nair et al., Exploring uncertainty measures in deep networks for multiple sclerosis lesion detection and
       segmentation (doi 10.1016/j.media.2019.101557), where it is the variance;
     - ``quality``: the mean DICE of all pairs of the predictions' masks, Roy et al., Bayesian QuickNAT
-      (doi 10.1016/j.neuroimage.2019.03.042); None of one prediction, or where no prediction finds a lesion.
+      (doi 10.1016/j.neuroimage.2019.03.042); None of one prediction, or where no prediction finds a lesion. Two empty
+      masks are no pair: that both miss a lesion says nothing of how well a third one draws it.
 
     Args:
         keys: the logits.
@@ -72,8 +73,6 @@ class Agreed(MapTransform):
 
 
 def mean_pairwise_dice(masks: torch.Tensor) -> float | None:
-    """Of two or more masks (N, D, H, W; boolean): two empty ones agree; None of fewer, or if all are empty."""
-    if len(masks) < 2 or not masks.any():
-        return None
-    pairs = [(2 * (a & b).sum() / (a.sum() + b.sum())).nan_to_num(nan=1.0) for a, b in combinations(masks, 2)]
-    return float(torch.stack(pairs).mean())
+    """Of masks (N, D, H, W; boolean): the mean over pairs of which one is not empty, None without such a pair."""
+    pairs = [2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in combinations(masks, 2) if a.any() or b.any()]
+    return float(torch.stack(pairs).mean()) if pairs else None

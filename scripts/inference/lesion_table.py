@@ -20,6 +20,9 @@ COLUMNS = {
     "quality": {
         "Description": "Agreement of the predictions: mean DICE of their pairs; n/a of one, or of none with a lesion"
     },
+    "unusual": {
+        "Description": "In what the scan is unlike those the weights were trained on; n/a: in nothing, or unknown"
+    },
 }
 
 

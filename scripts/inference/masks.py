@@ -17,6 +17,7 @@ from scripts.evaluation import qc_picture
 from scripts.inference.derivative import MASK, PICTURE, PROBABILITY, UNCERTAINTY, Derivative
 from scripts.inference.lesion_table import write_table
 from scripts.inference.lesions import measure
+from scripts.inference.usual import unusual
 
 logger = logging.getLogger("meshnet")
 
@@ -83,7 +84,9 @@ class Masks:
                 raise InputError(batch["error"][0])
             (item,) = engine._iteration(engine, batch)
             mask, image = item["pred"].cpu(), LoadImage(ensure_channel_first=True)(scan)
-            lesions = {**measure(mask, image), "quality": item["quality"]}
+            if odd := unusual(item["image"][0].cpu().numpy(), self.card):
+                logger.warning(f"{scan}: unlike the scans these weights were trained on: {odd}; do not trust its mask")
+            lesions = {**measure(mask, image), "quality": item["quality"], "unusual": odd}
             shown = f"{Path(scan).name}: lesion {lesions['lesion_volume']:,.0f} mm3 in {lesions['lesions']} part(s)"
             files = {PICTURE: qc_picture.draw(image, {"red": mask}, shown)} if PICTURE in self.wanted else {}
             for output, key in ((MASK, "pred"), (PROBABILITY, "probability"), (UNCERTAINTY, "uncertainty")):

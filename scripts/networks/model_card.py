@@ -15,6 +15,7 @@ NETWORKS = ("monai.networks.nets", "scripts.networks.meshnet")
 INTENSITY = ("monai.transforms",)
 _COMPONENT = {"type": "object", "required": ["_target_"], "properties": {"_target_": {"type": "string"}}}
 _THREE = {"type": "array", "minItems": 3, "maxItems": 3}
+_LIMITS = {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "number"}}
 CARD = {
     "type": "object",
     "required": ["network_def", "spacing", "spatial_size", "intensity"],
@@ -27,6 +28,7 @@ CARD = {
         "threshold": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
         "min_volume": {"type": "number", "minimum": 0},
         "flip_averaging": {"type": "boolean"},
+        "usual": {"type": "object", "additionalProperties": _LIMITS},
     },
 }
 HINT = "training writes the card beside its weights, see models/README.md"

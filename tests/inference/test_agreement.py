@@ -61,4 +61,5 @@ def test_quality_without_a_lesion_or_a_second_prediction_is_unknown() -> None:
     assert mean_pairwise_dice(full) is None
     assert mean_pairwise_dice(torch.cat([empty, empty])) is None
     assert mean_pairwise_dice(torch.cat([full, empty])) == 0
-    assert mean_pairwise_dice(torch.cat([full, empty, empty])) == pytest.approx(1 / 3)
+    assert mean_pairwise_dice(torch.cat([full, empty, empty])) == 0  # two empty masks are no pair
+    assert mean_pairwise_dice(torch.cat([full, full, empty])) == pytest.approx(1 / 3)
