@@ -12,25 +12,28 @@ from scripts.common.json_file import check_json
 from scripts.networks.model_card import CARD
 
 NAME = "MeshNet stroke lesion segmentation"  # what this bundle, from 0.4.0 on, makes is known by it
-MASK, PICTURE, PROBABILITY, SIDECAR = OUTPUTS = ("mask.nii.gz", "qc.png", "probseg.nii.gz", "mask.json")
+MASK, PICTURE, PROBABILITY, SIDECAR = "mask.nii.gz", "qc.png", "probseg.nii.gz", "mask.json"
+UNCERTAINTY = "uncertainty_probseg.nii.gz"  # all others are of the lesion
+OUTPUTS = (MASK, PICTURE, PROBABILITY, UNCERTAINTY, SIDECAR)
 DESCRIPTION, TABLE, LEGEND = "dataset_description.json", "lesions.tsv", "lesions.json"
 ABOUT_ALL = {"Name": "Stroke lesion masks by MeshNet", "BIDSVersion": "1.9.0", "DatasetType": "derivative"}
 ABOUT_MASK = {"Description": "1 where the network finds a chronic stroke lesion", "Type": "Lesion"}
 
 
 class Derivative:
-    """The masks that the weights at ``ckpt_path`` make under ``settings``; InputError if one is out of its range.
+    """The masks that the weights of ``members`` make under ``settings``; InputError if one is out of its range.
 
     Each lies in the subfolder of ``output_dir`` that its scan has in ``input_root``; paths of scans are absolute.
     """
 
-    def __init__(self, input_root: str, output_dir: str, ckpt_path: str, settings: dict) -> None:
+    def __init__(self, input_root: str, output_dir: str, members: list[str], settings: dict) -> None:
         check_json("inference.json", settings, {"properties": CARD["properties"]}, "see docs/segmenting.md")
         self.root, self.folder = Path(input_root).absolute(), Path(output_dir).absolute()
         above = (folder for folder in (self.root, *self.root.parents) if (folder / DESCRIPTION).is_file())
         self.dataset = next(above, self.root)  # that sources are named in
         version = json.loads((Path(__file__).parents[2] / "metadata.json").read_text())["version"]
-        weights = {"Weights": Path(ckpt_path).name, "WeightsSHA256": sha256(ckpt_path)}
+        named = {"Weights": [Path(path).name for path in members], "WeightsSHA256": [sha256(path) for path in members]}
+        weights = {key: values[0] if len(values) == 1 else values for key, values in named.items()}
         self.made_by = {"Name": NAME, "Version": version, **weights, "Settings": settings}
 
     def refuse_foreign_files(self) -> None:
@@ -52,7 +55,8 @@ class Derivative:
 
     def path(self, scan: str, output: str) -> Path:
         """For ``sub-1/anat/sub-1_T2w.nii.gz`` and ``mask.nii.gz``: ``sub-1/anat/sub-1_desc-lesion_mask.nii.gz``."""
-        return self.folder / Path(scan).parent.relative_to(self.root) / f"{stem(Path(scan))}_desc-lesion_{output}"
+        described = output if output == UNCERTAINTY else f"lesion_{output}"
+        return self.folder / Path(scan).parent.relative_to(self.root) / f"{stem(Path(scan))}_desc-{described}"
 
     def is_done(self, scan: str, wanted: list[str]) -> bool:
         """Whether all ``wanted`` outputs are there, made of this content by these weights and settings."""

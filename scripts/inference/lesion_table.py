@@ -17,6 +17,12 @@ COLUMNS = {
     "left_volume": {"Description": "Part of the volume left of the middle of the head", "Units": "mm3"},
     "right_volume": {"Description": "The rest of the volume", "Units": "mm3"},
     "laterality": {"Description": "(left - right) / (left + right), n/a without a lesion"},
+    "quality": {
+        "Description": "Agreement of the predictions: mean DICE of their pairs; n/a of one, or of none with a lesion"
+    },
+    "unusual": {
+        "Description": "In what the scan is unlike those the weights were trained on; n/a: in nothing, or unknown"
+    },
 }
 
 

@@ -30,17 +30,22 @@ def measure(mask: MetaTensor, image: MetaTensor) -> dict[str, float | int]:
 def midline(image: np.ndarray, affine: np.ndarray) -> float:
     """x (RAS, mm) of the middle of the head in ``image`` (D, H, W): the median over its lines of voxels, left to right.
 
-    The head is the largest connected part above a tenth of the robust range, as in FSL's BET. Each line's middle lies
-    between its first and its last voxel, so neither the brightness nor the place of a lesion moves it.
+    Each line's middle lies between its first and its last voxel, so neither the brightness nor the place of a lesion
+    moves it.
     """
-    low, high = np.percentile(image, (2, 98))
-    parts, _ = ndimage.label(image >= low + 0.1 * (high - low))
-    head = parts == np.bincount(parts.ravel())[1:].argmax() + 1
+    head = head_of(image)
     i, j, k = np.indices(head.shape, sparse=True)
     x, axis = affine[0, 0] * i + affine[0, 1] * j + affine[0, 2] * k + affine[0, 3], np.abs(affine[0, :3]).argmax()
     lines = head.any(axis)
     first, last = x.min(axis, where=head, initial=np.inf), x.max(axis, where=head, initial=-np.inf)
     return float(np.median(first[lines] + last[lines]) / 2)
+
+
+def head_of(image: np.ndarray) -> np.ndarray:
+    """The largest connected part of ``image`` (D, H, W) above a tenth of the robust range, as in FSL's BET."""
+    low, high = np.percentile(image, (2, 98))
+    parts, _ = ndimage.label(image >= low + 0.1 * (high - low))
+    return parts == np.bincount(parts.ravel())[1:].argmax() + 1
 
 
 def remove_small_lesions(mask: MetaTensor, min_volume: float) -> MetaTensor:

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from scripts.common.errors import InputError, describe
 from scripts.data.check_scans import check_scans
 from scripts.evaluation import qc_picture
-from scripts.inference.derivative import MASK, PICTURE, PROBABILITY, Derivative
+from scripts.inference.derivative import MASK, PICTURE, PROBABILITY, UNCERTAINTY, Derivative
 from scripts.inference.lesion_table import write_table
 from scripts.inference.lesions import measure
+from scripts.inference.usual import unusual
 
 logger = logging.getLogger("meshnet")
 
@@ -37,14 +38,23 @@ class Masks:
     InputError: the card's network has other than two classes.
     """
 
-    def __init__(self, derivative: Derivative, card: dict, qc: bool = True, save_probability: bool = False) -> None:
+    def __init__(
+        self,
+        derivative: Derivative,
+        card: dict,
+        qc: bool = True,
+        save_probability: bool = False,
+        save_uncertainty: bool = False,
+    ) -> None:
         if (classes := card["network_def"].get("out_channels", 2)) != 2:
             raise InputError(
                 f"these weights have {classes} classes, so no mask of lesion; for a map of labels give "
                 "--config_file \"['configs/inference.json','configs/labels.json']\""
             )
-        self.derivative, self.card = derivative, card
-        self.wanted = [MASK, *[PICTURE] * qc, *[PROBABILITY] * save_probability]
+        if not isinstance(save_uncertainty, bool):
+            raise InputError(f"save_uncertainty {save_uncertainty!r}: expected true or false")
+        self.derivative, self.card, self.save_uncertainty = derivative, card, save_uncertainty
+        self.wanted = [MASK, *[PICTURE] * qc, *[PROBABILITY] * save_probability, *[UNCERTAINTY] * save_uncertainty]
         self.problems: list[str] = []
 
     def to_do(self, scans: list[dict]) -> list[dict]:
@@ -82,11 +92,14 @@ class Masks:
                 raise InputError(batch["error"][0])
             (item,) = engine._iteration(engine, batch)
             mask, image = item["pred"].cpu(), LoadImage(ensure_channel_first=True)(scan)
-            lesions = measure(mask, image)
+            if odd := unusual(item["image"][0].cpu().numpy(), self.card):
+                logger.warning(f"{scan}: unlike the scans these weights were trained on: {odd}; do not trust its mask")
+            lesions = {**measure(mask, image), "quality": item["quality"], "unusual": odd}
             shown = f"{Path(scan).name}: lesion {lesions['lesion_volume']:,.0f} mm3 in {lesions['lesions']} part(s)"
             files = {PICTURE: qc_picture.draw(image, {"red": mask}, shown)} if PICTURE in self.wanted else {}
-            for output, key, dtype in ((MASK, "pred", np.uint8), (PROBABILITY, "probability", np.float32)):
+            for output, key in ((MASK, "pred"), (PROBABILITY, "probability"), (UNCERTAINTY, "uncertainty")):
                 if output in self.wanted:
+                    dtype = np.uint8 if output == MASK else np.float32
                     volume = nib.Nifti1Image(item[key][0].cpu().numpy().astype(dtype), mask.affine.numpy())
                     volume.header.set_xyzt_units("mm")
                     files[output] = gzip.compress(volume.to_bytes(), 1, mtime=0)

@@ -17,6 +17,7 @@ INTENSITY = ("monai.transforms",)
 _COMPONENT = {"type": "object", "required": ["_target_"], "properties": {"_target_": {"type": "string"}}}
 _THREE = {"type": "array", "minItems": 3, "maxItems": 3}
 _SCANS = {"type": "array", "items": {"type": "string"}}
+_LIMITS = {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "number"}}
 CARD = {
     "type": "object",
     "required": ["network_def", "spacing", "spatial_size", "intensity"],
@@ -31,6 +32,7 @@ CARD = {
         "threshold": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
         "min_volume": {"type": "number", "minimum": 0},
         "flip_averaging": {"type": "boolean"},
+        "usual": {"type": "object", "additionalProperties": _LIMITS},
     },
 }
 HINT = "training writes the card beside its weights, see models/README.md"
@@ -52,7 +54,7 @@ def read_card(ckpt_path: str) -> dict:
         scaling = {"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0}
         card = {**card, "network_def": network, "intensity": [scaling]}
     check_json(path, card, CARD, HINT)
-    return card
+    return {"orientation": "RAS", **card}
 
 
 def ancestry(ckpt_path: str) -> list[dict]:

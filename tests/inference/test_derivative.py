@@ -26,7 +26,7 @@ FILES = {"mask.nii.gz": b"mask", "qc.png": b"picture"}
     ],
 )
 def test_names_follow_bids(tmp_path: Path, weights: Path, scan: str, mask: str) -> None:
-    derivative = Derivative(str(tmp_path / "in"), str(tmp_path / "out"), str(weights), {})
+    derivative = Derivative(str(tmp_path / "in"), str(tmp_path / "out"), [str(weights)], {})
     assert derivative.path(str(tmp_path / "in" / scan), "mask.nii.gz") == tmp_path / "out" / Path(scan).parent / mask
     assert not (tmp_path / "out").exists()
 
@@ -45,7 +45,7 @@ def test_names_follow_bids(tmp_path: Path, weights: Path, scan: str, mask: str) 
 )
 def test_a_setting_that_cannot_be_is_named(tmp_path: Path, weights: Path, settings: dict, line: str) -> None:
     with pytest.raises(InputError, match=line):
-        Derivative(str(tmp_path), str(tmp_path / "out"), str(weights), settings)
+        Derivative(str(tmp_path), str(tmp_path / "out"), [str(weights)], settings)
 
 
 class Folder:
@@ -57,7 +57,7 @@ class Folder:
         self.scan = str(write(root / "in" / "sub-1_T2w.nii.gz"))
 
     def derivative(self, threshold: float = 0.5) -> Derivative:
-        return Derivative(str(self.root / "in"), str(self.root / "out"), str(self.weights), {"threshold": threshold})
+        return Derivative(str(self.root / "in"), str(self.root / "out"), [str(self.weights)], {"threshold": threshold})
 
     def write(self, threshold: float = 0.5, files: dict = FILES) -> None:
         self.derivative(threshold).write(self.scan, sha256(Path(self.scan)), {}, files)
@@ -166,14 +166,14 @@ def test_the_raw_dataset_is_linked_by_a_relative_path(tmp_path: Path, weights: P
     raw, out = tmp_path / "bids", tmp_path / "bids" / "derivatives" / "meshnet"
     write(raw / "sub-1" / "anat" / "sub-1_T2w.nii.gz")
     (raw / "dataset_description.json").write_text("{}")
-    Derivative(str(raw / "sub-1" / "anat"), str(out), str(weights), {}).write_description()
+    Derivative(str(raw / "sub-1" / "anat"), str(out), [str(weights)], {}).write_description()
     description = json.loads((out / "dataset_description.json").read_text())
     assert description["DatasetLinks"] == {"raw": "../.."}
     assert description["DatasetType"] == "derivative"
 
 
 def test_a_bidsignore_that_is_there_stays(tmp_path: Path, weights: Path) -> None:
-    derivative = Derivative(str(tmp_path), str(tmp_path / "out"), str(weights), {})
+    derivative = Derivative(str(tmp_path), str(tmp_path / "out"), [str(weights)], {})
     derivative.write_description()
     assert "*_qc.png" in (tmp_path / "out" / ".bidsignore").read_text().splitlines()
     (tmp_path / "out" / ".bidsignore").write_text("mine\n")

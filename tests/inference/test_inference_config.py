@@ -269,7 +269,7 @@ def test_preprocessing_conforms_a_real_head_as_freesurfer_does(sagittal_and_anis
     parser = ConfigParser()
     parser.read_config(INFERENCE)
     card = "${'intensity': [{'_target_': 'ScaleIntensityd', 'keys': 'image'}]}"  # from the least to the most
-    parser.update({"model_card": card, "spacing": [1.0] * 3, "spatial_size": [224] * 3})
+    parser.update({"model_card": card, "orientation": "RAS", "spacing": [1.0] * 3, "spatial_size": [224] * 3})
     parser.parse()
     ours = parser.get_parsed_content("preprocessing")({"image": str(path)})["image"]
     conformed = conform(nib.load(path), (224,) * 3, (1.0,) * 3, order=0, orientation="RAS")  # for its affine

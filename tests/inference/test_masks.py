@@ -14,7 +14,7 @@ from monai.bundle import ConfigWorkflow
 from scripts.common.errors import describe
 from scripts.evaluation import qc_picture
 from scripts.inference import masks
-from scripts.inference.flip_inferer import FlipInferer
+from scripts.inference.agreement import PredictionsInferer
 
 
 def refused(segment: Callable, *arguments: object, **overrides: object) -> list[str]:
@@ -59,7 +59,7 @@ def test_a_failure_with_one_scan_is_a_line_and_leaves_nothing_of_it(
 
     owner, name = {
         "reading again": (monai.transforms.Spacing, "__call__"),
-        "the network": (FlipInferer, "__call__"),
+        "the network": (PredictionsInferer, "__call__"),
         "the picture": (qc_picture, "draw"),
         "writing": (masks.Derivative, "write"),
     }[where]

@@ -1,0 +1,78 @@
+"""Several predictions of one scan, by members of an ensemble and of its mirror image: their mean, and how they agree.
+
+MONAI averages over random augmentations and votes over members, but says nothing of how far they are apart.
+"""
+
+from itertools import combinations
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.inferers import Inferer
+from monai.transforms import MapTransform
+
+from scripts.inference.ensemble import each
+
+
+class PredictionsInferer(Inferer):
+    """All predictions of an image (B, C, D, H, W), D from left to right.
+
+    Args:
+        inferer: makes one.
+        flip_averaging: also one of the mirror image, put back.
+    """
+
+    def __init__(self, inferer: Inferer, flip_averaging: bool = False) -> None:
+        super().__init__()
+        self.inferer, self.flip_averaging = inferer, flip_averaging
+
+    def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Logits (B, members * views * classes, D, H, W) of the network, or of each in a ``ModuleList``."""
+        predictions = []
+        for member in each(network):
+            predictions.append(self.inferer(inputs, member, *args, **kwargs))
+            if self.flip_averaging:
+                predictions.append(self.inferer(inputs.flip(2), member, *args, **kwargs).flip(2))
+        return torch.cat(predictions, 1)
+
+
+class Agreed(MapTransform):
+    """From the logits of ``PredictionsInferer``, without their batch, to what the predictions agree upon.
+
+    In their place come probabilities (classes, D, H, W): logits are averaged over a member's views, probabilities over
+    members. Besides, an item gets
+
+    - ``uncertainty`` (1, D, H, W): the standard deviation of the predictions' probabilities of lesion, from 0 to 0.5,
+      as in Nair et al., Exploring uncertainty measures in deep networks for multiple sclerosis lesion detection and
+      segmentation (doi 10.1016/j.media.2019.101557), where it is the variance;
+    - ``quality``: the mean DICE of all pairs of the predictions' masks, Roy et al., Bayesian QuickNAT
+      (doi 10.1016/j.neuroimage.2019.03.042); None of one prediction, or where no prediction finds a lesion. Two empty
+      masks are no pair: that both miss a lesion says nothing of how well a third one draws it.
+
+    Args:
+        keys: the logits.
+        members: their number.
+        views: the number of predictions of each member.
+        threshold: least probability of a voxel in a mask.
+    """
+
+    def __init__(self, keys: KeysCollection, members: int = 1, views: int = 1, threshold: float = 0.5) -> None:
+        super().__init__(keys)
+        self.shape, self.threshold = (members, views, -1), threshold
+
+    def __call__(self, data: dict) -> dict:
+        """The item with them."""
+        data = dict(data)
+        for key in self.keys:
+            logits = data[key].unflatten(0, self.shape)
+            data[key] = logits.mean(1).softmax(1).mean(0)
+            lesion = logits.flatten(0, 1).softmax(1)[:, 1]
+            data["uncertainty"] = lesion.std(0, correction=0, keepdim=True)
+            data["quality"] = mean_pairwise_dice(lesion >= self.threshold)
+        return data
+
+
+def mean_pairwise_dice(masks: torch.Tensor) -> float | None:
+    """Of masks (N, D, H, W; boolean): the mean over pairs of which one is not empty, None without such a pair."""
+    pairs = [2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in combinations(masks, 2) if a.any() or b.any()]
+    return float(torch.stack(pairs).mean()) if pairs else None

@@ -1,0 +1,78 @@
+"""MONAI's EnsembleEvaluator wants every member written into the config: these members are a list of files."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+
+from scripts.common.errors import InputError
+from scripts.networks.model_card import network_from_card, read_card
+from scripts.networks.weights import CheckpointLoader
+
+SHARED = ("spacing", "spatial_size", "intensity", "orientation")  # what a scan is made into before a network sees it
+
+
+def read_members(ckpt_path: str | list[str]) -> dict[str, dict]:
+    """The card of each member by the path of its weights.
+
+    Args:
+        ckpt_path: weights, several with commas between, or a folder: all weights in it and below it, without the
+            ``checkpoint_*.pt`` of training.
+
+    Raises:
+        InputError: no weights, no card, or members for which a scan would have to be prepared differently.
+    """
+    paths = ckpt_path if isinstance(ckpt_path, list | tuple) else [ckpt_path]
+    if isinstance(ckpt_path, str) and Path(ckpt_path).is_dir():
+        paths = [p for p in sorted(Path(ckpt_path).rglob("*.pt")) if not p.name.startswith("checkpoint_")]
+        if not paths:
+            raise InputError(f"{ckpt_path}: no weights (*.pt) there; train first, or give others with --ckpt_path")
+    elif isinstance(ckpt_path, str) and not Path(ckpt_path).is_file():
+        paths = [part.strip() for part in ckpt_path.split(",") if part.strip()] or paths
+    members = {str(path): read_card(str(path)) for path in paths}
+    (first, card), *others = members.items()
+    for path, other in others:
+        for key in SHARED:
+            if card.get(key) != other.get(key):
+                raise InputError(
+                    f"{path}: {key} is {other.get(key)} in its card and {card.get(key)} in that of {first}; "
+                    "members of an ensemble must see a scan alike, give those that do"
+                )
+    return members
+
+
+def card_of(members: dict[str, dict]) -> dict:
+    """The first member's card, from which threshold and the like are taken; simulated if one of them is."""
+    cards = list(members.values())
+    return cards[0] if len(cards) == 1 else {**cards[0], "simulated": any(card.get("simulated") for card in cards)}
+
+
+def network_of(members: dict[str, dict]) -> torch.nn.Module:
+    """The network of the only member, or a ``ModuleList`` of all, without weights."""
+    networks = [network_from_card(card) for card in members.values()]
+    return networks[0] if len(networks) == 1 else torch.nn.ModuleList(networks)
+
+
+def each(network: torch.nn.Module) -> list[torch.nn.Module]:
+    """The members of what ``network_of`` returned."""
+    return list(network) if isinstance(network, torch.nn.ModuleList) else [network]
+
+
+class MembersLoader:
+    """Loads each member's weights into its network when an engine starts.
+
+    Args:
+        members: of ``read_members``.
+        network: of ``network_of``.
+        map_location: the device.
+    """
+
+    def __init__(self, members: dict[str, dict], network: torch.nn.Module, map_location: Any) -> None:
+        pairs = zip(members, each(network), strict=True)
+        self.loaders = [CheckpointLoader(path, {"network": one}, map_location=map_location) for path, one in pairs]
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator."""
+        for loader in self.loaders:
+            loader.attach(engine)
