@@ -15,16 +15,18 @@ from scripts.inference.ensemble import each
 
 
 class PredictionsInferer(Inferer):
-    """All predictions of an image (B, C, D, H, W), D from left to right.
+    """All predictions of an image (B, C, D, H, W).
 
     Args:
         inferer: makes one.
         flip_averaging: also one of the mirror image, put back.
+        orientation: of the image, such as RAS: what is mirrored is left and right.
     """
 
-    def __init__(self, inferer: Inferer, flip_averaging: bool = False) -> None:
+    def __init__(self, inferer: Inferer, flip_averaging: bool = False, orientation: str = "RAS") -> None:
         super().__init__()
         self.inferer, self.flip_averaging = inferer, flip_averaging
+        self.axis = 2 + next(i for i, side in enumerate(orientation) if side in "LR")
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Logits (B, members * views * classes, D, H, W) of the network, or of each in a ``ModuleList``."""
@@ -32,7 +34,7 @@ class PredictionsInferer(Inferer):
         for member in each(network):
             predictions.append(self.inferer(inputs, member, *args, **kwargs))
             if self.flip_averaging:
-                predictions.append(self.inferer(inputs.flip(2), member, *args, **kwargs).flip(2))
+                predictions.append(self.inferer(inputs.flip(self.axis), member, *args, **kwargs).flip(self.axis))
         return torch.cat(predictions, 1)
 
 

@@ -23,6 +23,8 @@ def read_members(ckpt_path: str | list[str]) -> dict[str, dict]:
     Raises:
         InputError: no weights, no card, or members for which a scan would have to be prepared differently.
     """
+    if not ckpt_path or not str(ckpt_path).strip():
+        raise InputError("ckpt_path: is empty; give weights, several with commas between, or a folder")
     paths = ckpt_path if isinstance(ckpt_path, list | tuple) else [ckpt_path]
     if isinstance(ckpt_path, str) and Path(ckpt_path).is_dir():
         paths = [p for p in sorted(Path(ckpt_path).rglob("*.pt")) if not p.name.startswith("checkpoint_")]
@@ -33,11 +35,12 @@ def read_members(ckpt_path: str | list[str]) -> dict[str, dict]:
     members = {str(path): read_card(str(path)) for path in paths}
     (first, card), *others = members.items()
     for path, other in others:
-        for key in SHARED:
-            if card.get(key) != other.get(key):
+        for key in (*SHARED, "classes"):
+            ours, theirs = ({**c, "classes": c["network_def"].get("out_channels", 2)}[key] for c in (card, other))
+            if ours != theirs:
                 raise InputError(
-                    f"{path}: {key} is {other.get(key)} in its card and {card.get(key)} in that of {first}; "
-                    "members of an ensemble must see a scan alike, give those that do"
+                    f"{path}: {key} is {theirs} in its card and {ours} in that of {first}; "
+                    "members of an ensemble must see a scan alike and give the same classes"
                 )
     return members
 

@@ -21,7 +21,7 @@ def find_scans(input: str | None) -> list[dict]:
     path = Path(input)
     if path.is_dir():
         there = [p for p in sorted(path.rglob("*.nii*")) if "derivatives" not in p.relative_to(path).parts]
-        others = [p for p in there if "mask" not in p.name and "_desc-lesion_" not in p.name]
+        others = [p for p in there if not re.search(r"mask|_(probseg|dseg)\.nii|_desc-lesion_", p.name)]
         found = [p for p in there if "_T2w.nii" in p.name] or others
         suffixes = Counter(bids[1] for p in found if (bids := re.fullmatch(r"sub-.*_(\w+)\.nii(?:\.gz)?", p.name)))
         if suffixes.keys() - {"T2w"}:

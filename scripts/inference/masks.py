@@ -45,6 +45,7 @@ class Masks:
         qc: bool = True,
         save_probability: bool = False,
         save_uncertainty: bool = False,
+        predictions: int = 1,
     ) -> None:
         if (classes := card["network_def"].get("out_channels", 2)) != 2:
             raise InputError(
@@ -53,6 +54,8 @@ class Masks:
             )
         if not isinstance(save_uncertainty, bool):
             raise InputError(f"save_uncertainty {save_uncertainty!r}: expected true or false")
+        if save_uncertainty and predictions < 2:
+            raise InputError("save_uncertainty: there is one prediction; give several weights or --flip_averaging true")
         self.derivative, self.card, self.save_uncertainty = derivative, card, save_uncertainty
         self.wanted = [MASK, *[PICTURE] * qc, *[PROBABILITY] * save_probability, *[UNCERTAINTY] * save_uncertainty]
         self.problems: list[str] = []

@@ -90,6 +90,8 @@ def write_usual(ckpt_path: str, card: dict, dataset: Dataset, scans: int = 100) 
     Raises:
         InputError: no weights, no card, or one of weights for other scans.
     """
+    if scans < 10:
+        raise InputError(f"scans {scans}: expected 10 or more, to tell what is usual")
     path, written = Path(ckpt_path).with_suffix(".json"), read_card(ckpt_path)
     for key in SHARED:
         ours, theirs = json.loads(json.dumps(card.get(key))), written.get(key)
@@ -97,7 +99,7 @@ def write_usual(ckpt_path: str, card: dict, dataset: Dataset, scans: int = 100) 
             raise InputError(f"{path}: {key} is {theirs}, but {ours} here; give the options that the weights had")
     found = [appearance(dataset[i % len(dataset), i]["image"][0], card["spacing"]) for i in range(scans)]
     limits = limits_of(found)
-    text = json.dumps({**json.loads(path.read_text()), "usual": limits}, indent=4) + "\n"
+    text = json.dumps({**json.loads(path.read_text()), "usual": limits}, indent=4, allow_nan=False) + "\n"
     with replace_file(path) as file:
         file.write(text)
     logger.info(f"{path}: of {scans} scans, usual is {limits}")

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,12 @@ def ancestry(ckpt_path: str) -> list[dict]:
 
 
 def network_from_card(card: dict, **arguments: Any) -> torch.nn.Module:
-    """The network that a card describes, with other ``arguments`` where given, without weights.
+    """The network that a card describes, without weights; of other ``arguments``, those that its class takes.
 
     Raises:
         InputError: a network or an argument that does not exist.
     """
-    return _build("network_def", {**card["network_def"], **arguments}, NETWORKS)
+    return _build("network_def", card["network_def"], NETWORKS, arguments)
 
 
 def intensity_from_card(card: dict) -> monai.transforms.Compose:
@@ -87,15 +88,16 @@ def intensity_from_card(card: dict) -> monai.transforms.Compose:
     return monai.transforms.Compose([_build("intensity", definition, INTENSITY) for definition in card["intensity"]])
 
 
-def _build(key: str, definition: dict, modules: tuple[str, ...]) -> Any:
-    """What ``definition`` names, from one of ``modules``; a name without a module is from the first."""
+def _build(key: str, definition: dict, modules: tuple[str, ...], others: dict | None = None) -> Any:
+    """What ``definition`` names, from one of ``modules`` (the first if it names none), with ``others`` it takes."""
     arguments = dict(definition)
     module, _, name = arguments.pop("_target_").rpartition(".")
     module = module or modules[0]
     kind = getattr(importlib.import_module(module), name, None) if module in modules else None
     if not isinstance(kind, type):
         raise InputError(f"card: {key}: {module}.{name} is no class of {' or '.join(modules)}; refused")
+    known = inspect.signature(kind).parameters
     try:
-        return kind(**arguments)
+        return kind(**arguments | {key: value for key, value in (others or {}).items() if key in known})
     except (TypeError, ValueError) as error:
         raise InputError(f"card: {key}: {name} cannot be built ({error})") from error

@@ -64,9 +64,9 @@ def read(model_json: str | Path) -> tuple[torch.nn.Module, dict]:
     card = {**(kept if isinstance(kept, dict) else card), "network_def": definition}
     check_json(model_json, card, CARD, layers_model.HINT)
     colors = Path(model_json).with_name("colormap.json")
-    labels = read_json(colors, "brainchop's names of classes").get("labels", []) if colors.is_file() else []
-    if len(labels) == arguments["out_channels"]:
-        card["classes"] = labels
+    named = read_json(colors, "brainchop's names of classes") if colors.is_file() else None
+    if isinstance(named, dict) and len(named.get("labels", [])) == arguments["out_channels"]:
+        card["classes"] = named["labels"]
     network = network_from_card(card).eval()
     network.load_state_dict(state)
     return network, card

@@ -46,7 +46,7 @@ def export(ckpt_path: str = WEIGHTS, output_dir: str | None = None, formats: str
     """
     formats = re.findall(r"\w+", str(formats))
     writers = {"onnx": _write_onnx, "torchscript": _write_torchscript, "brainchop": brainchop.write}
-    for name in set(formats) - set(SUFFIXES):
+    for name in (set(formats) or {"''"}) - set(SUFFIXES):
         raise InputError(f"--formats {name}: expected some of {', '.join(SUFFIXES)}")
     card, weights = read_card(ckpt_path), read_checkpoint(ckpt_path)
     network = network_from_card(card).eval()

@@ -51,7 +51,9 @@ def read(path: str | Path) -> tuple[dict, dict[str, torch.Tensor], dict]:
             state |= {f"{key}.weight": _tensor(kernel.transpose(4, 3, 0, 1, 2)), f"{key}.bias": _tensor(bias)}
             arguments["in_channels"] = arguments["in_channels"] or n_inputs
             n_inputs = n_outputs
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+    except InputError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: {type(error).__name__} {error}; {HINT}") from error
     return arguments, state, metadata
 

@@ -17,12 +17,12 @@ class NormStatistics:
 
     Args:
         network: whose BatchNorm layers.
-        n_scans: mini-batches to average over; 0 leaves the statistics as training moves them.
+        n_scans: mini-batches to average over, an epoch's at most; 0 leaves the statistics as training moves them.
         interval: epochs from one time to the next; the last epoch is always one.
         dtype: to autocast to, as in training; None is float32.
 
     Raises:
-        InputError: ``n_scans`` is negative.
+        InputError: ``n_scans`` is negative, or the network's statistics stand still (``norm_eval``).
     """
 
     def __init__(
@@ -30,6 +30,8 @@ class NormStatistics:
     ) -> None:
         if n_scans < 0:
             raise InputError(f"update_bn_scans {n_scans}: expected 0 (off) or more")
+        if n_scans and getattr(network, "norm_eval", False):
+            raise InputError("update_bn_scans: the network trains by its statistics, leave it 0; or --norm_eval false")
         self.network, self.n_scans, self.interval, self.dtype = network, n_scans, interval, dtype
 
     def attach(self, engine: Engine) -> None:
@@ -43,5 +45,6 @@ class NormStatistics:
             return
         device = torch.device(engine.state.device)
         images = (batch["image"] for batch in islice(engine.data_loader, self.n_scans))
-        with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
+        autocast = torch.autocast(device.type, self.dtype, enabled=self.dtype is not None)
+        with autocast, torch.random.fork_rng():  # a run that is continued here may do it twice
             update_bn(images, self.network, device)

@@ -116,7 +116,9 @@ class RunFolder:
         theirs = state["facts"]
         different = self._different(theirs["config"])
         if theirs["cohort"] != self.facts["cohort"]:
-            different.append(f"the scans, their split or the grid differ (fingerprint {theirs['cohort']})")
+            different.append(
+                f"the scans, their split, the grid or the weights to start from differ (fingerprint {theirs['cohort']})"
+            )
         if different:
             raise InputError(
                 f"{self.path}: a state of another run ({'; '.join(different)}); use the same values, or another "

@@ -124,5 +124,5 @@ class RunLog:
         logger.info(f"Weights ({which}): {self.model_path}; history: {self.history}")
         logger.info(
             "Next: the held-out test fold, `python -m monai.bundle run evaluating --config_file "
-            "\"['configs/train.json','configs/evaluate.json']\"` with the same overrides"
+            "\"['configs/train.json','configs/evaluate.json']\"` with the same cohort, fold and folders"
         )

@@ -109,6 +109,8 @@ class TrainingState:
         set_random_states(state["random"])
         logger.info(f"Continuing after epoch {trainer.state.epoch} and {done} iterations of the next")
         if state["epoch_pending"]:  # all its training steps are in the state, its validation is not
+            if isinstance(trainer.data_loader.sampler, SeededSampler):
+                trainer.data_loader.sampler.set_epoch(trainer.state.epoch)
             trainer.fire_event(Events.EPOCH_COMPLETED)
 
     def _save(self, path: Path, epoch_pending: bool = False) -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 import statistics
 from pathlib import Path
 
@@ -56,14 +57,19 @@ def test_overlay_names_only_differences() -> None:
             assert base[key.lstrip("+")] != value, key
 
 
-def test_weights_of_another_network_are_one_line(trained: dict) -> None:
-    arguments = dict(zip(*[iter(["16" if value == "8" else value for value in trained["arguments"]])] * 2, strict=True))
+def test_the_network_is_the_cards_and_weights_of_another_are_one_line(trained: dict, tmp_path: Path) -> None:
+    card = json.loads((trained["root"] / "models" / "model.json").read_text())
+    card["network_def"]["channels"] = 16
+    shutil.copy(trained["root"] / "models" / "model.pt", tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps(card))
+    arguments = dict(zip(*[iter(trained["arguments"])] * 2, strict=True)) | {"--ckpt_path": f"{tmp_path}/model.pt"}
     parser = ConfigParser()
     parser.read_config([TRAIN, EVALUATE])
     parser.update({key.lstrip("-"): json.loads(v) if v[0].isdigit() else v for key, v in arguments.items()})
     with pytest.raises(RuntimeError) as error:
         parser.get_parsed_content("run")
-    line = r"[^\n]*model.pt: weights of another network, [^\n]*is \(8, 1, 3, 3, 3\) there[^\n]*--channels[^\n]*"
+    assert parser.get_parsed_content("network").classifier.in_channels == 16
+    line = r"[^\n]*model.pt: weights of another network, [^\n]*is \(8, 1, 3, 3, 3\) there[^\n]*"
     assert re.fullmatch(line, describe(error.value))
 
 

@@ -16,13 +16,14 @@ def conv() -> torch.nn.Module:
     return torch.nn.Conv3d(1, 3, 3, padding=1)
 
 
-def test_the_answer_to_the_mirror_image_is_the_mirrored_answer() -> None:
+@pytest.mark.parametrize(("orientation", "axis"), [("RAS", 2), ("LIA", 2), ("PSR", 4), ("ILP", 3)])
+def test_the_answer_to_the_mirror_image_is_the_mirrored_answer(orientation: str, axis: int) -> None:
     torch.manual_seed(0)
-    network, inferer = conv(), PredictionsInferer(SimpleInferer(), flip_averaging=True)
+    network, inferer = conv(), PredictionsInferer(SimpleInferer(), flip_averaging=True, orientation=orientation)
     x, agreed = torch.rand(1, 1, 6, 5, 4), Agreed("pred", views=2)
-    one, other = (agreed({"pred": inferer(image, network)[0]})["pred"] for image in (x.flip(2), x))
-    torch.testing.assert_close(one, other.flip(1))
-    torch.testing.assert_close(inferer(x, network), torch.cat([network(x), network(x.flip(2)).flip(2)], 1))
+    one, other = (agreed({"pred": inferer(image, network)[0]})["pred"] for image in (x.flip(axis), x))
+    torch.testing.assert_close(one, other.flip(axis - 1))
+    torch.testing.assert_close(inferer(x, network), torch.cat([network(x), network(x.flip(axis)).flip(axis)], 1))
 
 
 @pytest.mark.parametrize("views", [1, 2])

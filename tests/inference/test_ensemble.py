@@ -97,7 +97,8 @@ def test_members_are_files_with_commas_a_list_or_all_below_a_folder(member: Call
             {"intensity": [{"_target_": "NormalizeIntensityd", "keys": "image"}]},
             "intensity is .*Normalize.* and .*Scale.*that of",
         ),
-        ({"orientation": "LPS"}, "orientation is LPS in its card and None in that of"),
+        ({"network_def": {"_target_": "SegResNet", "out_channels": 3}}, "classes is 3 in its card and 2 in that of"),
+        ({"orientation": "LPS"}, "orientation is LPS in its card and RAS in that of"),
     ],
 )
 def test_members_that_see_a_scan_differently_are_one_line(member: Callable, changes: dict, line: str) -> None:
@@ -105,6 +106,12 @@ def test_members_that_see_a_scan_differently_are_one_line(member: Callable, chan
     with pytest.raises(InputError, match=f"^{paths[1]}: {line} .*{paths[0]}; members of an ensemble") as error:
         read_members(",".join(paths))
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("empty", ["", " ", []])
+def test_an_empty_path_is_no_folder(empty: str | list) -> None:
+    with pytest.raises(InputError, match=r"^ckpt_path: is empty"):
+        read_members(empty)
 
 
 def test_a_folder_without_weights_is_one_line(tmp_path: Path) -> None:
@@ -132,5 +139,8 @@ def test_save_uncertainty_is_true_or_false(segment: Callable, scans: Path, membe
     with pytest.raises(RuntimeError) as error:
         segment(scans, tmp_path / "out", ckpt_path=members, save_uncertainty="maybe")
     assert describe(error.value) == "save_uncertainty 'maybe': expected true or false"
+    with pytest.raises(RuntimeError) as error:
+        segment(scans, tmp_path / "out", ckpt_path=members.split(",")[0], save_uncertainty="true")
+    assert describe(error.value).startswith("save_uncertainty: there is one prediction; give several weights or")
     segment(scans, tmp_path / "out", ckpt_path=members, save_uncertainty="false")
     assert set(volumes(tmp_path / "out")) == {"lesion_mask.nii.gz"}

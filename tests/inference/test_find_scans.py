@@ -48,7 +48,8 @@ def test_paths_of_scans_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_masks_beside_scans_are_not_scans(tmp_path: Path) -> None:
     write(tmp_path / "t2.nii.gz")
     write(tmp_path / "t2_mask.nii.gz", lesion())
-    write(tmp_path / "t2_desc-lesion_probseg.nii.gz", lesion())
+    for made in ("desc-lesion_probseg", "desc-uncertainty_probseg", "dseg"):
+        write(tmp_path / f"t2_{made}.nii.gz", lesion())
     assert found(str(tmp_path)) == ["t2.nii.gz"]
 
 

@@ -96,3 +96,10 @@ def test_limits_that_are_none_are_told_by_the_card(weights: Path, tmp_path: Path
     (tmp_path / "m.json").write_text(json.dumps(card))
     with pytest.raises(InputError, match=r"m.json: usual#detail"):
         read_card(str(tmp_path / "m.pt"))
+
+
+@pytest.mark.parametrize("scans", [0, -1, 9])
+def test_too_few_scans_tell_nothing_and_leave_the_card(tmp_path: Path, scans: int) -> None:
+    with pytest.raises(InputError, match=f"^scans {scans}: expected 10 or more"):
+        write_usual(str(tmp_path / "model.pt"), {}, [], scans=scans)
+    assert not list(tmp_path.iterdir())

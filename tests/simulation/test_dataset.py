@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TRAIN, bundle
+from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset
 from monai.transforms import Compose
 
@@ -43,6 +44,25 @@ def test_an_item_has_image_and_mask_on_the_grid(dataset: Dataset) -> None:
     assert item["image"].dtype == torch.float32
     assert item["label"].dtype == torch.uint8
     assert item["image"].pixdim.tolist() == [8, 8, 8]
+
+
+def test_the_overlay_turns_scans_to_the_orientation_that_the_card_will_name() -> None:
+    overlay = str(ROOT / "configs" / "simulated_patients.json")
+    made = {}
+    for orientation in ("RAS", "PIR"):
+        parser = ConfigParser()
+        parser.read_config([TRAIN, overlay])
+        grid = "spacing=(8.0, 8.0, 8.0), spatial_size=(32, 48, 16)"
+        cohort = f"$__import__('types').SimpleNamespace({grid})"
+        parser.update(
+            {"orientation": orientation, "cohort": cohort, "intensity": {"_target_": "Identityd", "keys": "image"}}
+        )
+        transforms = parser.get_parsed_content("train#preprocessing")
+        transforms.set_random_state(5)
+        made[orientation] = transforms({})["image"]
+    assert made["RAS"].shape == (1, 32, 48, 16)
+    assert made["PIR"].shape == (1, 48, 16, 32)
+    assert torch.equal(made["PIR"].as_tensor(), made["RAS"].as_tensor().permute(0, 2, 3, 1).flip(1, 2))
 
 
 def test_what_it_cannot_do_is_refused() -> None:

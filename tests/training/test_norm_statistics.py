@@ -11,6 +11,7 @@ from monai.data import DataLoader
 from monai.engines import SupervisedTrainer
 
 from scripts.common.errors import InputError
+from scripts.networks.meshnet import MeshNet
 from scripts.training.norm_statistics import NormStatistics
 
 
@@ -53,6 +54,11 @@ def test_the_weights_are_trained_as_without(cohort_dir: Path, tmp_path: Path) ->
     assert [key for key, equal in same.items() if not equal] == [
         key for key in same if ".running_" in key or ".num_batches_" in key
     ]
+
+
+def test_statistics_that_training_goes_by_are_left_alone() -> None:
+    with pytest.raises(InputError, match="update_bn_scans: the network trains by its statistics"):
+        NormStatistics(MeshNet(channels=1, norm_eval=True), 3)
 
 
 def test_a_negative_number_of_scans_is_refused() -> None:

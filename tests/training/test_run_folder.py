@@ -137,7 +137,7 @@ def test_the_state_of_another_run_is_refused_with_the_difference(tmp_path: Path,
 
 def test_a_state_of_other_scans_is_refused(tmp_path: Path) -> None:
     leave_state(tmp_path)
-    with pytest.raises(InputError, match=r"the scans, their split or the grid differ \(fingerprint abc\)"):
+    with pytest.raises(InputError, match=r"the scans, .* or the weights to start from differ \(fingerprint abc\)"):
         claim(tmp_path, cohort="xyz", resume=True)
 
 
