@@ -94,7 +94,7 @@ def write_usual(ckpt_path: str, card: dict, dataset: Dataset, scans: int = 100) 
         raise InputError(f"scans {scans}: expected 10 or more, to tell what is usual")
     path, written = Path(ckpt_path).with_suffix(".json"), read_card(ckpt_path)
     for key in SHARED:
-        ours, theirs = json.loads(json.dumps(card.get(key))), written.get(key)
+        ours, theirs = json.loads(json.dumps({"orientation": "RAS", **card}[key])), written[key]
         if ours != theirs:
             raise InputError(f"{path}: {key} is {theirs}, but {ours} here; give the options that the weights had")
     found = [appearance(dataset[i % len(dataset), i]["image"][0], card["spacing"]) for i in range(scans)]
