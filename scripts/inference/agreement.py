@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
+from monai.data.meta_obj import get_track_meta
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
+from monai.utils import convert_to_tensor
 
 from scripts.inference.ensemble import each
 
@@ -66,7 +68,8 @@ class Agreed(MapTransform):
         """The item with them."""
         data = dict(data)
         for key in self.keys:
-            logits = data[key].unflatten(0, self.shape)
+            # a network may return a plain tensor; MONAI inverts only what it can track
+            logits = convert_to_tensor(data[key], track_meta=get_track_meta()).unflatten(0, self.shape)
             data[key] = logits.mean(1).softmax(1).mean(0)
             lesion = logits.flatten(0, 1).softmax(1)[:, 1]
             data["uncertainty"] = lesion.std(0, correction=0, keepdim=True)

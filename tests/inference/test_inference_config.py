@@ -18,6 +18,7 @@ from scipy import ndimage
 from sklearn.metrics import f1_score
 
 from scripts.common.errors import describe
+from scripts.networks import interleaved
 
 WEIGHTS = ROOT / "models" / "model.pt"
 
@@ -123,6 +124,20 @@ def test_the_table_and_the_log_say_what_the_masks_hold(segmented: tuple, scans: 
         assert (output / row["mask"]).is_file()
         assert f"{name}: lesion {volume:,.0f} mm3" in printed
     assert "SIMULATED" in printed
+
+
+def test_a_volume_that_is_taken_in_parts_is_put_back_on_the_scans_grid(
+    segment: Callable, scans: list[dict], cohort_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, image = str(ROOT / "models" / "model_5.pt"), cohort_dir / scans[0]["image"]
+    settings = {"ckpt_path": weights, "threshold": 0.3, "save_probability": True, "amp": False}
+    segment(image, tmp_path / "whole", **settings)
+    monkeypatch.setattr(interleaved, "VOXELS_AT_ONCE", 1000)
+    segment(image, tmp_path / "parts", **settings)
+    whole, parts = (nib.load(next(tmp_path.glob(f"{name}/*probseg.nii.gz"))) for name in ("whole", "parts"))
+    assert np.allclose(parts.affine, nib.load(image).affine, atol=1e-4)
+    assert whole.get_fdata().max() > 0.3
+    np.testing.assert_allclose(parts.get_fdata(), whole.get_fdata(), atol=1e-4)
 
 
 def test_threshold_min_volume_and_flip_averaging_are_overrides(
