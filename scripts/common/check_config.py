@@ -14,6 +14,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS, ID_SEP_KEY
 
 from scripts.common.errors import InputError, print_cause
+from scripts.common.menus import apply_menus
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 WORDS = {"true": True, "false": False, "none": None, "null": None}  # what a command line cannot say otherwise
@@ -48,6 +49,8 @@ def check_config() -> Config:
     if WORDS.get(str(config.get("debug")).lower()) is not True and sys.excepthook is sys.__excepthook__:
         sys.excepthook = print_cause
     shipped = _shipped_parts(config)
+    if "train" in config:
+        shipped.append(apply_menus(parser, ConfigParser.load_config_file(CONFIGS / "train.json")))
     problems = [*_unread_keys(config, shipped), *_wrong_kinds(parser, shipped)]
     if problems:
         raise InputError("\n".join(problems))

@@ -78,7 +78,7 @@ def forward(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
 def _train(network: nn.Module, x: torch.Tensor, steps: list) -> torch.Tensor:
     """Run ``steps`` in segments of ``checkpoint_layers`` layers whose inside is not kept for the backward pass."""
     n_layers, n_volumes = network.checkpoint_layers or len(network.layers), len(x)
-    spare = {"context_fn": lambda: (nullcontext(), _spare_statistics(network))}
+    spare = {"context_fn": lambda: (nullcontext(), spare_statistics(network))}
     spare = {} if torch.compiler.is_compiling() else spare  # which takes no contexts, and moves statistics only once
     layers = [i for i, step in enumerate(steps) if isinstance(step, Convolve)]
     *starts, last = [0, *layers[n_layers:-1:n_layers]]
@@ -100,6 +100,9 @@ def _segment(network: nn.Module, x: torch.Tensor, steps: list, n_volumes: int) -
                 kept = dropout(x.new_ones(n_volumes, x.shape[1], 1, 1, 1))
                 x = x * kept.repeat_interleave(len(x) // n_volumes, dim=0)
         convolution, norm, *_ = layers[step.layer]
+        if convolution is network.classifier:
+            x = convolution(x)  # so that its hooks are called
+            continue
         x = conv3d(x, convolution.weight, convolution.bias, padding=step.padding, dilation=step.dilation)
         if isinstance(norm, nn.InstanceNorm3d):  # averages over a whole volume: its sub-volumes one above the other
             whole = x.unflatten(0, (n_volumes, -1)).transpose(1, 2)
@@ -111,16 +114,24 @@ def _segment(network: nn.Module, x: torch.Tensor, steps: list, n_volumes: int) -
 
 
 @contextmanager
-def _spare_statistics(network: nn.Module) -> Iterator[None]:
-    """Computing a layer again must not move its running statistics again: it moves copies."""
-    kept = [(norm, name, buffer) for _, norm, *_ in network.layers for name, buffer in norm.named_buffers()]
-    for norm, name, buffer in kept:
-        setattr(norm, name, buffer.clone())
+def spare_statistics(network: nn.Module) -> Iterator[None]:
+    """Let a network compute something a second time without moving its running statistics again: it moves copies."""
+    kept = [(module, *named) for module in network.modules() for named in module.named_buffers(recurse=False)]
+    for module, name, buffer in kept:
+        setattr(module, name, buffer.clone())
     try:
         yield
     finally:
-        for norm, name, buffer in kept:
-            setattr(norm, name, buffer)
+        for module, name, buffer in kept:
+            setattr(module, name, buffer)
+
+
+def as_classified(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Voxels (B, C, D, H, W) in the arrangement in which a ``MeshNet`` in training classifies them."""
+    steps = plan([layer[0].dilation for layer in network.layers], x.shape[2:])
+    for step in steps[: steps.index(next(reversed([step for step in steps if isinstance(step, Convolve)])))]:
+        x = x if isinstance(step, Convolve) else _rearrange(x, step)
+    return x
 
 
 def _folded(network: nn.Module, device_type: str) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -6,6 +6,7 @@ import torch
 from monai.inferers import SimpleInferer
 
 from scripts.common.errors import InputError
+from scripts.networks.meshnet import MeshNet
 
 
 def autocast_dtype(amp: bool, device: torch.device | str, dtype: str = "auto") -> torch.dtype | None:
@@ -51,7 +52,10 @@ class AutocastInferer(SimpleInferer):
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The network's output in float32 (on a CPU)."""
-        if self.dtype is None or inputs.device.type != "cpu":
+        # oneDNN's bf16 weight gradients are garbage on volumes with a side of 2 (torch 2.13.0): what other networks,
+        # which halve a volume four times, make of a side of 32. MeshNet itself avoids it.
+        too_small = min(inputs.shape[2:]) < 48 and not isinstance(getattr(network, "module", network), MeshNet)
+        if self.dtype is None or inputs.device.type != "cpu" or (too_small and torch.is_grad_enabled()):
             return super().__call__(inputs, network, *args, **kwargs)
         with torch.autocast("cpu", self.dtype):
             return super().__call__(inputs, network, *args, **kwargs).float()

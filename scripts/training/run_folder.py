@@ -14,7 +14,7 @@ from scripts.networks.weights import read_checkpoint
 from scripts.training.run_record import command, differences, facts_of, recipe
 
 logger = logging.getLogger("meshnet")
-FORMAT = 2  # of the training state; counted up when its content changes
+FORMAT = 3  # of the training state; counted up when its content changes
 RESULTS = ("checkpoint_last.pt", "checkpoint_failed.pt", "model.pt", "model.json", "history.csv", "report.html")
 
 

@@ -5,13 +5,14 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from statistics import fmean
 from textwrap import shorten
 
 import ignite
 import monai
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import Timer
+from ignite.handlers import ProgressBar, Timer
 from monai.handlers import from_engine
 
 from scripts.common.files import replace_file
@@ -21,12 +22,23 @@ from scripts.training.run_folder import RunFolder
 logger = logging.getLogger("meshnet")
 
 
+class LossBar(ProgressBar):
+    """Ignite's progress bar, with the loss of the last step."""
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        loss_of = from_engine("loss", first=True)
+        super().attach(engine, output_transform=lambda output: {"loss": float(loss_of(output))})
+
+
 class RunLog:
     """Logs what a training run is, one line per epoch, and where everything is; writes ``history.csv``.
 
     "Waiting for data" is the share of the training steps' time before a batch is there.
 
-    Attach it after the validation handler, so that an epoch's line has that epoch's metrics.
+    It hooks itself in when the trainer starts, so that an epoch's line has what handlers of overlays leave: the
+    evaluator's metrics, and in ``trainer.state.terms``, empty before each iteration, numbers of which the line has the
+    epoch's mean.
 
     Args:
         cohort: the split that is trained on.
@@ -34,11 +46,19 @@ class RunLog:
         evaluator: the validation engine, whose metrics are shown; the key metric is the one that is maximized.
         run_folder: where ``history.csv`` goes, and what differs from the shipped recipe.
         model_path: where the weights for use are saved.
+        seconds: whether ``history.csv`` has each epoch's duration, which no two runs share.
     """
 
     def __init__(
-        self, cohort: Cohort, grid: Sequence, evaluator: Engine, run_folder: RunFolder, model_path: str
+        self,
+        cohort: Cohort,
+        grid: Sequence,
+        evaluator: Engine,
+        run_folder: RunFolder,
+        model_path: str,
+        seconds: bool = False,
     ) -> None:
+        self.seconds = seconds
         self.cohort, self.grid, self.evaluator, self.differences = cohort, grid, evaluator, run_folder.differences
         self.history, self.model_path = run_folder.record.with_name("history.csv"), model_path
         self._loss_of = from_engine("loss", first=True)
@@ -46,7 +66,7 @@ class RunLog:
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, whose state dictionary has the history and the losses of the epoch under way."""
-        engine.state.run_log = {"rows": [], "losses": [], "skipped_steps": 0}
+        engine.state.run_log = {"rows": [], "terms": {}, "skipped_steps": 0}
         engine.state_dict_user_keys.append("run_log")
         engine.add_event_handler(Events.STARTED, self._started)
         for timer, begin, end in (
@@ -55,11 +75,11 @@ class RunLog:
         ):
             timer.attach(engine, start=Events.EPOCH_STARTED, resume=begin, pause=end)
         engine.add_event_handler(Events.ITERATION_STARTED, self._iteration_started)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
-        engine.add_event_handler(Events.COMPLETED, self._completed)
 
     def _started(self, trainer: Engine) -> None:
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
+        trainer.add_event_handler(Events.COMPLETED, self._completed)
         cohort, network, (spacing, spatial_size) = self.cohort, trainer.network, self.grid
         n_parameters = sum(p.numel() for p in network.parameters())
         dtype = str(getattr(getattr(trainer, "inferer", None), "dtype", None) or torch.float32).removeprefix("torch.")
@@ -81,7 +101,9 @@ class RunLog:
         self._clock = time.perf_counter()
 
     def _iteration_completed(self, trainer: Engine) -> None:
-        trainer.state.run_log["losses"].append(float(self._loss_of(trainer.state.output)))
+        terms = {"loss": float(self._loss_of(trainer.state.output)), **trainer.state.terms}
+        for name, value in terms.items():
+            trainer.state.run_log["terms"].setdefault(name, []).append(value)
         if self._scale_of(trainer) < self._scale:  # so it has left out a step because of infinite gradients
             trainer.state.run_log["skipped_steps"] += 1
 
@@ -90,29 +112,31 @@ class RunLog:
         return 0.0 if scaler is None else scaler.get_scale()
 
     def _iteration_started(self, trainer: Engine) -> None:
-        self._scale = self._scale_of(trainer)
+        self._scale, trainer.state.terms = self._scale_of(trainer), {}
 
     def _epoch_completed(self, trainer: Engine) -> None:
         now = time.perf_counter()
         epoch, seconds, self._clock = trainer.state.epoch, now - self._clock, now
         log = trainer.state.run_log
-        loss, lr = float(torch.as_tensor(log["losses"]).mean()), trainer.optimizer.param_groups[0]["lr"]
+        lr, means = trainer.optimizer.param_groups[0]["lr"], {name: fmean(x) for name, x in log["terms"].items()}
         validated = self.evaluator.state.epoch == epoch
         values = dict(self.evaluator.state.metrics) if validated else {}
-        log["rows"].append({"epoch": epoch, "loss": loss, "lr": lr, **values, "skipped_steps": log["skipped_steps"]})
-        columns = max((list(row) for row in log["rows"]), key=len)  # an epoch without validation has fewer
+        row = {"epoch": epoch, "loss": means.pop("loss"), "lr": lr, **values, "skipped_steps": log["skipped_steps"]}
+        log["rows"].append({**row, **means, **({"seconds": seconds} if self.seconds else {})})
+        longest_first = sorted(log["rows"], key=len, reverse=True)  # an epoch without validation has fewer columns
+        columns = dict.fromkeys(name for row in longest_first for name in row)
         with replace_file(self.history) as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(log["rows"])
         skipped = f"  {log['skipped_steps']} fp16 steps skipped" if log["skipped_steps"] else ""
-        log["losses"], log["skipped_steps"] = [], 0
+        log["terms"], log["skipped_steps"] = {}, 0
         shown = "".join(f"  {name} {value:.3f}" for name, value in values.items())
         best = "  best" if validated and self.evaluator.state.best_metric_epoch == epoch else ""
         width = len(str(trainer.state.max_epochs))
         waited = self._waited.value() / max(self._waited.value() + self._trained.value(), 1e-9)
         logger.info(
-            f"epoch {epoch:{width}}/{trainer.state.max_epochs}  loss {loss:.4f}  lr {lr:.2e}{shown}  "
+            f"epoch {epoch:{width}}/{trainer.state.max_epochs}  loss {row['loss']:.4f}  lr {lr:.2e}{shown}  "
             f"{seconds:.1f} s ({waited:.1%} waiting for data){skipped}{best}"
         )
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from monai.networks.nets import UNet
 
 from scripts.common.errors import InputError
 from scripts.training.precision import AutocastInferer, autocast_dtype, has_bfloat16
@@ -16,9 +17,19 @@ def test_the_network_computes_in_the_type_asked_for_and_answers_in_float32(dtype
             seen.append((out := super().forward(x)).dtype)
             return out
 
-    out = AutocastInferer(dtype)(torch.rand(1, 1, 4, 4, 4), Network(1, 1, 1))
+    out = AutocastInferer(dtype)(torch.rand(1, 1, 48, 48, 48), Network(1, 1, 1))
     assert out.dtype == torch.float32
     assert seen == [dtype or torch.float32]
+
+
+def test_gradients_of_networks_that_make_small_volumes_smaller_are_those_of_float32() -> None:
+    network, image = UNet(3, 1, 2, (2, 4, 4, 4, 4), (2, 2, 2, 2)), torch.rand(1, 1, 32, 48, 32)
+    for p in network.parameters():
+        p.requires_grad_()
+    inferer, expected = AutocastInferer(torch.bfloat16), network(image)
+    assert torch.equal(inferer(image, network), expected)
+    with torch.no_grad():
+        assert not torch.equal(inferer(image, network), expected)
 
 
 @pytest.mark.parametrize("capability", [None, "avx512_bf16", "amx_bf16"])

@@ -1,0 +1,50 @@
+"""MONAI's EarlyStopHandler needs the trainer before there is one, and forgets its counter on resume."""
+
+import logging
+
+from ignite.engine import Engine, Events
+
+from scripts.common.errors import InputError
+
+logger = logging.getLogger("meshnet")
+
+
+class EarlyStopping:
+    """Ends the training when ``patience`` validations in a row have not improved the key metric.
+
+    What counts is the epoch of the best weights, which the training state restores, so a resumed run stops where it
+    would have stopped, and a run that has stopped is finished: resumed, it stops at once. The weights for use are the
+    best ones, as ever.
+
+    Args:
+        evaluator: the validation engine.
+        patience: validations without a gain.
+
+    Raises:
+        InputError: ``patience`` is below 1, or nothing is validated.
+    """
+
+    def __init__(self, evaluator: Engine, patience: int) -> None:
+        if patience < 1:
+            raise InputError(f"patience {patience}: expected at least 1 validation")
+        if not len(evaluator.data_loader):
+            raise InputError("early_stopping.json: there is no validation to stop by; give --inner_fold 0")
+        self.evaluator, self.patience = evaluator, patience
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer, behind what restores a state and what logs an epoch."""
+
+        def started() -> None:
+            engine.add_event_handler(Events.STARTED, self)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+        engine.add_event_handler(Events.STARTED, started)
+
+    def __call__(self, trainer: Engine) -> None:
+        """Stop if it is time; called after each epoch and when a state was restored."""
+        best = self.evaluator.state.best_metric_epoch
+        rows = trainer.state.run_log["rows"]
+        since = sum(row["epoch"] > best and self.evaluator.state.key_metric_name in row for row in rows)
+        if best > 0 and since >= self.patience and trainer.state.epoch < trainer.state.max_epochs:
+            logger.info(f"Stopped early: no gain in {since} validations since epoch {best}")
+            trainer.terminate()

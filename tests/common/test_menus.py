@@ -1,0 +1,115 @@
+"""A name chooses from a menu: what it puts in, what stays the user's, and what is said of a wrong one."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import EVALUATE, ROOT, TRAIN
+from monai.bundle import ConfigParser
+
+from scripts.common.errors import describe
+from scripts.common.menus import MENUS
+
+KINDS = ("augmentation", "loss", "network", "optimizer", "schedule")
+ENTRIES = [(kind, name) for kind in KINDS for name in json.loads((MENUS / f"{kind}.json").read_text())]
+
+
+def config(*overlays: dict, files: tuple[str, ...] = (TRAIN,), **overrides: object) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config(list(files))
+    for pairs in (*overlays, overrides):
+        parser.update(pairs)
+    parser.parse()
+    parser.get_parsed_content("config")
+    return parser
+
+
+def refused(**overrides: object) -> str:
+    with pytest.raises(Exception) as caught:  # noqa: PT011, MONAI wraps them
+        config(**overrides)
+    return describe(caught.value)
+
+
+def test_the_defaults_are_the_recipe_as_it_stands() -> None:
+    assert {kind: config().get(f"{kind}_name") for kind in KINDS} == {
+        kind: next(iter(json.loads((MENUS / f"{kind}.json").read_text()))) for kind in KINDS
+    }
+    recipe = json.loads(Path(TRAIN).read_text())
+    assert {key: config().get(key) for key in ("loss_def", "optimizer", "network_def")} == {
+        key: recipe[key] for key in ("loss_def", "optimizer", "network_def")
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unknown_name_is_a_line_with_the_choices(kind: str) -> None:
+    names = ", ".join(json.loads((MENUS / f"{kind}.json").read_text()))
+    assert refused(**{f"{kind}_name": "adamm"}) == f"{kind}_name 'adamm': expected one of {names}"
+
+
+def test_an_entry_replaces_a_block_and_what_was_changed_in_it_stays_changed() -> None:
+    parser = config({"optimizer#momentum": 0.8, "optimizer#weight_decay": 0.5}, optimizer_name="sgd")
+    assert parser.get("optimizer") == {
+        "_target_": "torch.optim.SGD",
+        "params": "$list(@trainable.values())",
+        "lr": "@learning_rate",
+        "weight_decay": 0.5,
+        "momentum": 0.8,
+        "nesterov": True,
+    }
+    group = parser.get_parsed_content("optimizer").param_groups[0]
+    assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.8, 0.5, True)
+
+
+def test_values_of_an_entry_are_overrides(caplog: pytest.LogCaptureFixture) -> None:
+    assert config(loss_name="focal").get_parsed_content("loss_def").gamma == 2.0
+    assert config(loss_name="focal", focal_gamma=0.5).get_parsed_content("loss_def").gamma == 0.5
+    assert refused(loss_name="focal", focal_gamma="big").startswith("focal_gamma 'big': expected a finite number")
+    assert "focal_gama: nothing reads this key, did you mean focal_gamma" in refused(loss_name="focal", focal_gama=0.5)
+    assert not caplog.text
+
+
+def test_a_block_of_the_users_own_stands_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    own = {"_target_": "DiceLoss", "softmax": True, "to_onehot_y": True}
+    assert config(loss_def=own, loss_name="focal").get("loss_def") == own
+    assert "loss_name focal: loss_def is given by the config itself, which stands" in caplog.text
+
+
+def test_augmentation_of_a_menu_comes_before_that_of_an_overlay() -> None:
+    own = {"_target_": "RandZoomd", "keys": "image"}
+    parser = config({"train#random_transforms": [own]}, augmentation_name="light")
+    assert [part["_target_"] for part in parser.get("train#random_transforms")] == [
+        "RandFlipd", "RandGaussianNoised", "RandAdjustContrastd", "RandZoomd",
+    ]  # fmt: skip
+
+
+def test_what_quotes_a_replaced_block_follows_it() -> None:
+    parser = config(schedule_name="plateau")
+    assert parser.get("train#handlers")[0]["_target_"] == "scripts.training.plateau.PlateauSchedule"
+
+
+def test_the_card_names_the_chosen_network_and_evaluation_takes_it_from_the_card() -> None:
+    card = config(network_name="segresnet", init_filters=16).get_parsed_content("config").resolved("network_def")
+    assert card["_target_"] == "SegResNet"
+    assert card["init_filters"] == 16
+    evaluation = config(files=(TRAIN, EVALUATE), network_name="segresnet")
+    assert evaluation.get("network_def") == {
+        "_target_": "scripts.networks.model_card.network_from_card",
+        "card": "@tested_card",
+    }
+
+
+# What the paper's Table 1 says of each network's size, and what MONAI's default of that name has where it differs.
+PARAMETERS = {"meshnet": 56194, "segresnet": 1176186, "unet": 1979610, "vnet": 45597898, "swin_unetr": 18346844}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_networks_have_the_sizes_of_the_papers_table(name: str) -> None:
+    pytest.importorskip("einops", reason="SwinUNETR needs einops") if "unetr" in name else None
+    network = config(network_name=name).get_parsed_content("network_def")
+    assert sum(p.numel() for p in network.parameters()) == PARAMETERS[name]
+
+
+def test_menus_are_complete_and_named_in_the_docs() -> None:
+    page = (ROOT / "docs" / "techniques.md").read_text()
+    assert {path.stem for path in MENUS.glob("*.json")} == set(KINDS)
+    assert [name for _, name in ENTRIES if f"`{name}`" not in page] == []
