@@ -1,5 +1,6 @@
 """Mixed precision on any device: MONAI's ``amp`` autocasts on CUDA alone, this inferer also on CPUs with bfloat16."""
 
+import logging
 from typing import Any
 
 import torch
@@ -7,6 +8,8 @@ from monai.inferers import SimpleInferer
 
 from scripts.common.errors import InputError
 from scripts.networks.meshnet import MeshNet
+
+logger = logging.getLogger("meshnet")
 
 
 def autocast_dtype(amp: bool, device: torch.device | str, dtype: str = "auto") -> torch.dtype | None:
@@ -16,7 +19,7 @@ def autocast_dtype(amp: bool, device: torch.device | str, dtype: str = "auto") -
         amp: False is float32 everywhere.
         device: where the network is.
         dtype: "float16", "bfloat16", or "auto": float16 on CUDA, on a CPU bfloat16 where it multiplies that in
-            hardware (emulation is slower than float32).
+            hardware (emulation is slower than float32). On other devices, such as mps, it is float32, as a line says.
 
     Raises:
         InputError: another dtype, or float16 on a CPU.
@@ -25,6 +28,9 @@ def autocast_dtype(amp: bool, device: torch.device | str, dtype: str = "auto") -
         raise InputError(f"amp_dtype {dtype}: expected auto, bfloat16 or float16 (float32 is --amp false)")
     on_cpu = torch.device(device).type == "cpu"
     if not amp:
+        return None
+    if (kind := torch.device(device).type) not in ("cpu", "cuda"):
+        logger.info(f"Computing in float32: mixed precision is for CUDA and CPUs, not for {kind}")
         return None
     if dtype == "auto":
         dtype = "float16" if not on_cpu else "bfloat16" if has_bfloat16() else None

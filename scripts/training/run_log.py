@@ -38,7 +38,7 @@ class RunLog:
 
     It hooks itself in when the trainer starts, so that an epoch's line has what handlers of overlays leave: the
     evaluator's metrics, and in ``trainer.state.terms``, empty before each iteration, numbers of which the line has the
-    epoch's mean.
+    epoch's mean over scans.
 
     Args:
         cohort: the split that is trained on.
@@ -103,7 +103,7 @@ class RunLog:
     def _iteration_completed(self, trainer: Engine) -> None:
         terms = {"loss": float(self._loss_of(trainer.state.output)), **trainer.state.terms}
         for name, value in terms.items():
-            trainer.state.run_log["terms"].setdefault(name, []).append(value)
+            trainer.state.run_log["terms"].setdefault(name, []).append([value, len(trainer.state.output)])
         if self._scale_of(trainer) < self._scale:  # so it has left out a step because of infinite gradients
             trainer.state.run_log["skipped_steps"] += 1
 
@@ -118,7 +118,8 @@ class RunLog:
         now = time.perf_counter()
         epoch, seconds, self._clock = trainer.state.epoch, now - self._clock, now
         log = trainer.state.run_log
-        lr, means = trainer.optimizer.param_groups[0]["lr"], {name: fmean(x) for name, x in log["terms"].items()}
+        lr = trainer.optimizer.param_groups[0]["lr"]
+        means = {name: fmean(*zip(*values, strict=True)) for name, values in log["terms"].items()}
         validated = self.evaluator.state.epoch == epoch
         values = dict(self.evaluator.state.metrics) if validated else {}
         row = {"epoch": epoch, "loss": means.pop("loss"), "lr": lr, **values, "skipped_steps": log["skipped_steps"]}

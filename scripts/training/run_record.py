@@ -34,6 +34,8 @@ def facts_of(config: dict, cohort: str) -> dict:
         "versions": {
             "python": platform.python_version(),
             **{module.__name__: str(module.__version__) for module in (monai, torch, ignite, np)},
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version() if torch.version.cuda else None,
         },
         "hardware": {
             "platform": platform.platform(),

@@ -61,3 +61,9 @@ def test_another_type_is_one_line() -> None:
         autocast_dtype(True, "cpu", "fp8")
     with pytest.raises(InputError, match=r"^amp_dtype float16: CPUs have no fast float16"):
         autocast_dtype(True, "cpu", "float16")
+
+
+def test_a_device_without_mixed_precision_computes_in_float32_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        assert autocast_dtype(True, "mps") is None
+    assert caplog.messages == ["Computing in float32: mixed precision is for CUDA and CPUs, not for mps"]

@@ -70,12 +70,18 @@ def test_lines_and_history(tmp_path: Path, caplog: pytest.LogCaptureFixture, sim
     assert "Weights (best): /models/model.pt" in caplog.text
 
 
-def scripted_run(folder: Path, scores: dict[int, float]) -> pandas.DataFrame:
-    """Three epochs of a trainer that does nothing, with these validation scores at these epochs."""
+def scripted_run(folder: Path, scores: dict[int, float], scans: int = 1) -> pandas.DataFrame:
+    """Three epochs of a trainer that does nothing, with these validation scores at these epochs.
+
+    Its mini-batches have one scan, but the last has ``scans``.
+    """
     validation = [{}] * bool(scores)
     cohort = Cohort("people", False, (1.0, 1.0, 1.0), (4, 4, 4), [{}], validation, [{}], "")
     network = torch.nn.Conv3d(1, 1, 1)
-    evaluator, trainer = Engine(lambda engine, batch: None), Engine(lambda engine, batch: [{"loss": batch}])
+    evaluator, trainer = (
+        Engine(lambda engine, batch: None),
+        Engine(lambda engine, batch: [{"loss": batch}] * (scans if batch == 6 else 1)),
+    )
     evaluator.state.best_metric, evaluator.state.best_metric_epoch = -1, -1
     trainer.network, trainer.amp, trainer.state.device = network, False, "cpu"
     trainer.optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
@@ -87,6 +93,11 @@ def scripted_run(folder: Path, scores: dict[int, float]) -> pandas.DataFrame:
             evaluator.state.epoch, evaluator.state.metrics = epoch, {"score": scores[epoch]}
             if scores[epoch] > evaluator.state.best_metric:
                 evaluator.state.best_metric, evaluator.state.best_metric_epoch = scores[epoch], epoch
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def record(engine: Engine) -> None:
+        if (loss := engine.state.output[0]["loss"]) != 2:  # as a handler that does not run at every step
+            engine.state.terms["own"] = {1.0: 1.0, 6.0: 9.0}[loss]
 
     evaluator.state.key_metric_name = "score"
     run_folder = SimpleNamespace(record=folder / "run.json", differences={})
@@ -112,6 +123,12 @@ def test_a_run_without_validation_has_no_metrics_and_ends_with_its_final_weights
     with caplog.at_level("INFO"):
         history = scripted_run(tmp_path, {})
     assert history["epoch"].tolist() == [1, 2, 3]
-    assert list(history) == ["epoch", "loss", "lr", "skipped_steps"]
+    assert list(history) == ["epoch", "loss", "lr", "skipped_steps", "own"]
     assert "Weights (final): /models/model.pt" in caplog.text
     assert "Best" not in caplog.text
+
+
+def test_a_mean_is_over_scans_and_handlers_have_columns_of_their_own(tmp_path: Path) -> None:
+    history = scripted_run(tmp_path, {2: 0.5}, scans=2)
+    assert history["loss"].tolist() == [(1 + 2 + 2 * 6) / 4] * 3
+    assert history["own"].tolist() == pytest.approx([(1 + 2 * 9) / 3] * 3)

@@ -164,6 +164,19 @@ def test_layer_checkpointing_and_compilation_are_a_key_each(cohort_dir: Path) ->
     assert not recipe(cohort_dir).get_parsed_content("train#trainer").compile
 
 
+def test_tensor_cores_and_deterministic_algorithms_are_a_key_each(cohort_dir: Path) -> None:
+    try:
+        for value in (False, True):
+            parser = recipe(cohort_dir, tf32=value, use_deterministic_algorithms=value)
+            for i, item in enumerate(parser.get("run")):
+                parser.get_parsed_content(f"run#{i}") if "set_determinism" in item or "tf32" in item else None
+            assert torch.are_deterministic_algorithms_enabled() is value
+            assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is value
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def test_zoo_properties_are_all_there(cohort_dir: Path) -> None:
     workflow = ConfigWorkflow(TRAIN, workflow_type="train", dataset_dir=str(cohort_dir), output_dir="/nowhere")
     workflow.initialize()
