@@ -11,7 +11,12 @@ class WeightedCrossEntropyLoss(nn.CrossEntropyLoss):
 
         ((1 - e) * sum_v -w[y_v] lp_v[y_v]  +  e / C * sum_v sum_c -w[c] lp_v[c]) / sum_v w[y_v]
 
-    so a class weight also scales that class's share of the smoothing term, at every voxel.
+    so a class weight also scales that class's share of the smoothing term, at every voxel. For soft labels, T[v] the
+    probabilities of voxel v, this is the same written for classes that a voxel has in part:
+
+        sum_v sum_c -w[c] ((1 - e) T[v, c] + e / C) lp_v[c] / sum_v sum_c w[c] T[v, c]
+
+    (torch would divide by the number of voxels, so that one-hot labels and class indices had different losses).
 
     Args:
         weight: one weight per class, background first; a buffer, so it moves and is saved with the module.
@@ -31,12 +36,19 @@ class WeightedCrossEntropyLoss(nn.CrossEntropyLoss):
         super().__init__(weight=torch.as_tensor(weight, dtype=torch.float32), label_smoothing=label_smoothing)
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Compute the loss of logits (B, C, ...) against class indices (B, 1, ...) or (B, ...) of any dtype."""
-        if target.ndim == input.ndim:
-            target = target.squeeze(1)
+        """Compute the loss of logits (B, C, ...) against class indices (B, 1, ...) or (B, ...) of any dtype, or against
+        probabilities (B, C, ...).
+        """
         if input.dtype in (torch.float16, torch.bfloat16):
             input = input.float()
+        weight = self.weight.to(input.dtype)
+        soft = target.shape == input.shape
+        if target.ndim == input.ndim and not soft:
+            target = target.squeeze(1)
+        target = target.to(input.dtype) if soft else target.long()
+        reduction = "sum" if soft else "mean"
         with torch.autocast(input.device.type, enabled=False):
-            return nn.functional.cross_entropy(
-                input, target.long(), self.weight.to(input.dtype), label_smoothing=self.label_smoothing
+            loss = nn.functional.cross_entropy(
+                input, target, weight, reduction=reduction, label_smoothing=self.label_smoothing
             )
+            return loss / torch.einsum("bc...,c->", target, weight) if soft else loss

@@ -31,6 +31,43 @@ def test_value_is_the_closed_form(weight: list[float], smoothing: float) -> None
     assert loss(logits, labels).item() == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.01, 0.3])
+@pytest.mark.parametrize("weight", [[0.5, 1.0], [0.0, 2.0], [0.2, 1.0, 3.0]])
+def test_one_hot_targets_are_class_indices(weight: list[float], smoothing: float) -> None:
+    generator = torch.Generator().manual_seed(7)
+    logits = torch.randn(2, len(weight), 3, 4, 5, generator=generator)
+    labels = torch.randint(len(weight), (2, 1, 3, 4, 5), generator=generator)
+    one_hot = torch.nn.functional.one_hot(labels[:, 0], len(weight)).movedim(-1, 1)
+    loss = WeightedCrossEntropyLoss(weight, smoothing)
+    for target in (one_hot, one_hot.float(), one_hot.to(torch.uint8)):
+        assert loss(logits, target).item() == pytest.approx(loss(logits, labels).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_a_soft_target_counts_each_class_by_its_share(smoothing: float) -> None:
+    """A voxel that is 3/4 lesion is worth three voxels of lesion and one of background, of its own logits."""
+    generator = torch.Generator().manual_seed(8)
+    logits = torch.randn(1, 2, 2, 3, 4, generator=generator, dtype=torch.float64)
+    quarters = torch.randint(5, (1, 1, 2, 3, 4), generator=generator)
+    soft = torch.cat([4 - quarters, quarters], 1) / 4
+    loss = WeightedCrossEntropyLoss([0.5, 1.0], smoothing)
+    four = torch.cat([logits] * 4, 2)
+    hard = torch.cat([quarters > k for k in range(4)], 2).long()
+    assert loss(logits, soft).item() == pytest.approx(loss(four, hard).item(), rel=1e-12)
+
+
+def test_soft_targets_under_autocast_and_their_gradient() -> None:
+    logits = torch.randn(1, 2, 3, 3, 3, dtype=torch.float64, requires_grad=True)
+    lesion = torch.rand(1, 1, 3, 3, 3, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    soft, loss = torch.cat([1 - lesion, lesion], 1), WeightedCrossEntropyLoss([0.5, 1.0], 0.01)
+    assert torch.autograd.gradcheck(lambda x: loss(x, soft), logits)
+    half = logits.detach().bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        value = loss(half, soft.float())
+    assert value.dtype == torch.float32
+    assert torch.equal(value, loss(half.float(), soft.float()))
+
+
 @pytest.mark.parametrize(("true", "pulled_to"), [(0, 0.00995), (1, 0.99749)])
 def test_smoothing_pulls_to_the_probability_that_the_docs_say(true: int, pulled_to: float) -> None:
     logits = torch.zeros(1, 2, 1, 1, 1, requires_grad=True)

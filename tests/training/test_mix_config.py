@@ -1,0 +1,46 @@
+"""configs/mix.json mixes the scans that a run trains on, at any batch size; without mixing it is the recipe."""
+
+from pathlib import Path
+
+import torch
+from conftest import ROOT, TRAIN
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
+
+MIX = str(ROOT / "configs" / "mix.json")
+OFF = {"batch_size": 2, "accumulation_steps": 2, "mixup_probability": 0.0, "cutmix_probability": 0.0}
+
+
+def run(cohort_dir: Path, folder: Path, **overrides: object) -> tuple[dict, list[torch.Tensor]]:
+    """Weights after an epoch, and the labels that were trained on."""
+    parser, labels = ConfigParser(), []
+    parser.read_config([TRAIN, MIX])
+    options = {"dataset_dir": str(cohort_dir), "output_dir": str(folder), "channels": 2, "epochs": 1, "report": False}
+    parser.update({**options, "inner_fold": "none", **overrides})
+    torch.manual_seed(0)
+    trainer = parser.get_parsed_content("train#trainer")
+
+    def completed(engine: Engine) -> None:
+        labels.append(torch.stack([item["label"].as_tensor() for item in engine.state.output]))
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, completed)
+    trainer.run()
+    parser.get_parsed_content("run_folder").release()
+    return trainer.network.state_dict(), labels
+
+
+def test_labels_are_soft_and_some_scans_are_mixed(cohort_dir: Path, tmp_path: Path) -> None:
+    labels = run(cohort_dir, tmp_path)[1]
+    assert {label.shape for label in labels} == {(1, 2, 32, 32, 32)}
+    assert all(torch.allclose(label.sum(1), torch.ones(1)) for label in labels)
+    between = [((label > 0.001) & (label < 0.999)).any().item() for label in labels]
+    assert 0 < sum(between) < len(between)  # mixup's
+
+
+def test_without_mixing_training_is_the_recipes(cohort_dir: Path, tmp_path: Path) -> None:
+    off, soft = run(cohort_dir, tmp_path / "off", **OFF)
+    dataset = {"_target_": "scripts.data.seeded_order.SeededDataset", "dataset": "@train#dataset"}
+    plain, hard = run(cohort_dir, tmp_path / "plain", **OFF, **{"train#seeded_dataset": dataset, "soft_labels": False})
+    assert all(torch.equal(one[:, 1:], other) for one, other in zip(soft, hard, strict=True))
+    for key in plain:
+        torch.testing.assert_close(off[key], plain[key], rtol=1e-3, atol=1e-5)
