@@ -50,6 +50,17 @@ def cohort_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def contrast_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """9 subjects in three contrasts on that grid; the first has no FLAIR."""
+    folder = str(tmp_path_factory.mktemp("cohort") / "contrasts")
+    root = Path(simulate_cohort(folder, n_subjects=9, spacing=8.0, seed=3, contrasts=["T1w", "FLAIR"]))
+    content = json.loads((root / "datalist.json").read_text())
+    del content["training"][0]["contrasts"]["FLAIR"]
+    (root / "datalist.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture(scope="session")
 def trained(cohort_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     """A run of the training command from another directory: its folders and what it printed."""
     root = tmp_path_factory.mktemp("trained")

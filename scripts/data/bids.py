@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from itertools import dropwhile, takewhile
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from scripts.common.json_file import check_json, read_json
 from scripts.data.volumes import is_annexed
 
 
-def scans_in_bids(root: Path, suffix: str, labels: str | None) -> list[dict]:
-    """Every lesion mask drawn on a ``suffix`` image, with the path that this image must have.
+def scans_in_bids(root: Path, suffix: str, labels: str | None, contrasts: Sequence[str] = ()) -> list[dict]:
+    """Every lesion mask drawn on a ``suffix`` image, with the path that this image must have, and of ``contrasts``,
+    other suffixes, the images that there are.
 
     Masks that software made are left out, with a printed line, unless ``labels`` names the folder they are in; where
     no mask is left, that is an ``InputError``.
@@ -35,10 +37,12 @@ def scans_in_bids(root: Path, suffix: str, labels: str | None) -> list[dict]:
             continue
         label = _below(root, mask)
         entities = [part for part in parts if "-" in part and not re.match("desc-|label-|space-orig$", part)]
-        folders = dropwhile(lambda name: not name.startswith("sub-"), label.split("/")[:-1])
-        image = os.path.join(*folders, "_".join([*entities, suffix]) + ".nii")
-        image += "" if os.path.lexists(root / image) else ".gz"
-        scan = _scan(root, label, {"image": image, "label": label})
+        folders = [*dropwhile(lambda name: not name.startswith("sub-"), label.split("/")[:-1])]
+        images = {c: os.path.join(*folders, "_".join([*entities, c]) + ".nii") for c in (suffix, *contrasts)}
+        images = {c: path if os.path.lexists(root / path) else f"{path}.gz" for c, path in images.items()}
+        there = {c: path for c, path in images.items() if c == suffix or os.path.lexists(root / path)}
+        given = {"image": images[suffix], "label": label}
+        scan = _scan(root, label, given | there, [*there] if contrasts else [])
         if labels is None and scan["software"]:
             left_out["/".join(label.split("/")[:2]), scan["software"]] += 1
         else:
@@ -56,19 +60,22 @@ def scans_in_bids(root: Path, suffix: str, labels: str | None) -> list[dict]:
     return scans
 
 
-def scans_in_csv(path: Path, root: Path) -> list[dict]:
-    """The rows of a table, whose paths start at ``root``; an ``InputError`` if it has no ``image`` and ``label``."""
+def scans_in_csv(path: Path, root: Path, contrasts: Sequence[str] = ()) -> list[dict]:
+    """The rows of a table, whose paths start at ``root``; an ``InputError`` if it has no ``image``, ``label`` or one
+    of ``contrasts``.
+    """
     texts = {"dtype": str, "keep_default_na": False, "na_values": [""], "index_col": False, "encoding": "utf-8-sig"}
     try:
         table = pd.read_csv(path, skip_blank_lines=False, **texts).dropna(how="all").fillna("")
         table = table.apply(lambda column: column.str.strip())
     except (OSError, ValueError) as error:
         raise InputError(f"csv {path}: cannot be read ({error})") from error
-    missing = [key for key in ("image", "label") if key not in table]
+    missing = [key for key in ("image", "label", *contrasts) if key not in table]
     if missing or table.empty:
         problem = f"no column {' and '.join(missing)}; it has: {', '.join(table)}" if missing else "no row"
         raise InputError(f"csv {path}: {problem}")
-    return [_scan(root, f"{path}: row {number + 2}", row) for number, row in table.to_dict("index").items()]
+    rows = table.to_dict("index").items()
+    return [_scan(root, f"{path}: row {number + 2}", row, contrasts) for number, row in rows]
 
 
 def check_files(root: Path, scans: list[dict]) -> None:
@@ -76,6 +83,9 @@ def check_files(root: Path, scans: list[dict]) -> None:
     problems, taken = [], set()
     for scan in scans:
         origin = scan.pop("origin")
+        for name, path in scan.get("contrasts", {}).items():
+            if not os.path.lexists(root / path) or (root / path).is_dir():
+                problems.append(f"{origin}: {name} '{path}' does not exist")
         for key, other in (("image", "mask"), ("label", "image")):
             if not os.path.lexists(root / scan[key]) or (root / scan[key]).is_dir():
                 problems.append(f"{origin}: {key} '{scan[key]}' does not exist")
@@ -85,7 +95,8 @@ def check_files(root: Path, scans: list[dict]) -> None:
             taken.add(scan[key])
     if problems:
         raise InputError("\n".join(problems[:10] + [f"and {len(problems) - 10} more"] * (len(problems) > 10)))
-    files = [scan[key] for scan in scans for key in ("image", "label")]
+    images = ([scan["image"], *scan.get("contrasts", {}).values(), scan["label"]] for scan in scans)
+    files = [path for paths in images for path in dict.fromkeys(paths)]
     if absent := [file for file in files if is_annexed(root / file)]:
         fetch = f"cd {shlex.quote(str(root))} && datalad get {' '.join(sorted({_pattern(file) for file in absent}))}"
         raise InputError(f"{len(absent)} of {len(files)} files have no content here, only git-annex links: {fetch}")
@@ -103,11 +114,15 @@ def stem(path: str) -> str:
     return re.sub(r"\.nii(\.gz)?$", "", path)
 
 
-def _scan(root: Path, origin: str, given: dict) -> dict:
-    """A datalist entry, completed from the image's path, with the ``origin`` that messages name, and ``software``."""
+def _scan(root: Path, origin: str, given: dict, contrasts: Sequence[str] = ()) -> dict:
+    """A datalist entry, completed from the image's path, with those of ``contrasts`` that are given, the ``origin``
+    that messages name, and ``software``.
+    """
     scan = {"origin": origin}
     for key in ("image", "label"):
         scan[key] = given[key] and _below(root, root / given[key])
+    if files := {name: _below(root, root / given[name]) for name in contrasts if given[name]}:
+        scan["contrasts"] = files
     for key, entity in (("subject", "sub"), ("session", "ses"), ("acquisition", "acq")):
         in_path = re.findall(rf"(?:^|[/_]){entity}-([^/_.]+)", scan["image"])
         scan[key] = given.get(key, "").removeprefix(f"{entity}-") or (in_path[-1] if in_path else None)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from scripts.common.errors import InputError
 from scripts.data.check_scans import check_scans, problems_of
+from scripts.data.cohort import one_per_contrast
 from scripts.data.datalist_schema import read_datalist
 
 
@@ -20,7 +21,7 @@ def check_cohort(dataset_dir: str, datalist: str | None = None) -> None:
     """
     path = Path(datalist or os.path.join(dataset_dir, "datalist.json"))
     content = read_datalist(path, Path(dataset_dir).resolve())
-    scans = content["training"]
+    scans = [one for scan in content["training"] for one in one_per_contrast(scan, scan.get("contrasts", ()))]
     reports = check_scans(scans, content["spacing"], content["spatial_size"], path.with_suffix(".checked.json"))
     errors, warnings = problems_of(scans, reports)
     rows = [f"warning  {line}" for line in warnings] + [f"error    {line}" for line in errors]

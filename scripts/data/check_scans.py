@@ -77,7 +77,7 @@ def problems_of(scans: list[dict], reports: list[dict], lesion_needed: Sequence 
             errors.append(f"{scan['label']}: empty lesion mask in the training set; take this scan out of the datalist")
         elif report["empty_label"]:
             warnings.append(f"{scan['label']}: empty lesion mask")
-    return errors, warnings
+    return [*dict.fromkeys(errors)], [*dict.fromkeys(warnings)]  # several contrasts have one mask
 
 
 def _check_scan(scan: dict, grid: list | None) -> dict:

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +12,15 @@ from scripts.common.errors import InputError
 from scripts.data.check_scans import check_scans, refuse_bad_scans
 from scripts.data.datalist_schema import read_datalist
 
+logger = logging.getLogger("meshnet")
+
 
 @dataclass(frozen=True)
 class Cohort:
     """One outer (and inner) split of a cohort; a scan is a datalist entry with absolute ``image`` and ``label`` paths.
 
-    A scan that was checked has ``sha256`` of both files. ``spacing`` (mm) and ``spatial_size`` (voxels) are in RAS.
+    Where contrasts were asked for, a scan is there once for each that it has, with its name as ``contrast``. A scan
+    that was checked has ``sha256`` of both files. ``spacing`` (mm) and ``spatial_size`` (voxels) are in RAS.
     ``fingerprint`` is a hash of grid, split and the content of what was checked: the same for a copy in another folder.
     """
 
@@ -35,7 +40,12 @@ class Cohort:
 
 
 def load_cohort(
-    dataset_dir: str, datalist: str, fold: int, inner_fold: int | str | None, check: tuple = ("training", "validation")
+    dataset_dir: str,
+    datalist: str,
+    fold: int,
+    inner_fold: int | str | None,
+    check: tuple = ("training", "validation"),
+    contrasts: Sequence[str] = (),
 ) -> Cohort:
     """Read ``datalist`` (schema: docs/cohorts.md) and split it.
 
@@ -45,6 +55,7 @@ def load_cohort(
         fold: outer fold held out as the test set.
         inner_fold: inner fold held out for validation; None (on a command line ``none``): train on all but ``fold``.
         check: subsets that must hold a scan and whose files are read in full before anything else happens.
+        contrasts: to use of the scans that have several; the others are used as they are. Not given: ``image`` only.
 
     Raises:
         InputError: the datalist, a fold or a file is not usable; the message has one line per problem.
@@ -59,7 +70,7 @@ def load_cohort(
         if (key == "fold" or value is not None) and (type(value) is not int or not 0 <= value <= last):
             raise InputError(f"{key} {value}: this cohort has {key}s 0 to {last}")
     subsets: dict[str, list[dict]] = {"training": [], "validation": [], "test": []}
-    for scan in content["training"]:
+    for scan in _of_contrasts(content["training"], contrasts, datalist):
         validates = inner_fold is not None and scan["inner_folds"][fold] == inner_fold
         subsets["test" if scan["fold"] == fold else "validation" if validates else "training"].append(scan)
     for name in check:
@@ -74,3 +85,25 @@ def load_cohort(
     split = {n: [[os.path.relpath(s["image"], root), s.get("sha256")] for s in subsets[n]] for n in subsets}
     fingerprint = hashlib.sha256(json.dumps([grid, split], sort_keys=True).encode()).hexdigest()[:16]
     return Cohort(content["name"], content["simulated"], *grid, **subsets, fingerprint=fingerprint)
+
+
+def _of_contrasts(scans: list[dict], contrasts: Sequence[str], datalist: str) -> list[dict]:
+    """The scans, those with several contrasts once for each of ``contrasts``."""
+    if not contrasts:
+        return scans
+    bare = sum("contrasts" not in scan for scan in scans)
+    lacking = sum(not {*contrasts} & {*scan.get("contrasts", contrasts)} for scan in scans)
+    lacks = f"have none of {', '.join(contrasts)}: left out"
+    for n, what in ((bare, "name no contrasts: used as they are"), (lacking, lacks)):
+        if n:
+            logger.warning(f"{datalist}: {n} of {len(scans)} scans {what}")
+    return [one for scan in scans for one in one_per_contrast(scan, contrasts)]
+
+
+def one_per_contrast(scan: dict, contrasts: Sequence[str]) -> list[dict]:
+    """The scan once for each of ``contrasts`` that it has, as ``image``; a scan without ``contrasts`` as it is."""
+    files = scan.get("contrasts")
+    if files is None:
+        return [scan]
+    bare = {key: value for key, value in scan.items() if key != "contrasts"}
+    return [{**bare, "image": files[name], "contrast": name} for name in contrasts if name in files]

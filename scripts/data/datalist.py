@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from pathlib import Path
@@ -25,6 +26,7 @@ def prepare_datalist(
     labels: str | None = None,
     keep_tse: bool = False,
     suffix: str = "T2w",
+    contrasts: Sequence[str] = (),
     outer_folds: int = 3,
     inner_folds: int = 3,
     seed: int = 0,
@@ -42,6 +44,8 @@ def prepare_datalist(
         labels: the folder of masks to use, such as derivatives/lesion_masks; default: all that no software made.
         keep_tse: keep the scans whose ``acq-`` starts with tse.
         suffix: BIDS suffix of the images.
+        contrasts: further BIDS suffixes, such as T1w,FLAIR: of images on the grid of the masks, named like ``suffix``'s
+            but for it; of a table, the columns of such images. A scan may lack any.
         outer_folds: folds to test on, stratified by quartile of lesion volume and by acquisition.
         inner_folds: folds to validate on, of the subjects outside each outer fold.
         seed: seed of the folds.
@@ -57,7 +61,11 @@ def prepare_datalist(
     settings = _settings(spacing, spatial_size, numbers)
     root, target = _places(dataset_dir, csv, labels, output)
     told = read_description(root / "dataset_description.json")
-    found = scans_in_bids(root, str(suffix), labels) if csv is None else scans_in_csv(Path(str(csv)), root)
+    others = [contrasts] if isinstance(contrasts, str) else [*map(str, contrasts)]
+    if csv is None:
+        found = scans_in_bids(root, str(suffix), labels, others)
+    else:
+        found = scans_in_csv(Path(str(csv)), root, others)
     scans = _usable(root, found, keep_tse)
     assign_folds(scans, outer_folds, inner_folds, seed)
     content = {"name": str(name or told.get("Name") or root.name), "simulated": told.get("Simulated") is True}

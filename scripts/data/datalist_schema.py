@@ -34,6 +34,8 @@ def read_datalist(path: Path, root: Path | None = None) -> dict:
         raise InputError("\n".join(f"{path}: {problem}" for problem in problems))
     for scan in scans if root else []:
         scan |= {key: str(root / scan[key]) for key in ("image", "label")}
+        if "contrasts" in scan:
+            scan["contrasts"] = {name: str(root / path) for name, path in scan["contrasts"].items()}
     return content
 
 
@@ -53,10 +55,11 @@ def _contradictions(n_outer: int, n_inner: int, scans: dict[str, dict]) -> Itera
     folds_of: dict[str, tuple] = {}
     for entry, scan in scans.items():
         fold, folds = scan["fold"], scan["inner_folds"]
-        for key in ("image", "label"):
-            if (path := (key, os.path.normpath(scan[key]))) in taken:
-                yield f"{entry}: {key} {scan[key]} is in the datalist twice"
-            taken.add(path)
+        given = [("image", path) for path in (scan["image"], *scan.get("contrasts", {}).values())]
+        files = {(key, os.path.normpath(path)): path for key, path in [*given, ("label", scan["label"])]}
+        for (key, _), path in [item for item in files.items() if item[0] in taken]:
+            yield f"{entry}: {key} {path} is in the datalist twice"
+        taken |= files.keys()
         if fold >= n_outer:
             yield f"{entry}: fold is {fold}, expected 0 to {n_outer - 1}"
         elif [k is None for k in folds] != [k == fold for k in range(n_outer)] or not {*folds} <= {

@@ -99,7 +99,9 @@ class HtmlReport:
         pred = MetaTensor(torch.from_numpy(mask), affine=truth.affine)
         millilitres = float(torch.linalg.det(truth.affine[:3, :3].double()).abs()) / 1000
         return {
-            "name": " ".join(str(scan[key]) for key in ("subject", "session", "acquisition") if scan.get(key)),
+            "name": " ".join(
+                str(scan[key]) for key in ("subject", "session", "acquisition", "contrast") if scan.get(key)
+            ),
             "truth": int((truth > 0).sum()) * millilitres,
             "pred": int(mask.sum()) * millilitres,
             "picture": base64.b64encode(qc_picture.draw(item["image"], {"lime": truth, "red": pred})).decode(),

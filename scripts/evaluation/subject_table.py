@@ -13,6 +13,7 @@ from scripts.common.files import replace_file
 from scripts.evaluation.metrics import per_subject
 
 logger = logging.getLogger("meshnet")
+COLUMNS = ("subject", "session", "acquisition", "contrast", "lesion_volume")
 
 
 class SubjectTable:
@@ -38,7 +39,7 @@ class SubjectTable:
         """Write and print; called when the evaluation is over."""
         columns = per_subject(engine, len(self.scans))
         known = pandas.DataFrame(self.scans)
-        table = known[["subject", "session", "acquisition", "lesion_volume"]].assign(**columns, image=known["image"])
+        table = known[[key for key in COLUMNS if key in known]].assign(**columns, image=known["image"])
         path = self.output_dir / "metrics.csv"
         if path.exists():
             logger.warning(f"{path}: an earlier evaluation's table is replaced")

@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from contextlib import redirect_stdout
+from copy import deepcopy
 from pathlib import Path
 
 import nibabel as nib
@@ -28,6 +30,7 @@ def simulate_cohort(
     anatomy: str | None = None,
     lesions: str | None = None,
     variation: float = 1.0,
+    contrasts: Sequence[str] = (),
 ) -> str:
     """Write a simulated cohort: a BIDS tree shaped like ARC's, with its datalist.json.
 
@@ -42,6 +45,7 @@ def simulate_cohort(
         lesions: folder of lesion masks in MNI space to use instead of grown lesions.
         variation: from 1, easy scans that are much alike, to 4, as varied as patients' (with a lesion each); above 1,
             each scan also has a voxel size of its own, 0.6 to 1.5 times ``spacing`` along each axis.
+        contrasts: T1w, FLAIR or both: of every subject besides T2w, on the same grid.
 
     Returns:
         ``output_dir``.
@@ -52,6 +56,8 @@ def simulate_cohort(
     settings = {"n_subjects": n_subjects, "spacing": spacing, "seed": seed, "anatomy": anatomy, "lesions": lesions}
     if variation != 1:
         settings["variation"] = variation
+    if contrasts:
+        settings["contrasts"] = contrasts = [contrasts] if isinstance(contrasts, str) else [*contrasts]
     output = Path(output_dir).resolve()
     if _is_made(output, settings):
         return str(output)
@@ -61,6 +67,8 @@ def simulate_cohort(
         raise InputError(f"spacing {spacing}: expected 1 to 8 mm")
     if not isinstance(variation, (int, float)) or not 1 <= variation <= 4:
         raise InputError(f"variation {variation}: expected 1 to 4")
+    if not {*contrasts} <= {"T1w", "FLAIR"}:
+        raise InputError(f"contrasts {', '.join(map(str, contrasts))}: expected T1w, FLAIR or both, besides T2w")
     resolution = max(1, round(spacing / 2))
     masks = mask_files(lesions) if lesions else []
     head = load_head(anatomy or "MNI152", resolution)
@@ -76,16 +84,24 @@ def simulate_cohort(
         for i in tqdm(range(n_subjects), "Simulating cohort", unit="subject"):
             subject_rng = np.random.default_rng([seed, i])
             mask = [load_mask(masks[order[i % len(masks)]], resolution)] if masks else []
+            setting = [head], mask, box(resolution)[0], resolution
             while True:  # until the lesion is on the grid
-                volume = simulate_scan([head], mask, box(resolution)[0], resolution, subject_rng, ranges, volumes[i])
+                before = deepcopy(subject_rng)
+                volume = simulate_scan(*setting, subject_rng, ranges, volumes[i])
                 if volume[1].any():
                     break
             grid = _native_grid(spacing, i, subject_rng.uniform(0.6, 1.5, 3) if variation > 1 else None)
-            _write_subject(partial, i, *_with_traps(*_on_grid(volume, resolution, grid, subject_rng), i), subject_rng)
+            image, label = _with_traps(*_on_grid(volume, resolution, grid, subject_rng), i)
+            images = {"T2w": image}
+            for k, contrast in enumerate(contrasts):
+                rng = np.random.default_rng([seed, i, k])
+                volume = simulate_scan(*setting, deepcopy(before), ranges | RANGES[contrast], volumes[i], rng)
+                images[contrast] = _with_traps(*_on_grid(volume, resolution, grid, rng), i)[0]
+            _write_subject(partial, i, images, label, subject_rng)
         _write_description(partial, settings)
         spatial_size = [int(-(-mm // (16 * spacing)) * 16) for mm in FIELD_OF_VIEW]  # MeshNet dilates by 16
         with redirect_stdout(None):  # what it prints is about the unfinished folder
-            prepare_datalist(str(partial), spacing=spacing, spatial_size=spatial_size)
+            prepare_datalist(str(partial), spacing=spacing, spatial_size=spatial_size, contrasts=contrasts)
         if not _is_made(output, settings):  # unless another process was quicker
             partial.chmod(0o755)
             os.rename(partial, output)
@@ -141,13 +157,14 @@ def _with_traps(image, label, index):
     return image, label
 
 
-def _write_subject(root, index, image, label, rng):
+def _write_subject(root, index, images, label, rng):
     acquisition = "spc3p2" if rng.random() < 115 / 223 else "spc3"
     folder = Path(f"sub-S{index + 1:03}") / "ses-1" / "anat"
-    stem = f"sub-S{index + 1:03}_ses-1_acq-{acquisition}_run-1_T2w"
+    stem = f"sub-S{index + 1:03}_ses-1_acq-{acquisition}_run-1"
     masks = root / "derivatives" / "lesion_masks" / folder
-    for path, volume in ((root / folder / stem, image), (masks / f"{stem}_desc-lesion_mask", label)):
-        path.parent.mkdir(parents=True)
+    volumes = {root / folder / f"{stem}_{suffix}": image for suffix, image in images.items()}
+    for path, volume in (volumes | {masks / f"{stem}_T2w_desc-lesion_mask": label}).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         volume.set_sform(volume.affine, 2)
         volume.set_qform(volume.affine, 2)
         nib.save(volume, f"{path}.nii.gz")
@@ -164,7 +181,7 @@ def _write_description(root, settings):
     }
     (root / "dataset_description.json").write_text(json.dumps(description, indent=4) + "\n")
     (root / "README").write_text(
-        "Simulated T2-weighted scans with chronic stroke lesions, for trying out software. "
+        "Simulated scans with chronic stroke lesions, for trying out software. "
         "The anatomy is real (see dataset_description.json), the lesions and the scans are not. Not for research "
         "findings and not for clinical use.\n"
     )

@@ -1,4 +1,4 @@
-"""One simulated T2w scan: a head that has aged, a chronic infarct in it, and what scanners and people do to scans."""
+"""One simulated scan, T2w or of another contrast: an aged head, a chronic infarct, and what scanners and people do."""
 
 import json
 from pathlib import Path
@@ -22,6 +22,7 @@ def simulate_scan(
     rng: np.random.Generator,
     ranges: dict,
     volume: float | None = None,
+    scanner: np.random.Generator | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A scan (D, H, W; 0 to 1) and its mask (D, H, W; 0 or 1) on a RAS grid of ``voxel`` mm.
 
@@ -31,8 +32,10 @@ def simulate_scan(
         shape: of the grid; its centre is the field of view's.
         voxel: edge of a voxel in mm.
         rng: gives everything random.
-        ranges: all names of ``RANGES["patients"]``.
+        ranges: all names of ``RANGES["patients"]``; those of ``RANGES["T1w"]`` or ``["FLAIR"]`` over them give the same
+            head and lesion (if ``rng`` is the same) in that contrast.
         volume: of a grown lesion, in mm3; not given, drawn from ARC's distribution.
+        scanner: gives what the scanner does to the image, if not ``rng``: noise, blur and unevenness.
     """
     draw = Draw(rng, ranges)
     head, skin = (heads[rng.integers(len(heads))] for _ in range(2))
@@ -47,13 +50,14 @@ def simulate_scan(
     lesion &= (fluid < 0.95) & (to_ventricle > ventricle) & (depth > 0)
     bright = {"csf": draw("csf"), "grey": draw("grey")}
     bright["white"] = bright["grey"] * draw("white_of_grey")
+    bright["wet"] = ranges.get("wet", bright["csf"])  # tissue full of water; a FLAIR suppresses what is nothing else
     image = bright["csf"] * fluid + bright["grey"] * grey + bright["white"] * white
     image = _spotted(image, white, to_ventricle - ventricle, bright, voxel, draw)
     image *= 1 + draw("texture") * draw.noise(shape, rng.uniform(3, 12) / voxel)[0]
     if lesion.any():
         image = _infarcted(image, lesion, fluid, white, bright, voxel, draw)
     image = _clothed(image, sample(skin[3:4], mni)[0], depth, fluid, mni.numpy(), voxel, draw)
-    return _scanned(image, voxel, draw), lesion.astype(np.uint8)
+    return _scanned(image, voxel, Draw(scanner or rng, ranges)), lesion.astype(np.uint8)
 
 
 def _placed(shape, voxel, draw):
@@ -111,8 +115,8 @@ def _spotted(image, white, to_ventricle, bright, voxel, draw):
             cap = draw("cap") + 1.5 * draw.noise(image.shape, 12 / voxel)[0]
             share = np.maximum(share, np.clip((cap - to_ventricle) / 3 + 0.5, 0, 1))
         share = share * np.clip(1.5 * white, 0, 1)
-    target = bright["grey"] + draw("spot_brightness") * (bright["csf"] - bright["grey"])
-    image = image + share * np.clip(target - image, 0, None)
+    span = bright["wet"] - bright["grey"]
+    image = image + share * _step(image, bright["grey"] + draw("spot_brightness") * span, span)
     if draw.chance("perivascular"):
         dots = (draw.rng.random(image.shape, np.float32) < draw("perivascular_share") / 100) * (white > 0.6)
         image = image + dots * draw.rng.uniform(0.2, 0.9) * (bright["csf"] - image)
@@ -121,7 +125,7 @@ def _spotted(image, white, to_ventricle, bright, voxel, draw):
 
 def _infarcted(image, lesion, fluid, white, bright, voxel, draw):
     """With the lesion: fluid in its depth, gliosis at its rim and around it, strands of tissue that survived."""
-    shape, span = image.shape, bright["csf"] - bright["grey"]
+    shape, span = image.shape, bright["wet"] - bright["grey"]
     gliosis, cavity = bright["grey"] + draw("gliosis") * span, bright["csf"] * draw("cavity")
     wet = lesion | (fluid > 0.6) if draw.chance("open_to_csf") else lesion  # then no rim between lesion and CSF
     where = np.argwhere(lesion)
@@ -132,7 +136,7 @@ def _infarcted(image, lesion, fluid, white, bright, voxel, draw):
     if draw.chance("halo"):
         width = draw("halo_width") * (1 + 0.4 * draw.noise(shape, 15 / voxel)[0])
         target = bright["grey"] + draw("halo_brightness") * span
-        image = image + np.clip(1 - outer / width.clip(1), 0, 1) * white * np.clip(target - image, 0, None)
+        image = image + np.clip(1 - outer / width.clip(1), 0, 1) * white * _step(image, target, span)
     mix = inner + draw("rim_noise") * draw.noise(shape, draw.rng.uniform(5, 14) / voxel)[0] - draw("rim")
     mix = 0 if draw.chance("all_gliotic") else 1 / (1 + np.exp(-np.clip(mix / draw("rim_width"), -30, 30)))
     value = gliosis + (cavity - gliosis) * mix
@@ -184,6 +188,11 @@ def _scanned(image, voxel, draw):
         image[tuple(rng.integers(0, shape))] = rng.uniform(1.5, 6)
     top = np.percentile(image[::2, ::2, ::2], draw("percentile"))
     return (np.clip(image / max(top, 1e-6), 0, 1) ** draw("gamma")).astype(np.float32)
+
+
+def _step(image, target, span):
+    """The way from ``image`` to ``target`` where it has the sign of ``span``, else 0: nothing gets drier."""
+    return np.clip(target - image, 0, None) if span > 0 else np.clip(target - image, None, 0)
 
 
 def _smooth(volume, mm, voxel):

@@ -28,6 +28,30 @@ def test_standard_bids_names_without_sessions(tmp_path: Path, ending: str, exten
     assert {(scan["session"], scan["acquisition"]) for scan in scans} == {(None, None)}
 
 
+def test_contrasts_are_the_files_of_the_same_name_but_for_the_suffix(cohort: Path):
+    write_image(cohort / "sub-00/ses-1/anat/sub-00_ses-1_acq-spc3_T1w.nii.gz")
+    write_image(cohort / "sub-00/ses-1/anat/sub-00_ses-1_acq-other_FLAIR.nii.gz")
+    scans = read_datalist(Path(prepare_datalist(str(cohort), contrasts=["T1w", "FLAIR"])))["training"]
+    stem = "sub-00/ses-1/anat/sub-00_ses-1_acq-spc3"
+    assert scans[0]["contrasts"] == {name: f"{stem}_{name}.nii.gz" for name in ("T2w", "T1w")}
+    assert [*scans[1]["contrasts"]] == ["T2w"]
+    assert "contrasts" not in read_datalist(Path(prepare_datalist(str(cohort))))["training"][0]
+
+
+def test_contrasts_of_a_table_are_its_columns(tmp_path: Path):
+    rows = ["image,label,T1w"]
+    for i in range(9):
+        write_image(tmp_path / f"{i}.nii.gz")
+        write_mask(tmp_path / f"{i}_mask.nii.gz", 1 + i)
+        rows.append(f"{i}.nii.gz,{i}_mask.nii.gz,{'t1.nii.gz' if i == 3 else ''}")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    assert message(csv=str(tmp_path / "table.csv"), contrasts="T1w").endswith("row 5: T1w 't1.nii.gz' does not exist")
+    assert "no column FLAIR" in message(csv=str(tmp_path / "table.csv"), contrasts=["FLAIR"])
+    write_image(tmp_path / "t1.nii.gz")
+    scans = read_datalist(Path(prepare_datalist(csv=str(tmp_path / "table.csv"), contrasts="T1w")))["training"]
+    assert [scan.get("contrasts") for scan in scans] == [None] * 3 + [{"T1w": "t1.nii.gz"}] + [None] * 5
+
+
 def test_masks_drawn_on_another_contrast_are_not_this_cohort(cohort: Path):
     write_mask(cohort / f"derivatives/lesion_masks/sub-00/ses-1/anat/sub-00_ses-1_T1w{DESC}")
     assert len(read_datalist(Path(prepare_datalist(str(cohort))))["training"]) == 12

@@ -167,3 +167,38 @@ def test_scans_outside_the_datasets_folder_can_be_listed(nine: Path) -> None:
     for i, scan in enumerate(content["training"]):
         scan["image"], scan["label"] = f"../sub-{i}.nii.gz", str(nine / f"sub-{i}_mask.nii.gz")
     assert load(inside, content, 0, 1, ("test",))["test"] == [0, 1, 2]
+
+
+def test_a_scan_is_there_once_for_each_contrast_that_is_asked_for_and_it_has(
+    nine: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = datalist()
+    content["training"][3]["contrasts"] = {"T2w": "sub-3.nii.gz", "T1w": "sub-3_T1w.nii.gz"}
+    volume = np.arange(64.0)[::-1].reshape(4, 4, 4)
+    nib.save(nib.Nifti1Image(volume, np.eye(4)), nine / "sub-3_T1w.nii.gz")
+    path = nine / "datalist.json"
+    path.write_text(json.dumps(content))
+
+    def validation(*contrasts: str) -> list[tuple]:
+        cohort = load_cohort(str(nine), str(path), 0, 0, ("validation",), contrasts)
+        assert cohort.fingerprint not in fingerprints
+        fingerprints.add(cohort.fingerprint)
+        return [(Path(scan["image"]).name, scan.get("contrast")) for scan in cohort.validation]
+
+    fingerprints: set[str] = set()
+    assert validation() == [("sub-3.nii.gz", None), ("sub-6.nii.gz", None)]
+    bare = ("sub-6.nii.gz", None)
+    assert validation("T1w", "T2w", "FLAIR") == [("sub-3_T1w.nii.gz", "T1w"), ("sub-3.nii.gz", "T2w"), bare]
+    assert "8 of 9 scans name no contrasts: used as they are" in caplog.text
+    assert validation("T1w") == [("sub-3_T1w.nii.gz", "T1w"), bare]
+    assert validation("FLAIR") == [bare]
+    assert "1 of 9 scans have none of FLAIR: left out" in caplog.text
+
+    nib.save(nib.Nifti1Image(volume[1:], np.eye(4)), nine / "sub-3_T1w.nii.gz")
+    with pytest.raises(InputError, match=r"sub-3_mask.nii.gz: shape .*, but its image has \(3, 4, 4\): .*_T1w"):
+        validation("T1w", "T2w")
+
+
+def test_weights_know_every_contrast_that_they_have_seen(contrast_dir: Path) -> None:
+    cohort = load_cohort(str(contrast_dir), str(contrast_dir / "datalist.json"), 0, None, ("training",), ["T1w", "T2w"])
+    assert len(cohort.seen) == len(cohort.training) == 12

@@ -56,6 +56,12 @@ def top(**change: object) -> Callable[[dict], None]:
             entry(image="./a/../sub-0.nii.gz"),
             r"training\[4\] \(4\): image ./a/../sub-0.nii.gz is in the datalist twice",
         ),
+        (entry(contrasts={}), r"training\[4\] \(4\): contrasts is {}, expected paths of images on the grid"),
+        (entry(contrasts={"T1w": 3}), r"training\[4\] \(4\): contrasts is {'T1w': 3}, expected paths"),
+        (
+            entry(contrasts={"T2w": "sub-4.nii.gz", "T1w": "sub-0.nii.gz"}),
+            r"training\[4\] \(4\): image sub-0.nii.gz is in the datalist twice",
+        ),
         (entry(label="sub-0_mask.nii.gz"), r"training\[4\] \(4\): label sub-0_mask.nii.gz is in the datalist twice"),
     ],
 )

@@ -135,6 +135,20 @@ def test_real_masks_in_a_real_head_keep_their_volumes(tmp_path: Path) -> None:
     assert min(real) * 0.5 < simulated[0] < simulated[-1] < max(real) * 1.5
 
 
+def test_other_contrasts_are_of_the_same_heads_and_leave_the_t2w_as_it_was(contrast_dir: Path, tmp_path: Path) -> None:
+    alone = Path(simulate_cohort(str(tmp_path / "alone"), n_subjects=9, spacing=8.0, seed=3))
+    for file in alone.rglob("*.nii.gz"):
+        ours = nib.load(contrast_dir / file.relative_to(alone))
+        np.testing.assert_array_equal(ours.get_fdata(), nib.load(file).get_fdata())
+    for scan in json.loads((contrast_dir / "datalist.json").read_text())["training"]:
+        assert scan["contrasts"]["T2w"] == scan["image"]
+        images = [nib.load(contrast_dir / path) for path in scan["contrasts"].values()]
+        label = nib.load(contrast_dir / scan["label"])
+        assert all(np.allclose(image.affine, label.affine) and image.shape == label.shape for image in images)
+    with pytest.raises(InputError, match="contrasts T1w, DWI: expected T1w, FLAIR or both, besides T2w"):
+        simulate_cohort(str(tmp_path / "more"), contrasts=["T1w", "DWI"])
+
+
 def test_more_variation_spreads_contrast_noise_and_voxel_sizes(cohort_dir: Path, tmp_path: Path) -> None:
     def contrast(folder: Path) -> tuple[list[float], set]:
         ratios, zooms = [], set()

@@ -60,6 +60,46 @@ def test_csf_is_brighter_than_grey_than_white_matter(head: torch.Tensor) -> None
     assert fluid > 1.5 * cortex > 1.5 * core
 
 
+@pytest.mark.parametrize(
+    ("contrast", "order"),
+    [({}, ["white", "grey", "fluid"]), ("T1w", ["fluid", "grey", "white"]), ("FLAIR", ["fluid", "white", "grey"])],
+)
+def test_tissues_are_as_bright_as_in_the_contrast(head: torch.Tensor, contrast: str, order: list[str]) -> None:
+    image, (csf, grey, white, *_) = scan(head, **(RANGES[contrast] if contrast else {}))[0], maps(head)
+    shares = {"fluid": csf > 0.8, "grey": grey > 0.8, "white": white > 0.95}
+    medians = {name: np.median(image[where]) for name, where in shares.items()}
+    assert sorted(medians, key=medians.get) == order
+
+
+@pytest.mark.parametrize("contrast", ["T1w", "FLAIR"])
+def test_a_contrast_shows_the_same_lesion_dark_where_it_is_fluid_and_gliosis_as_it_does(
+    head: torch.Tensor, contrast: str
+) -> None:
+    varied = {"spots": 1.0, "perivascular": 1.0, "halo": 1.0, "strands": 1.0, "open_to_csf": 0.0}
+    for seed in range(3):
+        label = scan(head, seed, no_lesion=0, **varied)[1]
+        ranges = varied | RANGES[contrast]
+        np.testing.assert_array_equal(scan(head, seed, no_lesion=0, **ranges)[1], label)
+        inside, healthy = label > 0, scan(head, seed, **ranges)[0]
+        fluid, gliosis = (
+            scan(head, seed, no_lesion=0, **ranges, **kind)[0][inside]
+            for kind in ({"rim": (-9, -9)}, {"all_gliotic": 1.0})
+        )
+        assert np.median(fluid) < 0.6 * np.median(healthy[inside])
+        brighter = np.median(gliosis) > 1.2 * np.median(healthy[inside])
+        assert brighter if contrast == "FLAIR" else np.median(gliosis) < 0.9 * np.median(healthy[inside])
+
+
+def test_another_scanners_noise_is_another(head: torch.Tensor) -> None:
+    noisy = PLAIN | {"noise": (0.05, 0.05)}
+    first, second = (
+        simulate_scan([head], [], SHAPE, VOXEL, np.random.default_rng(0), noisy, 6e4, np.random.default_rng(k))
+        for k in (1, 2)
+    )
+    assert abs(np.corrcoef((first[0] - scan(head)[0]).ravel(), (second[0] - scan(head)[0]).ravel())[0, 1]) < 0.5
+    np.testing.assert_array_equal(first[1], second[1])
+
+
 def test_a_lesion_is_brighter_than_the_tissue_it_has_replaced(head: torch.Tensor) -> None:
     (image, label), healthy = scan(head, 3, no_lesion=0), scan(head, 3)[0]
     inside = label > 0
