@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from scripts.common.files import replace_file
 from scripts.evaluation import qc_picture
-from scripts.evaluation.metrics import column, per_subject
+from scripts.evaluation.metrics import column, over_subjects, per_subject
 
 logger = logging.getLogger("meshnet")
 TEMPLATE = Path(__file__).with_name("report_template.html")
@@ -70,6 +70,7 @@ class HtmlReport:
         if self.evaluator is None or not state.report or evaluator.state.best_metric_epoch == epoch:
             columns, key = per_subject(evaluator, len(self.scans)), evaluator.state.key_metric_name
             state.report = {"masks": list(self._masks), "columns": columns, "key": key, "epoch": epoch}
+            state.report["together"] = over_subjects(evaluator)
 
     def write(self) -> None:
         """Make the page; called at the end."""
@@ -87,8 +88,11 @@ class HtmlReport:
         rows.sort(key=lambda row: (not math.isnan(row[key]), row[key]))
         plots = {"curves": _curves(self.path.with_name("history.csv"), report["key"]), "volumes": _volumes(rows)}
         template = jinja2.Template(TEMPLATE.read_text(), autoescape=True, undefined=jinja2.StrictUndefined)
+        page = template.render(
+            title=self.title, facts=facts, rows=rows, means=means, together=report["together"], **plots
+        )
         with replace_file(self.path) as file:
-            file.write(template.render(title=self.title, facts=facts, rows=rows, means=means, **plots))
+            file.write(page)
         logger.info(f"Report: {self.path}")
 
     def _subject(self, index: int, report: dict) -> dict:
@@ -116,17 +120,33 @@ def _svg(figure: Figure) -> str:
 
 
 def _curves(history: Path, metric: str) -> str | None:
-    """Loss, learning rate and ``metric`` over epochs, as an SVG in base64; None without a history."""
+    """Each column of the history over epochs, the key ``metric`` first, as an SVG in base64; None without a history."""
     if not history.is_file():
         return None
-    table, figure = pandas.read_csv(history), Figure(figsize=(11, 2.8), layout="constrained")
-    titles = {"loss": "training loss", "lr": "learning rate", metric: f"validation {column(metric)}"}
-    for axis, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
-        points = table.reindex(columns=["epoch", name]).dropna()
-        axis.plot(points["epoch"], points[name], marker=".", markersize=4)
-        axis.set(xlabel="epoch", title=title)
+    table = pandas.read_csv(history, index_col="epoch").dropna(axis="columns", how="all")
+    first = ["loss", "val_loss", "lr", metric]
+    others = [name for name in table if name not in first and (name != "skipped_steps" or table[name].any())]
+    panels = [["loss", "val_loss"], ["lr"], *([name] for name in (metric, *others) if name in table)]
+    figure = Figure(figsize=(11, 2.8 * math.ceil(len(panels) / 3)), layout="constrained")
+    for i, panel in enumerate(panels, 1):
+        axis = figure.add_subplot(math.ceil(len(panels) / 3), 3, i)
+        for name in table.columns.intersection(panel, sort=False):
+            points = table[name].dropna()
+            axis.plot(points.index, points, marker=".", markersize=4, label=_title(name))
+        labels = [line.get_label() for line in axis.lines]
+        axis.set(xlabel="epoch", title=", ".join(labels))
+        if len(labels) > 1:
+            axis.legend()
         axis.grid(alpha=0.3)
     return _svg(figure)
+
+
+def _title(name: str) -> str:
+    """What a column of the history is called over its curve."""
+    words = column(name).replace("_", " ")
+    return {"loss": "training loss", "lr": "learning rate"}.get(
+        name, f"validation {words}" if "val_" in name else words
+    )
 
 
 def _volumes(rows: list[dict]) -> str:

@@ -1,25 +1,35 @@
-"""The metrics that MONAI lacks, AVD and an MCC without NaN, and a reading of all that an engine has measured."""
+"""The metrics that MONAI lacks or gives in a form that cannot be shown per scan, and a reading of an engine's."""
+
+import warnings
+from collections.abc import Sequence
 
 import torch
 from ignite.engine import Engine
-from monai.metrics import CumulativeIterationMetric, compute_confusion_matrix_metric, get_confusion_matrix
+from monai.metrics import (
+    CumulativeIterationMetric,
+    compute_confusion_matrix_metric,
+    compute_hausdorff_distance,
+    get_confusion_matrix,
+)
 
 
-class _LesionMetric(CumulativeIterationMetric):
+class LesionMetric(CumulativeIterationMetric):
     """One value per subject from one-hot masks (B, 2, D, H, W) whose channel 1 is the lesion; the mean skips NaN."""
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         if y_pred.shape != y.shape or y.shape[1] != 2:
             raise ValueError(f"expected two one-hot masks (B, 2, ...), got {tuple(y_pred.shape)} and {tuple(y.shape)}")
-        counts = get_confusion_matrix(y_pred, y, include_background=False)
-        return self._from_counts(counts).as_subclass(torch.Tensor)  # (B, 1), without MONAI's metadata
+        return self._values(y_pred, y).as_subclass(torch.Tensor)  # (B, 1), without MONAI's metadata
+
+    def _values(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self._from_counts(get_confusion_matrix(y_pred, y, include_background=False))
 
     def aggregate(self) -> torch.Tensor:
-        """Mean over the subjects for which the metric is defined."""
+        """Mean over the subjects for which the metric is defined; NaN, where MONAI says 0, if there is none."""
         return self.get_buffer().nanmean()
 
 
-class AbsoluteVolumeDifference(_LesionMetric):
+class AbsoluteVolumeDifference(LesionMetric):
     """AVD = |predicted - true volume| / true volume (arXiv 2503.05531); NaN where the true mask is empty."""
 
     @staticmethod
@@ -28,12 +38,48 @@ class AbsoluteVolumeDifference(_LesionMetric):
         return torch.where(tp + fn > 0, (fp - fn).abs() / (tp + fn), torch.nan)
 
 
-class MatthewsCorrelation(_LesionMetric):
+class MatthewsCorrelation(LesionMetric):
     """MCC of lesion against background over all voxels; 0, as in scikit-learn, where either mask has one class."""
 
     @staticmethod
     def _from_counts(counts: torch.Tensor) -> torch.Tensor:
         return compute_confusion_matrix_metric("mcc", counts).nan_to_num(nan=0.0)
+
+
+class ConfusionMatrixRate(LesionMetric):
+    """A rate of the lesion's voxels, NaN where it divides by 0: precision without a predicted lesion, recall without a
+    true one. MONAI's ConfusionMatrixMetric computes the same, but keeps counts instead of each subject's value.
+
+    Args:
+        metric_name: any name that MONAI's ``ConfusionMatrixMetric`` knows, such as "precision" or "recall".
+    """
+
+    def __init__(self, metric_name: str) -> None:
+        super().__init__()
+        self.metric_name = metric_name
+
+    def _from_counts(self, counts: torch.Tensor) -> torch.Tensor:
+        return compute_confusion_matrix_metric(self.metric_name, counts)
+
+
+class HausdorffDistance(LesionMetric):
+    """Distance in mm between the lesions' surfaces, the larger of both directions; NaN where a mask is empty.
+
+    MONAI's metric of this name takes the spacing only from a caller, which its IgniteMetricHandler is not.
+
+    Args:
+        spacing: of the masks' voxels in mm.
+        percentile: of the distances from one surface to the other: 95 is HD95, 100 the Hausdorff distance.
+    """
+
+    def __init__(self, spacing: Sequence[float], percentile: float = 95) -> None:
+        super().__init__()
+        self.spacing, self.percentile = [float(s) for s in spacing], percentile
+
+    def _values(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of empty masks, and of an argument that MONAI itself passes
+            return compute_hausdorff_distance(y_pred.cpu(), y.cpu(), percentile=self.percentile, spacing=self.spacing)
 
 
 def column(name: str) -> str:
@@ -45,3 +91,9 @@ def per_subject(evaluator: Engine, n_subjects: int) -> dict[str, list[float]]:
     """The subjects' values of each metric by its column, in the loader's order; several classes are averaged."""
     details = evaluator.state.metric_details.items()
     return {column(name): values.reshape(n_subjects, -1).double().mean(1).tolist() for name, values in details}
+
+
+def over_subjects(evaluator: Engine) -> dict[str, float]:
+    """By their columns, the metrics that are of all subjects together and so have no details (``save_details``)."""
+    state = evaluator.state
+    return {column(name): value for name, value in state.metrics.items() if name not in state.metric_details}

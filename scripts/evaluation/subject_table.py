@@ -10,7 +10,7 @@ import pandas
 from ignite.engine import Engine, Events
 
 from scripts.common.files import replace_file
-from scripts.evaluation.metrics import per_subject
+from scripts.evaluation.metrics import over_subjects, per_subject
 
 logger = logging.getLogger("meshnet")
 COLUMNS = ("subject", "session", "acquisition", "contrast", "lesion_volume")
@@ -20,7 +20,8 @@ class SubjectTable:
     """At the end of an evaluation, writes every subject's metrics and prints their mean, sd and median.
 
     A metric that is undefined for a subject (AVD of an empty mask) is an empty cell and left out of the pooled figures,
-    whose ``n`` says how many were defined; ``sd`` is the sample's (n - 1).
+    whose ``n`` says how many were defined; ``sd`` is the sample's (n - 1). What is measured over all subjects together
+    (agreement of volumes) stands under ``over_subjects``.
 
     Args:
         scans: the scans evaluated, in the loader's order.
@@ -48,9 +49,12 @@ class SubjectTable:
         pooled = table[list(columns)].agg(["count", "mean", "std", "median", "min", "max"]).T
         pooled = pooled.rename(columns={"count": "n", "std": "sd"}).astype({"n": int})
         summary = pooled.astype(object).where(np.isfinite(pooled), None).to_dict("index")  # JSON has no infinity
+        together = {name: value if np.isfinite(value) else None for name, value in over_subjects(engine).items()}
+        parts = {**self.facts, "metrics": summary, **({"over_subjects": together} if together else {})}
         with replace_file(self.output_dir / "summary.json") as file:
-            file.write(json.dumps({**self.facts, "metrics": summary}, indent=4) + "\n")
+            file.write(json.dumps(parts, indent=4) + "\n")
         shown = pooled.to_string(float_format="{:.3f}".format, na_rep="-", col_space=8)
+        shown += "".join(f"\n{name}  {'-' if value is None else f'{value:.3f}'}" for name, value in together.items())
         logger.info(f"{len(table)} test scans\n{shown}\nPer subject: {path}; pooled: summary.json beside it")
 
 

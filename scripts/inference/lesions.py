@@ -6,7 +6,7 @@ from monai.data import MetaTensor
 from nibabel.affines import apply_affine
 from scipy import ndimage
 
-TOUCHING = np.ones((3, 3, 3), bool)  # voxels that share a face, an edge or a corner are one lesion
+from scripts.evaluation.lesion_detection import TOUCHING
 
 
 def measure(mask: MetaTensor, image: MetaTensor) -> dict[str, float | int]:

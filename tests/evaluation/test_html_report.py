@@ -49,7 +49,7 @@ def test_it_needs_nothing_from_elsewhere(report: Path) -> None:
     page = report.read_text()
     assert page.count("<img") == page.count("src=") == page.count("data:image/")
     assert not re.search(r"(src|href)=.(http|//|/)|@import|url\(", page)
-    assert "loss, learning rate and validation metric over epochs" in page
+    assert "loss, learning rate and validation metrics over epochs" in page
     assert len(page) < 20_000_000
 
 

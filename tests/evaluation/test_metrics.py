@@ -1,17 +1,28 @@
-"""DICE, AVD and MCC are those of scikit-learn and of the paper's formula; empty masks count as docs/recipe.md says."""
+"""Metrics are those of scikit-learn, of SciPy and of the paper's formula; empty masks count as docs/recipe.md says."""
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
 from monai.networks import one_hot
-from sklearn.metrics import f1_score, matthews_corrcoef
+from scipy import ndimage
+from sklearn.metrics import f1_score, matthews_corrcoef, precision_score, recall_score
 
-from scripts.evaluation.metrics import AbsoluteVolumeDifference, MatthewsCorrelation, column, per_subject
+from scripts.evaluation.metrics import (
+    AbsoluteVolumeDifference,
+    ConfusionMatrixRate,
+    HausdorffDistance,
+    MatthewsCorrelation,
+    column,
+    over_subjects,
+    per_subject,
+)
 
 TRAIN = Path(__file__).resolve().parents[2] / "configs" / "train.json"
 
@@ -61,6 +72,42 @@ def test_dice_of_the_recipe_is_scikit_learns_f1_and_counts_empty_masks(masks: tu
     assert mean == pytest.approx(sum(expected) / 6, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "reference", "undefined"), [("precision", precision_score, [4, 6]), ("recall", recall_score, [5, 6])]
+)
+def test_rates_are_scikit_learns_and_left_out_where_they_divide_by_zero(
+    masks: tuple, name: str, reference: object, undefined: list
+) -> None:
+    values, mean = values_of(ConfusionMatrixRate(name), masks)
+    expected = [reference(t.flatten(), p.flatten(), zero_division=math.nan) for p, t in zip(*masks, strict=True)]
+    assert [i for i, value in enumerate(expected, 1) if math.isnan(value)] == undefined
+    assert values == pytest.approx(expected, abs=1e-6, nan_ok=True)
+    assert mean == pytest.approx(np.nanmean(expected), abs=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_hd95_is_the_percentile_of_scipys_distances_in_mm_and_left_out_where_a_mask_is_empty(masks: tuple) -> None:
+    spacing = (1.0, 2, 3.5)
+    values, mean = values_of(HausdorffDistance(spacing), masks)
+
+    def towards(source: np.ndarray, target: np.ndarray) -> float:
+        surfaces = [mask & ~ndimage.binary_erosion(mask) for mask in (source, target)]
+        return np.percentile(ndimage.distance_transform_edt(~surfaces[1], spacing)[surfaces[0]], 95)
+
+    pairs = [(p[0].numpy() > 0, t[0].numpy() > 0) for p, t in zip(*masks, strict=True)]
+    expected = [max(towards(p, t), towards(t, p)) if p.any() and t.any() else math.nan for p, t in pairs]
+    assert np.isnan(expected).tolist() == [False] * 3 + [True] * 3
+    assert values == pytest.approx(expected, rel=1e-5, nan_ok=True)
+    assert mean == pytest.approx(np.mean(expected[:3]), rel=1e-5)
+
+
+def test_hd95_of_two_voxels_is_their_distance_in_mm() -> None:
+    pred, true = torch.zeros(1, 1, 9, 9, 9), torch.zeros(1, 1, 9, 9, 9)
+    pred[0, 0, 1, 1, 1] = true[0, 0, 4, 1, 3] = 1
+    values, _ = values_of(HausdorffDistance((1, 1, 2)), (pred, true))
+    assert values == pytest.approx([5])
+
+
 @pytest.mark.parametrize(("pred_full", "true_full"), [(True, False), (False, True), (True, True)])
 @pytest.mark.filterwarnings("ignore:A single label was found")
 def test_mcc_is_scikit_learns_where_a_mask_is_all_lesion(pred_full: bool, true_full: bool) -> None:
@@ -93,8 +140,8 @@ def test_a_cohort_without_any_lesion_has_no_mean_avd() -> None:
     assert all(math.isnan(value) for value in [*values, mean])
 
 
-@pytest.mark.parametrize("metric", [AbsoluteVolumeDifference, MatthewsCorrelation])
-def test_a_batch_is_its_subjects_and_reset_forgets_them(metric: type, masks: tuple) -> None:
+@pytest.mark.parametrize("metric", [AbsoluteVolumeDifference, MatthewsCorrelation, lambda: HausdorffDistance([1] * 3)])
+def test_a_batch_is_its_subjects_and_reset_forgets_them(metric: Callable, masks: tuple) -> None:
     expected, _ = values_of(metric(), masks)
     batched = metric()
     batched(*(one_hot(mask, 2) for mask in masks))
@@ -128,3 +175,10 @@ def test_what_an_engine_has_measured_is_read_from_it_by_the_names_that_users_see
     assert values["dice_with_background"] == pytest.approx([0.75, 0.5, math.nan], nan_ok=True)
     assert values["avd"] == pytest.approx([0.5, 0.1, 2.0])
     assert [column(name) for name in ("val_mean_dice", "val_mcc", "surface")] == ["dice", "mcc", "surface"]
+
+
+def test_what_has_no_value_per_subject_is_read_as_a_figure_about_all() -> None:
+    engine = Engine(lambda engine, batch: None)
+    engine.state.metrics = {"val_avd": 0.5, "val_volume_r2": 0.75}
+    engine.state.metric_details = {"val_avd": torch.tensor([0.25, 0.75])}
+    assert over_subjects(engine) == {"volume_r2": 0.75}

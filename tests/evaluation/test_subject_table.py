@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 
 from scripts.evaluation.subject_table import SubjectTable, harmless
 
@@ -78,3 +78,20 @@ def test_a_name_that_a_spreadsheet_would_run_is_a_text_there(tmp_path: Path, sub
     assert table["subject"].tolist() == [f"'{subject}0", f"'{subject}1"]
     assert table["dice"].tolist() == [-0.5, 0.25]  # a negative number is a number
     assert harmless("S=1") == "S=1"
+
+
+def test_what_is_measured_over_all_subjects_is_pooled_and_has_no_column(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Engine(lambda engine, batch: None)
+    engine.state.metrics = {"val_mean_dice": 0.5, "val_volume_bias": -3.25, "val_volume_r2": float("nan")}
+    engine.state.metric_details = {"val_mean_dice": torch.tensor([[0.25], [0.75]])}
+    scans = [dict.fromkeys(FACTS, "x")] * 2
+    SubjectTable(scans, str(tmp_path), {}).attach(engine)
+    with caplog.at_level("INFO"):
+        engine.fire_event(Events.COMPLETED)
+    assert list(pandas.read_csv(tmp_path / "metrics.csv")) == [*FACTS[:4], "dice", "image"]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["over_subjects"] == {"volume_bias": -3.25, "volume_r2": None}
+    assert "volume_bias  -3.250" in caplog.text
+    assert "volume_r2  -" in caplog.text

@@ -1,0 +1,29 @@
+"""How many lesions are found, of any size; MONAI's PanopticQualityMetric asks for an IoU of half and numbered masks."""
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from scripts.evaluation.metrics import LesionMetric
+
+TOUCHING = np.ones((3, 3, 3), bool)  # voxels that share a face, an edge or a corner are one lesion
+
+
+class LesionwiseF1(LesionMetric):
+    """F1 of connected lesions as in ISLES'22 (arXiv 2206.06694, and its evaluation code): 2 TP / (2 TP + FP + FN).
+
+    TP are true lesions of which at least one voxel is predicted, FN true lesions without any, FP predicted lesions
+    that touch no voxel of a true one; 1 where neither mask has a lesion. Lesions are 26-connected.
+    """
+
+    def _values(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        pairs = zip(y_pred[:, 1].cpu().numpy() > 0, y[:, 1].cpu().numpy() > 0, strict=True)
+        return torch.tensor([[lesionwise_f1(pred, true)] for pred, true in pairs])
+
+
+def lesionwise_f1(pred: np.ndarray, true: np.ndarray) -> float:
+    """Of two boolean masks (D, H, W); see ``LesionwiseF1``."""
+    (predicted, n_predicted), (lesions, n_lesions) = (ndimage.label(mask, TOUCHING) for mask in (pred, true))
+    found, right = (np.unique(parts[pred & true]).size for parts in (lesions, predicted))
+    false = n_predicted - right + n_lesions - found
+    return 2 * found / (2 * found + false) if n_predicted + n_lesions else 1.0

@@ -1,0 +1,53 @@
+"""Whether predicted volumes can stand for true ones: a question about all scans, and MONAI's metrics are per scan."""
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+
+from scripts.common.errors import InputError
+from scripts.evaluation.metrics import LesionMetric
+
+
+class VolumeAgreement(LesionMetric):
+    """One figure about all scans' lesion volumes in mL; its handler must not save details, as no scan has a value.
+
+    * "bias": mean of predicted - true volume (Bland and Altman, Lancet 1986, 327:307-310);
+    * "lower_limit", "upper_limit": of agreement, bias - and + 1.96 standard deviations (n - 1) of the differences;
+    * "r2": coefficient of determination of the true volumes by the predicted ones themselves, not by a line fitted to
+      them, 1 - sum (true - predicted)^2 / sum (true - mean true)^2: bias lowers it, as it should; negative if the
+      mean of the true volumes predicts better.
+
+    Limits and R2 are NaN for fewer than two scans, R2 also if all true volumes are the same.
+
+    Args:
+        statistic: one of these.
+        spacing: of the masks' voxels in mm.
+
+    Raises:
+        InputError: another statistic.
+    """
+
+    def __init__(self, statistic: str, spacing: Sequence[float]) -> None:
+        super().__init__()
+        if statistic not in ("bias", "lower_limit", "upper_limit", "r2"):
+            raise InputError(f"statistic {statistic}: expected bias, lower_limit, upper_limit or r2")
+        self.statistic, self.millilitres = statistic, prod(spacing) / 1000
+
+    def _values(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        masks = torch.stack([y_pred[:, 1], y[:, 1]], dim=1)
+        return (masks > 0).flatten(2).sum(2).double() * self.millilitres  # (B, 2): predicted, true
+
+    def aggregate(self) -> torch.Tensor:
+        """The statistic over all scans."""
+        pred, true = self.get_buffer().unbind(1)
+        difference, undefined = pred - true, torch.tensor(torch.nan)
+        if self.statistic == "bias":
+            return difference.mean()
+        if len(true) < 2:
+            return undefined
+        if self.statistic == "r2":
+            total = (true - true.mean()).square().sum()
+            return 1 - difference.square().sum() / total if total > 0 else undefined
+        limit = 1.96 * difference.std()
+        return difference.mean() + (limit if self.statistic == "upper_limit" else -limit)

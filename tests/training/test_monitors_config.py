@@ -1,0 +1,92 @@
+"""configs/monitors.json measures more, and changes nothing of what is trained or taken for best."""
+
+import base64
+import json
+import re
+from pathlib import Path
+
+import pandas
+import pytest
+import torch
+from conftest import EVALUATE, ROOT, TRAIN
+from monai.bundle import ConfigParser
+
+MONITORS = str(ROOT / "configs" / "monitors.json")
+PER_SCAN = ["loss", "precision", "recall", "hd95", "lesionwise_f1"]
+TOGETHER = ["volume_r2", "volume_bias", "volume_lower_limit", "volume_upper_limit"]
+
+
+def parsed(cohort_dir: Path, folder: Path, *overlays: str, **overrides: object) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config([TRAIN, *overlays])
+    values = {"channels": 4, "epochs": 2, "learning_rate": 0.02, "cache": "none", **overrides}
+    parser.update({"dataset_dir": str(cohort_dir), "output_dir": str(folder), **values})
+    return parser
+
+
+def train(cohort_dir: Path, folder: Path, *overlays: str, **overrides: object) -> ConfigParser:
+    torch.set_num_threads(1)
+    parser = parsed(cohort_dir, folder, *overlays, **overrides)
+    parser.get_parsed_content("run")
+    parser.get_parsed_content("run_folder").release()
+    return parser
+
+
+@pytest.fixture(scope="module")
+def run(cohort_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> ConfigParser:
+    return train(cohort_dir, tmp_path_factory.mktemp("monitored"), MONITORS)
+
+
+@pytest.fixture(scope="module")
+def folder(run: ConfigParser) -> Path:
+    return Path(run["output_dir"])
+
+
+def test_weights_and_what_is_best_are_those_of_a_run_without_it(
+    run: ConfigParser, folder: Path, cohort_dir: Path, tmp_path: Path
+) -> None:
+    train(cohort_dir, tmp_path, report=False)
+    with_it, without = (torch.load(path / "checkpoint_last.pt") for path in (folder, tmp_path))
+    assert all(torch.equal(with_it["network"][key], without["network"][key]) for key in without["network"])
+    assert with_it["best"] == without["best"]
+    assert run.get_parsed_content("validate#evaluator").state.key_metric_name == "val_mean_dice"
+    with_it, without = (pandas.read_csv(path / "history.csv") for path in (folder, tmp_path))
+    pandas.testing.assert_frame_equal(with_it[list(without)], without)
+    assert set(with_it) - set(without) == {*(f"val_{name}" for name in (*PER_SCAN, *TOGETHER)), "seconds"}
+    assert (with_it["seconds"] > 0).all()
+
+
+def test_validation_loss_is_torchs_of_the_logits_with_the_last_weights(run: ConfigParser, folder: Path) -> None:
+    network = run.get_parsed_content("network").eval()
+    losses = []
+    for item in run.get_parsed_content("validate#dataset"):
+        with torch.no_grad():
+            logits = run.get_parsed_content("validate#inferer")(item["image"].as_tensor()[None], network)
+        criterion = torch.nn.CrossEntropyLoss(weight=torch.tensor([0.5, 1.0]), label_smoothing=0.01)
+        losses.append(criterion(logits, item["label"].as_tensor().long()).item())
+    expected = sum(losses) / len(losses)
+    assert pandas.read_csv(folder / "history.csv")["val_loss"].iloc[-1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_reports_curves_have_each_of_them(folder: Path) -> None:
+    page = (folder / "report.html").read_text()
+    curves = re.search(r'over epochs" src="data:image/svg\+xml;base64,([^"]+)', page).group(1)
+    titles = re.findall(r"<!-- (.*?) -->", base64.b64decode(curves).decode())
+    assert {"training loss, validation loss", "learning rate", "validation dice", "validation recall"} <= {*titles}
+    assert {"validation volume bias", "seconds"} <= {*titles}
+    assert "Over all scans, differences in mL: volume r2 " in page
+
+
+def test_an_evaluation_has_them_for_each_test_scan_and_agreement_for_all(folder: Path, cohort_dir: Path) -> None:
+    parsed(cohort_dir, folder, MONITORS, EVALUATE, report=False).get_parsed_content("run")
+    table, summary = pandas.read_csv(folder / "metrics.csv"), json.loads((folder / "summary.json").read_text())
+    assert {*PER_SCAN, "dice", "dice_with_background"} <= {*table}
+    assert not {*TOGETHER} & {*table}
+    assert list(summary["over_subjects"]) == TOGETHER
+    assert summary["metrics"]["recall"]["mean"] == pytest.approx(table["recall"].mean(), abs=1e-6)
+    assert 0 <= table["lesionwise_f1"].min() <= table["lesionwise_f1"].max() <= 1
+
+
+def test_it_works_with_batches_accumulation_and_no_validation(cohort_dir: Path, tmp_path: Path) -> None:
+    train(cohort_dir, tmp_path, MONITORS, epochs=1, batch_size=2, accumulation_steps=2, inner_fold="none")
+    assert "val_loss" not in pandas.read_csv(tmp_path / "history.csv")
