@@ -13,7 +13,8 @@ class LesionwiseF1(LesionMetric):
     """F1 of connected lesions as in ISLES'22 (arXiv 2206.06694, and its evaluation code): 2 TP / (2 TP + FP + FN).
 
     TP are true lesions of which at least one voxel is predicted, FN true lesions without any, FP predicted lesions
-    that touch no voxel of a true one; 1 where neither mask has a lesion. Lesions are 26-connected.
+    that touch no voxel of a true one; 1 where neither mask has a lesion. Lesions are 26-connected. One predicted lesion
+    that covers the whole head finds all and is not false: read it beside precision.
     """
 
     def _values(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

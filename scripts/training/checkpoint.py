@@ -32,8 +32,13 @@ class CheckpointSaver:
         """Save; called when the engine has completed."""
         if engine.state.best_metric_epoch not in (-1, engine.state.epoch):  # -1: MONAI's word for no metric yet
             return
-        with replace_file(self.path, "wb") as file:
-            torch.save(self.network.state_dict(), file)
-        with replace_file(self.path.removesuffix(".pt") + ".json") as file:
-            json.dump(self.card, file, indent=4, allow_nan=False)
-            file.write("\n")
+        save_weights(self.network, self.path, self.card)
+
+
+def save_weights(network: torch.nn.Module, path: str, card: dict) -> None:
+    """Write ``network``'s plain state to ``path``, which ends in .pt, and ``card`` beside it."""
+    with replace_file(path, "wb") as file:
+        torch.save(network.state_dict(), file)
+    with replace_file(path.removesuffix(".pt") + ".json") as file:
+        json.dump(card, file, indent=4, allow_nan=False)
+        file.write("\n")

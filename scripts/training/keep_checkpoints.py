@@ -1,0 +1,75 @@
+"""MONAI's CheckpointSaver forgets on resume what it keeps: here that follows from the history, which is restored."""
+
+import math
+import re
+from pathlib import Path
+
+import torch
+from ignite.engine import Engine, Events
+
+from scripts.common.errors import InputError
+from scripts.training.checkpoint import save_weights
+
+
+class KeepCheckpoints:
+    """Keeps the weights of the best and of every n-th epoch, ``epochs/epoch-0012.pt`` and its card, and no others'.
+
+    It hooks itself in when the trainer has started, behind the log and the state, so that an epoch's row is there. It
+    has no state: what is wanted follows from the rows, also after a resume.
+
+    Args:
+        network: whose weights; what is validated.
+        folder: where ``epochs/`` is; files there of epochs that are not wanted are removed, an earlier run's as well.
+        card: see ``scripts.networks.model_card.CARD``.
+        evaluator: the validation engine, whose key metric says what is best.
+        keep_best: number of epochs, the earlier of equals; epochs without validation do not count.
+        keep_every: epochs from one that is kept to the next, 0 for none.
+
+    Raises:
+        InputError: a negative number.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        folder: str,
+        card: dict,
+        evaluator: Engine,
+        keep_best: int = 3,
+        keep_every: int = 10,
+    ) -> None:
+        for key, value in (("keep_best", keep_best), ("keep_every", keep_every)):
+            if value < 0:
+                raise InputError(f"{key} {value}: expected a number of epochs, or 0 for none")
+        self.network, self.folder, self.card, self.evaluator = network, Path(folder) / "epochs", card, evaluator
+        self.keep_best, self.keep_every = keep_best, keep_every
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.STARTED, self._started)
+
+    def _started(self, trainer: Engine) -> None:
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._save_and_remove)
+        trainer.add_event_handler(Events.STARTED, self._continue)  # behind the state that is restored
+
+    def _continue(self, trainer: Engine) -> None:
+        """Save what a run that ended between its state and these weights has left out."""
+        done = trainer.state.iteration % trainer.state.epoch_length == 0
+        if trainer.state.iteration and done:
+            self._save_and_remove(trainer)
+
+    def _save_and_remove(self, trainer: Engine) -> None:
+        epoch, wanted = trainer.state.epoch, self._wanted(trainer.state.run_log["rows"])
+        if epoch in wanted:
+            save_weights(self.network, str(self.folder / f"epoch-{epoch:04d}.pt"), self.card)
+        for path in self.folder.glob("epoch-*"):
+            found = re.fullmatch(r"epoch-(\d{4,})\.(pt|json)", path.name)
+            if found and int(found[1]) not in wanted:
+                path.unlink()
+
+    def _wanted(self, rows: list[dict]) -> set[int]:
+        key = self.evaluator.state.key_metric_name
+        validated = [row for row in rows if not math.isnan(row.get(key, math.nan))]
+        best = sorted(validated, key=lambda row: -row[key])[: self.keep_best]  # a stable sort
+        every = [row for row in rows if self.keep_every and row["epoch"] % self.keep_every == 0]
+        return {row["epoch"] for row in (*best, *every)}

@@ -1,0 +1,96 @@
+"""The weights of the best k and of every n-th epoch are there, whole, and no others."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+
+from scripts.common.errors import InputError
+from scripts.networks.meshnet import MeshNet
+from scripts.training.keep_checkpoints import KeepCheckpoints
+
+CARD = {"spacing": [1, 1, 1]}
+SCORES = [0.1, 0.5, 0.3, float("nan"), 0.5, 0.9, 0.2, 0.4]
+
+
+def run(folder: Path, scores: list[float], best: int, every: int, restored: int = 0) -> list[dict]:
+    """A run with these validation scores, continued after some epochs; the network's state at each epoch."""
+    network, states = MeshNet(channels=2), []
+    trainer, evaluator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
+    evaluator.state.key_metric_name = "val_mean_dice"
+    trainer.state.run_log = {"rows": []}
+
+    def log(trainer: Engine) -> None:
+        torch.nn.init.constant_(network.classifier.bias, trainer.state.epoch)
+        states.append({key: value.clone() for key, value in network.state_dict().items()})
+        row = {"epoch": trainer.state.epoch, "loss": 1.0}
+        if trainer.state.epoch <= len(scores):
+            row["val_mean_dice"] = scores[trainer.state.epoch - 1]
+        trainer.state.run_log["rows"].append(row)
+
+    def restore(trainer: Engine) -> None:
+        for trainer.state.epoch in range(1, restored + 1):
+            log(trainer)
+        trainer.state.iteration = 2 * restored
+
+    @trainer.on(Events.STARTED)
+    def hook_in(trainer: Engine) -> None:
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, log)
+        trainer.add_event_handler(Events.STARTED, restore)
+
+    KeepCheckpoints(network, str(folder), CARD, evaluator, best, every).attach(trainer)
+    trainer.run([0, 1], max_epochs=8)
+    return states
+
+
+def kept(folder: Path) -> list[int]:
+    """Epochs of the files there, each of which has its card beside it."""
+    names = sorted(path.name for path in (folder / "epochs").glob("*"))
+    epochs = sorted(int(name[6:10]) for name in names if name.endswith(".pt"))
+    assert names == sorted(f"epoch-{epoch:04d}.{kind}" for epoch in epochs for kind in ("json", "pt"))
+    return epochs
+
+
+@pytest.mark.parametrize(
+    ("best", "every", "epochs"),
+    [(3, 0, [2, 5, 6]), (2, 0, [2, 6]), (0, 3, [3, 6]), (2, 4, [2, 4, 6, 8]), (9, 7, [1, 2, 3, 5, 6, 7, 8])],
+)  # fmt: skip
+def test_the_best_and_every_nth_are_kept_the_earlier_of_equals(
+    tmp_path: Path, best: int, every: int, epochs: list[int]
+) -> None:
+    states = run(tmp_path, SCORES, best, every)
+    assert kept(tmp_path) == epochs
+    for epoch in epochs:
+        path = tmp_path / "epochs" / f"epoch-{epoch:04d}.pt"
+        weights = torch.load(path, weights_only=True)
+        assert all(torch.equal(weights[key], states[epoch - 1][key]) for key in weights)
+        assert json.loads(path.with_suffix(".json").read_text()) == CARD
+
+
+def test_without_validation_only_every_nth_is_kept(tmp_path: Path) -> None:
+    run(tmp_path, [], 3, 5)
+    assert kept(tmp_path) == [5]
+
+
+def test_files_of_an_earlier_run_that_is_replaced_go_and_others_stay(tmp_path: Path) -> None:
+    run(tmp_path, SCORES, 99, 1)
+    (tmp_path / "epochs" / "epoch-notes.txt").touch()
+    run(tmp_path, SCORES, 1, 0)
+    (tmp_path / "epochs" / "epoch-notes.txt").unlink()
+    assert kept(tmp_path) == [6]
+
+
+def test_weights_that_a_killed_process_had_in_its_state_only_are_made_up_for(tmp_path: Path) -> None:
+    run(tmp_path, SCORES, 3, 0)
+    for name in ("epoch-0006.pt", "epoch-0006.json"):
+        (tmp_path / "epochs" / name).unlink()
+    run(tmp_path, SCORES, 3, 0, restored=6)
+    assert kept(tmp_path) == [2, 5, 6]
+
+
+@pytest.mark.parametrize(("best", "every", "key"), [(-1, 1, "keep_best"), (1, -2, "keep_every")])
+def test_numbers_below_zero_are_refused_by_name(tmp_path: Path, best: int, every: int, key: str) -> None:
+    with pytest.raises(InputError, match=rf"{key} -\d: expected a number of epochs, or 0 for none"):
+        KeepCheckpoints(MeshNet(channels=2), str(tmp_path), CARD, Engine(lambda e, b: None), best, every)
