@@ -22,7 +22,8 @@ RECIPE = Path(__file__).resolve().parents[2] / "configs" / "train.json"
 PLACES = ("bundle_root", "default_cohort", "dataset_dir", "datalist", "output_dir", "ckpt_dir", "model_path", "device")
 LOADING = ("init_weights", "cache", "cache_dir", "cache_gigabytes", "num_workers", "save_interval")
 SHOWN = ("report", "resume", "overwrite", "debug", "imports", "initialize", "run", "training")
-MAY_DIFFER = {*PLACES, *LOADING, *SHOWN}
+TRACKED = ("tensorboard", "mlflow", "tracking_uri", "experiment_name", "run_name")
+MAY_DIFFER = {*PLACES, *LOADING, *SHOWN, *TRACKED}
 
 
 def facts_of(config: dict, cohort: str) -> dict:
