@@ -50,7 +50,7 @@ def run_benchmark(
     if not cases:
         raise InputError(f"only {only}: no such case; one is {next(_cases(config))[0]!r}")
     every = {"device": device, "threads": threads, "min_seconds": min_seconds}
-    results = {"command": shlex.join(["python", *sys.argv]), **_machine(threads, device), "cases": []}
+    results = {"command": shlex.join(["python", *sys.argv]), **machine(threads, device), "cases": []}
     rows: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in (turns := tqdm([*cases] * rounds, unit="case")):
@@ -92,7 +92,7 @@ def _run_case(case: dict) -> dict:
     return json.loads(process.stdout.splitlines()[-1])
 
 
-def _machine(threads: int, device: str) -> dict:
+def machine(threads: int, device: str) -> dict:
     cpu, flags = Path("/proc/cpuinfo"), torch.cpu.get_capabilities()
     versions = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
     name = cpu.read_text().split("model name")[1].split("\n")[0].strip("\t: ") if cpu.is_file() else platform.machine()

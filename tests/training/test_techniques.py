@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from scripts.common.menus import MENUS
 from scripts.training.run_folder import RunFolder
 
 # These are not overlays of a training.
-OTHERS = {"train", "evaluate", "inference", "labels", "usual", "hpo", "benchmark", "metadata"}
+OTHERS = {"train", "evaluate", "inference", "labels", "usual", "hpo", "hpo_augmentation", "benchmark", "metadata"}
 OVERLAYS = sorted(path.stem for path in (ROOT / "configs").glob("*.json") if path.stem not in OTHERS)
 ENTRIES = [(p.stem, name) for p in sorted(MENUS.glob("*.json")) for name in list(json.loads(p.read_text()))[1:]]
 SMALLER = {  # whole they take minutes, and states of a gigabyte
@@ -133,6 +134,9 @@ def train_stop_resume_evaluate(few: Path, tmp_path: Path, files: list[str], name
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_an_overlay(name: str, few: Path, tmp_path: Path) -> None:
+    if name == "tracking":
+        for package in ("tensorboard", "mlflow"):
+            pytest.importorskip(package, reason=f"tracking.json needs {package}")
     train_stop_resume_evaluate(few, tmp_path, [TRAIN, str(ROOT / "configs" / f"{name}.json")], (name,))
 
 
@@ -142,3 +146,11 @@ def test_an_entry_of_a_menu(kind: str, name: str, few: Path, tmp_path: Path) -> 
         pytest.importorskip("einops", reason="MONAI's UNETR and SwinUNETR need einops")
     more = SMALLER.get(name, {}) | ({"epochs": 1} if kind == "network" else {})
     train_stop_resume_evaluate(few, tmp_path, [TRAIN], (), **{f"{kind}_name": name}, **more)
+
+
+PAIRS = random.Random(2026).sample(list(combinations([name for name in OVERLAYS if name != "tracking"], 2)), 10)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_two_overlays_work_together(pair: tuple[str, str], few: Path, tmp_path: Path) -> None:
+    train_stop_resume_evaluate(few, tmp_path, [TRAIN, *(str(ROOT / "configs" / f"{name}.json") for name in pair)], pair)

@@ -1,0 +1,138 @@
+"""What each technique does: trains with it and without, over several seeds, and compares on the test fold."""
+
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+from tqdm import tqdm
+
+from scripts.benchmarking.benchmark import machine
+from scripts.common.errors import InputError
+from scripts.common.files import replace_file
+from scripts.common.json_file import read_json
+from scripts.common.menus import MENUS
+
+CONFIGS = MENUS.parent
+PLAIN = "plain recipe"
+# No technique of a training from scratch on one process, or of use only with other data.
+OTHERS = {"benchmark", "contrasts", "distributed", "evaluate", "finetune", "hpo", "hpo_augmentation", "inference"}
+OTHERS |= {"labels", "metadata", "simulated_patients", "tracking", "train", "usual"}
+
+
+def benchmark_techniques(
+    output_dir: str = "eval/techniques",
+    only: str = "",
+    seeds: tuple = (0, 1, 2),
+    epochs: int = 50,
+    dataset_dir: str = "",
+) -> None:
+    """Train the recipe plain and with each technique, and evaluate on the held-out test fold.
+
+    One after another, seed by seed, so that what disturbs the machine disturbs all alike. ``results.json`` and
+    ``results.md`` are kept up to date; the same command again goes on with what is missing.
+
+    Args:
+        output_dir: folder of the results; a training's own folder is removed when it is measured.
+        only: names of techniques, such as "ema,loss_name focal"; all by default. The plain recipe is always one.
+        seeds: of the trainings.
+        epochs: of each training.
+        dataset_dir: a cohort; by default the one that is simulated.
+    """
+    known = dict(techniques())
+    names = [PLAIN, *(name.strip() for name in (only if isinstance(only, str) else ",".join(only)).split(",") if name)]
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"only {unknown[0]}: no such technique; there are {', '.join(known)}")
+    path = Path(output_dir, "results.json")
+    settings = {"epochs": epochs, "dataset_dir": dataset_dir or "the default cohort"}
+    results = {"settings": settings, **machine(os.cpu_count() or 1, "cpu"), "runs": {}}
+    if path.is_file():
+        earlier = read_json(path, "delete it to begin anew")
+        if earlier["settings"] != settings:
+            raise InputError(f"{path}: measured with {earlier['settings']}, not {settings}; give another --output_dir")
+        results = earlier
+    wanted = list(product(seeds if isinstance(seeds, tuple | list) else [seeds], names if only else known))
+    for seed, name in (turns := tqdm(wanted, unit="training")):
+        turns.set_description(name)
+        runs = results["runs"].setdefault(name, {})
+        if str(seed) not in runs:
+            given = ["--dataset_dir", dataset_dir] if dataset_dir else []
+            runs[str(seed)] = _measure(*known[name], [*given, "--seed", str(seed), "--epochs", str(epochs)])
+        for file_name, text in (("results.json", json.dumps(results, indent=4)), ("results.md", table(results))):
+            with replace_file(Path(output_dir, file_name)) as file:
+                file.write(text)
+    print(table(results), f"Tables and numbers: {output_dir}", sep="\n")
+
+
+def techniques() -> Iterator[tuple[str, tuple[list[str], list[str]]]]:
+    """By name: config files after ``train.json``, and overrides."""
+    yield PLAIN, ([], [])
+    for path in sorted(CONFIGS.glob("*.json")):
+        if path.stem not in OTHERS:
+            yield path.stem, ([str(path)], [])
+    for path in sorted(MENUS.glob("*.json")):
+        for name in list(json.loads(path.read_text()))[1:]:
+            yield f"{path.stem}_name {name}", ([], [f"--{path.stem}_name", name])
+
+
+def _measure(overlays: list[str], overrides: list[str], given: list[str]) -> dict:
+    """Test DICE, seconds an epoch (median) and peak memory in MB of one training, or why there are none."""
+    with tempfile.TemporaryDirectory() as folder:
+        common = [*given, *overrides, "--output_dir", folder, "--report", "false"]
+        train = [str(CONFIGS / "train.json"), *overlays]
+        error, peak = _bundle("training", train, [*common, "--train#log#seconds", "true"])
+        if not error:
+            error, _ = _bundle("evaluating", [*train, str(CONFIGS / "evaluate.json")], common)
+        if error:
+            return {"failed": error}
+        with open(f"{folder}/history.csv", newline="") as file:
+            seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
+        with open(f"{folder}/metrics.csv", newline="") as file:
+            dice = [float(row["dice"]) for row in csv.DictReader(file)]
+    measured = {"dice": statistics.fmean(dice), "seconds": statistics.median(seconds), "peak_mb": peak / 1e6}
+    return {name: round(value, 4) for name, value in measured.items()} | {"epochs": len(seconds)}
+
+
+def _bundle(run_id: str, files: list[str], arguments: list[str]) -> tuple[str, int]:
+    """Run a command of the bundle; return the last line of what went wrong, and the peak memory in bytes."""
+    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(files), *arguments]
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, cwd=CONFIGS.parent, stdout=log, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        log.seek(0)
+        last = ([line for line in log.read().splitlines() if line.strip()] or ["no message"])[-1]
+    return (last[-200:] if process.returncode else ""), usage.ru_maxrss * 1024
+
+
+def table(results: dict) -> str:
+    """A row for each technique: mean and standard deviation over seeds, and ratios to the plain recipe's medians."""
+
+    def values(name: str, key: str) -> list[float]:
+        return [run[key] for run in results["runs"].get(name, {}).values() if key in run]
+
+    def ratio(name: str, key: str) -> str:
+        both = values(name, key), values(PLAIN, key)
+        return f"{statistics.median(both[0]) / statistics.median(both[1]):.2f}" if all(both) else "-"
+
+    lines = [
+        f"{results['device']}, {results['date']}; {results['settings']['epochs']} epochs on "
+        f"{results['settings']['dataset_dir']}; test DICE, mean ± sd over seeds; time of an epoch and peak memory as "
+        "ratios to the plain recipe's",
+        "",
+        "| technique | test DICE | seeds | time | memory |",
+        "|---|---|---|---|---|",
+    ]
+    for name, runs in results["runs"].items():
+        dice = values(name, "dice")
+        spread = f" ± {statistics.stdev(dice):.3f}" if len(dice) > 1 else ""
+        failed = next((run["failed"] for run in runs.values() if "failed" in run), "-")
+        shown = f"{statistics.fmean(dice):.3f}{spread}" if dice else failed
+        lines.append(f"| {name} | {shown} | {len(dice)} | {ratio(name, 'seconds')} | {ratio(name, 'peak_mb')} |")
+    return "\n".join(lines) + "\n"

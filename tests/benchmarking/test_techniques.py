@@ -1,0 +1,60 @@
+"""Techniques are measured beside the plain recipe; what is there already is not measured again."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts.benchmarking import techniques
+from scripts.benchmarking.techniques import PLAIN, benchmark_techniques, table
+from scripts.common.errors import InputError
+
+
+@pytest.mark.slow  # four commands of the bundle
+def test_a_technique_and_the_plain_recipe_are_trained_and_tested(
+    cohort_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = {"output_dir": str(tmp_path), "dataset_dir": str(cohort_dir), "epochs": 1, "seeds": (5,)}
+    benchmark_techniques(only="loss_name dice", **arguments)
+    runs = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert list(runs) == [PLAIN, "loss_name dice"]
+    for run in (runs[PLAIN]["5"], runs["loss_name dice"]["5"]):
+        assert 0 <= run["dice"] < 1
+        assert run["seconds"] > 0
+        assert 300 < run["peak_mb"] < 20_000
+        assert run["epochs"] == 1
+    assert "| loss_name dice |" in capsys.readouterr().out
+
+    monkeypatch.setattr(techniques, "_measure", lambda *_: {"failed": "should not be called"})
+    benchmark_techniques(only="loss_name dice", **arguments)
+    assert json.loads((tmp_path / "results.json").read_text())["runs"] == runs
+    with pytest.raises(InputError, match="measured with .*'epochs': 1.*give another --output_dir"):
+        benchmark_techniques(only="", **{**arguments, "epochs": 2})
+
+
+def test_the_table_has_means_deviations_and_ratios() -> None:
+    def run(dice: float, seconds: float, peak: float) -> dict:
+        return {"dice": dice, "seconds": seconds, "peak_mb": peak, "epochs": 3}
+
+    results = {
+        "device": "a machine", "date": "today", "settings": {"epochs": 3, "dataset_dir": "a cohort"},
+        "runs": {
+            PLAIN: {"0": run(0.5, 2, 1000), "1": run(0.7, 4, 1000)},
+            "ema": {"0": run(0.6, 6, 1500), "1": run(0.8, 3, 1500)},
+            "plateau": {"0": {"failed": "no validation"}},
+        },
+    }  # fmt: skip
+    lines = table(results).splitlines()
+    assert lines[-3:] == [
+        "| plain recipe | 0.600 ± 0.141 | 2 | 1.00 | 1.00 |",
+        "| ema | 0.700 ± 0.141 | 2 | 1.50 | 1.50 |",
+        "| plateau | no validation | 0 | - | - |",
+    ]
+    assert "3 epochs on a cohort" in lines[0]
+
+
+def test_an_unknown_technique_is_refused_with_the_names() -> None:
+    with pytest.raises(
+        InputError, match="^only emma: no such technique; there are plain recipe, .*ema.*loss_name dice"
+    ):
+        benchmark_techniques(only="emma")
