@@ -9,6 +9,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import ignite.distributed as idist
 import jinja2
 import numpy as np
 import pandas
@@ -31,7 +32,8 @@ class HtmlReport:
     """``report.html`` of an evaluation, or of a training's best validation: it opens in any browser, without a network.
 
     Attach it to the evaluator, or to a trainer together with the evaluator that validates it. Masks and metrics of the
-    best validation are part of the trainer's state dictionary, so a run that was resumed shows them too.
+    best validation are part of the trainer's state dictionary, so a run that was resumed shows them too. If several
+    processes share the scans, theirs are put together by the scans' files, and the first process writes.
 
     Args:
         dataset: what the evaluator goes through one by one in this order: ``image`` and ``label`` on one grid.
@@ -48,6 +50,7 @@ class HtmlReport:
         self.dataset, self.scans, self.title, self.facts = dataset, scans, title, facts
         self.path, self.evaluator = Path(output_dir) / "report.html", evaluator
         self._masks: list[torch.Tensor] = []
+        self._files: list[str] = []
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator, or with a trainer."""
@@ -56,6 +59,7 @@ class HtmlReport:
         if self.scans:
             evaluator = self.evaluator or engine
             evaluator.add_event_handler(Events.STARTED, self._masks.clear)
+            evaluator.add_event_handler(Events.STARTED, self._files.clear)
             evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
             evaluator.add_event_handler(Events.COMPLETED, self._evaluated)
             engine.add_event_handler(Events.COMPLETED, self.write)
@@ -64,8 +68,21 @@ class HtmlReport:
         for item in evaluator.state.output:  # a lesion mask takes some kB so
             packed = zlib.compress(np.packbits(item["pred"][1].cpu().numpy() > 0).tobytes(), 1)
             self._masks.append(torch.frombuffer(bytearray(packed), dtype=torch.uint8))
+            if idist.get_world_size() > 1:
+                self._files.append(str(item["image"].meta["filename_or_obj"]))
+
+    def _gather(self, evaluator: Engine) -> None:
+        """Put the processes' masks, and the metrics that MONAI has gathered, in the order of ``scans``."""
+        found = idist.all_gather((list(self._files), list(self._masks)))
+        files, masks = ([item for rank in found for item in rank[i]] for i in (0, 1))
+        order = [files.index(str(scan["image"])) for scan in self.scans]
+        self._masks[:] = [masks[i] for i in order]
+        details = evaluator.state.metric_details
+        details.update({name: values[order] for name, values in details.items()})
 
     def _evaluated(self, evaluator: Engine) -> None:
+        if idist.get_world_size() > 1:
+            self._gather(evaluator)
         epoch, state = evaluator.state.epoch, self.engine.state
         if self.evaluator is None or not state.report or evaluator.state.best_metric_epoch == epoch:
             columns, key = per_subject(evaluator, len(self.scans)), evaluator.state.key_metric_name
@@ -75,7 +92,7 @@ class HtmlReport:
     def write(self) -> None:
         """Make the page; called at the end."""
         report = self.engine.state.report
-        if not report:
+        if not report or idist.get_rank() > 0:
             return
         facts = {"date": f"{datetime.datetime.now():%Y-%m-%d %H:%M}", "command": " ".join(sys.argv), **self.facts}
         if self.evaluator is not None:
