@@ -106,9 +106,7 @@ class RankSampler(SeededSampler):
 
     def __init__(self, dataset: Dataset, seed: int, batch_size: int, num_replicas: int = 1, rank: int = 0) -> None:
         if len(dataset) < num_replicas:
-            raise InputError(
-                f"{num_replicas} processes for {len(dataset)} training scans: give fewer (--nproc_per_node)"
-            )
+            raise InputError(f"{num_replicas} processes for {len(dataset)} training scans: start fewer of them")
         super().__init__(dataset, seed, num_replicas, rank, even_divisible=False)
         steps = math.ceil(math.ceil(len(dataset) / num_replicas) / batch_size)
         self.batch_size, self.length = batch_size, max(self.num_samples, (steps - 1) * batch_size + 1)

@@ -20,8 +20,8 @@ DISTRIBUTED = str(ROOT / "configs" / "distributed.json")
 def overlay(folder: Path, **more: object) -> str:
     """Random transforms, and a record of what each rank trains on: lines of its process and a scan."""
     folder.mkdir(parents=True, exist_ok=True)
-    record = "(open(f\"{FOLDER}/{os.environ.get('RANK', 0)}.txt\", 'a').write(f'{os.getpid()} {NAME}\\n'), image)[1]"
-    record = record.replace("{FOLDER}", str(folder)).replace("NAME", "image.meta['filename_or_obj']")
+    path, line = f"'{folder}/' + os.environ.get('RANK', '0')", "[str(os.getpid()), image.meta['filename_or_obj'], '']"
+    record = f"(open({path} + '.txt', 'a').write(' '.join({line}) + chr(10)), image)[1]"
     transforms = [
         {"_target_": "RandFlipd", "keys": ["image", "label"], "prob": 0.5, "spatial_axis": 0},
         {"_target_": "RandLambdad", "keys": "image", "func": f"$lambda image: {record}"},
@@ -70,8 +70,8 @@ def test_two_processes_train_on_each_scan_once_and_as_one_does_with_the_doubled_
     assert result.returncode == 0, result.stderr[-2000:]
     assert started.wait(120) == 0, printed(two, 0)[-2000:]
 
-    scans = [[line.split(" ", 1)[1] for line in (two / f"{rank}.txt").read_text().splitlines()] for rank in (0, 1)]
-    expected = [line.split(" ", 1)[1] for line in (one / "0.txt").read_text().splitlines()]
+    scans = [[line.split()[1] for line in (two / f"{rank}.txt").read_text().splitlines()] for rank in (0, 1)]
+    expected = [line.split()[1] for line in (one / "0.txt").read_text().splitlines()]
     assert [len(rank) for rank in scans] == [12, 12]
     for epoch in range(2):
         first, second = (rank[6 * epoch : 6 * epoch + 6] for rank in scans)

@@ -45,8 +45,8 @@ def test_a_rank_stops_by_another_s_signal_and_not_by_its_own_alone(state: RankSt
 
 
 def test_a_loss_that_is_not_finite_ends_all_ranks_and_its_own_tells_the_scans(state: RankState) -> None:
-    with pytest.raises(InputError, match="the loss is nan for a.nii.gz"):
-        state.others = [0, 1]
+    state.others = [0, 1]
+    with pytest.raises(InputError, match=r"the loss is nan for a\.nii\.gz"):
         state._refuse_infinite_loss(with_loss(float("nan")))
     with pytest.raises(SystemExit) as stop:
         state._refuse_infinite_loss(with_loss(1.0))

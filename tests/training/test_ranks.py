@@ -37,7 +37,7 @@ def test_the_batches_of_a_step_are_one_process_s_batch(n_scans: int, batch_size:
 
 
 def test_more_processes_than_scans_are_one_line() -> None:
-    with pytest.raises(InputError, match="^4 processes for 3 training scans: start fewer of them$"):
+    with pytest.raises(InputError, match=r"^4 processes for 3 training scans: start fewer of them$"):
         RankSampler([0, 1, 2], 0, 1, num_replicas=4, rank=3)
 
 
@@ -52,14 +52,14 @@ def test_what_cannot_be_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(InputError, match="^evaluating: one process does this; start it without torchrun$"):
+    with pytest.raises(InputError, match=r"^evaluating: one process does this; start it without torchrun$"):
         Ranks({"evaluating": []}, "cpu")
-    with pytest.raises(InputError, match="^WORLD_SIZE 2 without LOCAL_RANK, .*; start processes by torchrun$"):
+    with pytest.raises(InputError, match=r"^WORLD_SIZE 2 without LOCAL_RANK, .*; start processes by torchrun$"):
         Ranks({}, "cpu")
 
 
 def test_ranks_on_the_same_scans_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
     loader = DataLoader([0, 1], sampler=SeededSampler([0, 1], 0))
-    with pytest.raises(InputError, match="^train#sampler: several processes need "):
+    with pytest.raises(InputError, match=r"^train#sampler: several processes need "):
         RankAverage().attach(SimpleNamespace(data_loader=loader))
