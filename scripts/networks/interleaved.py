@@ -106,7 +106,10 @@ def _segment(network: nn.Module, x: torch.Tensor, steps: list, n_volumes: int) -
         x = conv3d(x, convolution.weight, convolution.bias, padding=step.padding, dilation=step.dilation)
         if isinstance(norm, nn.InstanceNorm3d):  # averages over a whole volume: its sub-volumes one above the other
             whole = x.unflatten(0, (n_volumes, -1)).transpose(1, 2)
-            parts = norm(whole.flatten(2, 3)).unflatten(2, whole.shape[2:4]).transpose(1, 2).flatten(0, 1)
+            parts = norm(whole.flatten(2, 3))
+            if parts.requires_grad and not torch.compiler.is_compiling():  # torch 2.13.0's gradient for one volume is
+                parts.register_hook(torch.Tensor.contiguous)  # garbage on CPUs, if what comes back is channels last
+            parts = parts.unflatten(2, whole.shape[2:4]).transpose(1, 2).flatten(0, 1)
             x = parts.contiguous(memory_format=_format_of(x))
         else:
             x = norm(x)
