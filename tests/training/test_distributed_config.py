@@ -32,7 +32,7 @@ def overlay(folder: Path, **more: object) -> str:
 
 def arguments(cohort_dir: Path, folder: Path, **overrides: object) -> list[str]:
     shared = {"dataset_dir": cohort_dir, "output_dir": folder / "eval", "channels": 2, "epochs": 2, "inner_fold": 1}
-    pairs = {**shared, "learning_rate": 0.02, "accumulation_steps": 2, **overrides}  # 11 training scans, 5 validate
+    pairs = {**shared, "accumulation_steps": 2, **overrides}  # 11 training scans, 5 validate
     return [str(part) for key, value in pairs.items() for part in (f"--{key}", value)]
 
 
@@ -63,7 +63,7 @@ def test_two_processes_train_on_each_scan_once_and_as_one_does_with_the_doubled_
 ) -> None:
     """Where each scan is normalized by itself; class weights, a last step with a single scan and all else may be."""
     one, two = tmp_path / "one", tmp_path / "two"
-    plain = {"network_def#norm": "instance", "amp": False}
+    plain = {"network_def#norm": None, "amp": False, "lesion_weight": 20.0}
     started = ranks(cohort_dir, two, [TRAIN, overlay(two, **plain), DISTRIBUTED])
     alone = arguments(cohort_dir, one, batch_size=2)
     result = bundle("training", "--config_file", f"['{TRAIN}','{overlay(one, **plain)}']", *alone)
@@ -82,12 +82,12 @@ def test_two_processes_train_on_each_scan_once_and_as_one_does_with_the_doubled_
     states = [torch.load(folder / "eval" / "checkpoint_last.pt", weights_only=True) for folder in (one, two)]
     assert list(states[0]["network"]) == list(states[1]["network"])
     for key, value in states[0]["network"].items():
-        torch.testing.assert_close(states[1]["network"][key], value, atol=1e-5, rtol=0)
+        torch.testing.assert_close(states[1]["network"][key], value, atol=1e-6, rtol=0)
     for row, theirs in zip(history(two), history(one), strict=True):
         assert row == pytest.approx(theirs, rel=1e-3)
         assert row["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
     reports = [state["trainer"]["report"]["columns"] for state in states]
-    assert reports[1]["avd"] == pytest.approx(reports[0]["avd"], rel=1e-3)  # each scan's, in the cohort's order
+    assert reports[1]["avd"] == pytest.approx(reports[0]["avd"], rel=1e-3, nan_ok=True)  # each scan's, in the cohort's order
     assert len(set(reports[0]["avd"])) == 5
     assert (two / "eval" / "report.html").is_file()
     assert "epoch 1/2" not in printed(two, 1)  # one writes
@@ -109,7 +109,7 @@ def test_stopped_by_one_rank_s_signal_and_killed_with_another_it_continues_bit_i
 ) -> None:
     """With BatchNorm, dropout and bfloat16 as shipped."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    settings = {"dropout": 0.2, "epochs": 3, "resume": True, "report": False}
+    settings = {"learning_rate": 0.02, "dropout": 0.2, "epochs": 3, "resume": True, "report": False}
     undisturbed = ranks(cohort_dir, whole, [TRAIN, overlay(whole), DISTRIBUTED], **settings)
     assert undisturbed.wait(120) == 0, printed(whole, 0)[-2000:]
 
