@@ -19,17 +19,18 @@ class EarlyStopping:
     Args:
         evaluator: the validation engine.
         patience: validations without a gain.
+        interval: epochs from one validation to the next.
 
     Raises:
         InputError: ``patience`` is below 1, or nothing is validated.
     """
 
-    def __init__(self, evaluator: Engine, patience: int) -> None:
+    def __init__(self, evaluator: Engine, patience: int, interval: int = 1) -> None:
         if patience < 1:
             raise InputError(f"patience {patience}: expected at least 1 validation")
         if not len(evaluator.data_loader):
             raise InputError("early_stopping.json: there is no validation to stop by; give --inner_fold 0")
-        self.evaluator, self.patience = evaluator, patience
+        self.evaluator, self.patience, self.interval = evaluator, patience, interval
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, behind what restores a state and what logs an epoch."""
@@ -43,8 +44,7 @@ class EarlyStopping:
     def __call__(self, trainer: Engine) -> None:
         """Stop if it is time; called after each epoch and when a state was restored."""
         best = self.evaluator.state.best_metric_epoch
-        rows = trainer.state.run_log["rows"]
-        since = sum(row["epoch"] > best and self.evaluator.state.key_metric_name in row for row in rows)
+        since = trainer.state.epoch // self.interval - best // self.interval
         if best > 0 and since >= self.patience and trainer.state.epoch < trainer.state.max_epochs:
             logger.info(f"Stopped early: no gain in {since} validations since epoch {best}")
             trainer.terminate()

@@ -6,6 +6,7 @@ import math
 import time
 from pathlib import Path
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from scripts.common.errors import InputError, describe
@@ -36,6 +37,8 @@ class EventLog:
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, behind the log and the state, which hook themselves in when it starts."""
+        if idist.get_rank():  # one of several processes writes
+            return
         engine.add_event_handler(Events.STARTED, lambda: engine.add_event_handler(Events.STARTED, self._started))
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._ended)  # but before the state, which raises it again
 

@@ -4,6 +4,7 @@ import math
 import re
 from pathlib import Path
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 
@@ -46,6 +47,8 @@ class KeepCheckpoints:
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
+        if idist.get_rank():  # one of several processes writes
+            return
         engine.add_event_handler(Events.STARTED, self._started)
 
     def _started(self, trainer: Engine) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from types import SimpleNamespace
 
+import ignite.distributed as idist
 import numpy as np
 from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler, TensorBoardImageHandler, TensorBoardStatsHandler
@@ -51,6 +52,8 @@ class Tracking:
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, behind the log and the state, which hook themselves in when it starts."""
+        if idist.get_rank():  # one of several processes writes
+            return
         engine.state.mlflow_run = ""
         engine.state_dict_user_keys.append("mlflow_run")
         engine.add_event_handler(Events.STARTED, lambda: engine.add_event_handler(Events.STARTED, self._started))

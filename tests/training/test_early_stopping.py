@@ -14,28 +14,20 @@ def epochs_of(scores: list[float], patience: int, interval: int = 1, from_epoch:
     evaluator, trainer = Engine(lambda *_: None), Engine(lambda *_: None)
     evaluator.data_loader, evaluator.state.key_metric_name = [0], "score"
     evaluator.state.best_metric, evaluator.state.best_metric_epoch = -1.0, -1
-    trainer.state.run_log = {"rows": []}
 
-    def log(epoch: int) -> None:
-        row = {"epoch": epoch}
-        if epoch % interval == 0:
-            row["score"] = scores[epoch - 1]
-            if row["score"] > evaluator.state.best_metric:
-                evaluator.state.best_metric, evaluator.state.best_metric_epoch = row["score"], epoch
-        trainer.state.run_log["rows"].append(row)
+    def validate(epoch: int) -> None:
+        if epoch % interval == 0 and (score := scores[epoch - 1]) > evaluator.state.best_metric:
+            evaluator.state.best_metric, evaluator.state.best_metric_epoch = score, epoch
 
-    EarlyStopping(evaluator, patience).attach(trainer)
+    EarlyStopping(evaluator, patience, interval).attach(trainer)
 
     @trainer.on(Events.STARTED)
     def restore() -> None:
         trainer.state.epoch, trainer.state.iteration = from_epoch, from_epoch
         for epoch in range(1, from_epoch + 1):
-            log(epoch)
+            validate(epoch)
 
-    @trainer.on(Events.EPOCH_COMPLETED)
-    def validate() -> None:
-        log(trainer.state.epoch)
-
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: validate(trainer.state.epoch))
     trainer.run([0], max_epochs=len(scores))
     return trainer.state.epoch
 
