@@ -154,3 +154,8 @@ PAIRS = random.Random(2026).sample(list(combinations([name for name in OVERLAYS 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_two_overlays_work_together(pair: tuple[str, str], few: Path, tmp_path: Path) -> None:
     train_stop_resume_evaluate(few, tmp_path, [TRAIN, *(str(ROOT / "configs" / f"{name}.json") for name in pair)], pair)
+
+
+def test_soft_labels_a_loss_of_the_menu_and_its_value_in_validation_go_together(few: Path, tmp_path: Path) -> None:
+    files = [TRAIN, *(str(ROOT / "configs" / f"{name}.json") for name in ("mix", "monitors"))]
+    train_stop_resume_evaluate(few, tmp_path, files, (), loss_name="dice_ce", mixup_probability=1, cutmix_probability=0)
