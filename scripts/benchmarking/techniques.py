@@ -18,12 +18,13 @@ from scripts.common.errors import InputError
 from scripts.common.files import replace_file
 from scripts.common.json_file import read_json
 from scripts.common.menus import MENUS
+from scripts.training.run_record import git_revision
 
 CONFIGS = MENUS.parent
 PLAIN = "plain recipe"
-# No technique of a training from scratch on one process, or of use only with other data.
-OTHERS = {"benchmark", "contrasts", "distributed", "evaluate", "finetune", "hpo", "hpo_augmentation", "inference"}
-OTHERS |= {"labels", "metadata", "simulated_patients", "tracking", "train", "usual"}
+NOT_OVERLAYS = {"benchmark", "evaluate", "hpo", "hpo_augmentation", "inference", "labels", "metadata", "train", "usual"}
+# Other scans, other weights to start from, several processes; or they only show and keep.
+NOT_COMPARED = {"contrasts", "distributed", "events", "finetune", "keep_checkpoints", "simulated_patients", "tracking"}
 
 
 def benchmark_techniques(
@@ -50,7 +51,7 @@ def benchmark_techniques(
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"only {unknown[0]}: no such technique; there are {', '.join(known)}")
     path = Path(output_dir, "results.json")
-    settings = {"epochs": epochs, "dataset_dir": dataset_dir or "the default cohort"}
+    settings = {"epochs": epochs, "dataset_dir": dataset_dir or "the default cohort", "git_revision": git_revision()}
     results = {"settings": settings, **machine(os.cpu_count() or 1, "cpu"), "runs": {}}
     if path.is_file():
         earlier = read_json(path, "delete it to begin anew")
@@ -74,7 +75,7 @@ def techniques() -> Iterator[tuple[str, tuple[list[str], list[str]]]]:
     """By name: config files after ``train.json``, and overrides."""
     yield PLAIN, ([], [])
     for path in sorted(CONFIGS.glob("*.json")):
-        if path.stem not in OTHERS:
+        if path.stem not in NOT_OVERLAYS | NOT_COMPARED:
             yield path.stem, ([str(path)], [])
     for path in sorted(MENUS.glob("*.json")):
         for name in list(json.loads(path.read_text()))[1:]:

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -16,6 +17,7 @@ from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS, ID_SEP_KEY
 from scripts.common.errors import InputError, print_cause
 from scripts.common.menus import apply_menus
 
+logger = logging.getLogger("meshnet")
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 WORDS = {"true": True, "false": False, "none": None, "null": None}  # what a command line cannot say otherwise
 
@@ -50,10 +52,14 @@ def check_config() -> Config:
         sys.excepthook = print_cause
     shipped = _shipped_parts(config)
     if "train" in config:
-        shipped.append(apply_menus(parser, ConfigParser.load_config_file(CONFIGS / "train.json")))
+        recipe = ConfigParser.load_config_file(CONFIGS / "train.json")
+        shipped.append(apply_menus(parser, recipe))
     problems = [*_unread_keys(config, shipped), *_wrong_kinds(parser, shipped)]
     if problems:
         raise InputError("\n".join(problems))
+    if "train" in config and "evaluating" not in config:
+        for line in _without_effect(config, {**shipped[-1], **recipe}):
+            logger.warning(line)
     checked = Config(config)
     checked.parser = parser
     return checked
@@ -93,6 +99,21 @@ def _unread_keys(config: dict, shipped: list[dict]) -> Iterator[str]:
                 yield from search(value, path, [o[key] for o in shipped if isinstance(o.get(key), dict)])
 
     return search(config, [], shipped)
+
+
+def _without_effect(config: dict, shipped: dict) -> Iterator[str]:
+    """Values that differ from the shipped ones and are ours, but that what was chosen does not read."""
+    read = {ReferenceResolver.split_id(reference)[0] for reference in _references(config)}
+    for key, value in config.items():
+        plain = (
+            key in shipped
+            and key != "debug"
+            and not key.endswith("_name")
+            and not key.startswith("_")
+            and not _is_program(value)
+        )
+        if plain and value != shipped[key] and key not in read:
+            yield f"{key} {value}: has no effect, nothing that was chosen reads it"
 
 
 def _is_program(value: Any) -> bool:

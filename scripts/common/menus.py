@@ -19,7 +19,7 @@ logger = logging.getLogger("meshnet")
 
 
 def apply_menus(parser: ConfigParser, recipe: dict) -> dict:
-    """Put what is chosen into the parser's config, and return the values that entries add, as shipped.
+    """Put what is chosen into the parser's config, and return the values of all entries, as shipped.
 
     Args:
         parser: of a config whose macros are resolved. Blocks that quoted a replaced one (``%``) follow it.
@@ -28,7 +28,7 @@ def apply_menus(parser: ConfigParser, recipe: dict) -> dict:
     Raises:
         InputError: a name is in no menu.
     """
-    config, added = parser.get(), {}
+    config, values = parser.get(), {}
     before = deepcopy(config)
     for path in sorted(MENUS.glob("*.json")):
         key = f"{path.stem}_name"
@@ -37,25 +37,27 @@ def apply_menus(parser: ConfigParser, recipe: dict) -> dict:
         menu, name = ConfigParser.load_config_file(path), config[key]
         if name not in menu:
             raise InputError(f"{key} {name!r}: expected one of {', '.join(menu)}")
+        places = {place for entry in menu.values() for place in entry}
+        blocks = {place: block[last] for place in places for block, last in [_at(recipe, place)] if last in block}
+        values |= {place: value for entry in menu.values() for place, value in entry.items() if place not in blocks}
         for place, value in menu[name].items():
-            block, last = _at(config, place)
-            default, shipped_last = _at(recipe, place)
-            if default is None or shipped_last not in default:
-                added[place] = value
-                block.setdefault(last, value)
-            elif isinstance(value, list) and default[shipped_last] == []:
+            if place not in blocks:
+                config.setdefault(place, value)
+                continue
+            (block, last), default = _at(config, place), blocks[place]
+            if isinstance(value, list) and default == []:
                 block[last] = value + block[last]  # an overlay's own come after
-            elif block.get(last) == default[shipped_last]:
-                _replace(config, block[last], value)
+            elif block[last] == default:
+                _replace(config, default, value)
                 block[last] = value
-            elif isinstance(value, dict) and _same_kind(block[last], default[shipped_last]):
-                changed = {k: v for k, v in block[last].items() if v != default[shipped_last].get(k)}
+            elif isinstance(value, dict) and isinstance(block[last], dict) and _kind(block[last]) == _kind(default):
+                changed = {k: v for k, v in block[last].items() if v != default.get(k)}
                 block[last] = {**value, **changed}
-            else:
+            elif "evaluating" not in config:  # where weights are tested, their card says what the network is
                 logger.warning(f"{key} {name}: {place} is given by the config itself, which stands")
     if config != before:
         _parse_again(parser)
-    return added
+    return values
 
 
 def _at(config: dict, place: str) -> tuple[dict, str]:
@@ -66,8 +68,8 @@ def _at(config: dict, place: str) -> tuple[dict, str]:
     return config, last
 
 
-def _same_kind(value: Any, default: Any) -> bool:
-    return isinstance(value, dict) and isinstance(default, dict) and value.get("_target_") == default.get("_target_")
+def _kind(block: dict) -> Any:
+    return block.get("_target_")
 
 
 def _replace(value: Any, old: Any, new: Any) -> None:

@@ -14,8 +14,9 @@ class AdversarialLoss:
 
         loss = (1 - w) L(x) + w L(x + e sign(dL/dx))
 
-    The changed scan stays in the range of the clean one. The network's running statistics come from clean scans only.
-    A step takes three times as long. The mean of the second part is the column ``adversarial_loss`` of ``history.csv``.
+    L is the recipe's loss; what other handlers add to it stays as it is. The changed scan stays in the range of the
+    clean one. The network's running statistics come from clean scans only. A step takes three times as long. The mean
+    of the second part is the column ``adversarial_loss`` of ``history.csv``.
 
     Args:
         epsilon: e, in units of the scaled intensities.
@@ -50,5 +51,6 @@ class AdversarialLoss:
             (gradient,) = torch.autograd.grad(loss if scaler is None else scaler.scale(loss), image)
             changed = image.detach() + self.epsilon * gradient.sign()
             adversarial = loss_of(changed.clamp(clean.amin(), clean.amax()))
-        output["loss"] = (1 - self.weight) * output["loss"] + self.weight * adversarial
+        unchanged = trainer.loss_function(output["pred"], output["label"]).mean()  # without what others have added
+        output["loss"] = output["loss"] + self.weight * (adversarial - unchanged)
         trainer.state.terms["adversarial_loss"] = adversarial.item()

@@ -1,5 +1,7 @@
 """MONAI's ContrastiveLoss knows pairs of images, no classes: this contrasts voxels of lesion and background."""
 
+import random
+
 import torch
 from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
@@ -73,6 +75,9 @@ class ContrastiveTerm(LossTerms):
             convert_to_tensor(output["label"])[:, -1:].float() > 0.5
         )  # the last of two channels is the lesion, if soft
         label = as_classified(self.network, label) if isinstance(self.network, MeshNet) else label
+        seen = () if self._features is None else (len(self._features), *self._features.shape[2:])
+        if seen != (len(label), *label.shape[2:]):
+            raise InputError("contrastive_layer: does not see each voxel of the label; give the network's last layer")
         features = self._features.movedim(1, -1).flatten(0, -2)
         drawn = [self._draw(label.flatten() == value) for value in (False, True)]
         n = min(map(len, drawn))
@@ -84,4 +89,5 @@ class ContrastiveTerm(LossTerms):
 
     def _draw(self, mask: torch.Tensor) -> torch.Tensor:
         voxels = mask.nonzero().flatten()
-        return voxels[torch.randperm(len(voxels), device="cpu")[: self.voxels].to(voxels.device)]
+        drawn = random.sample(range(len(voxels)), min(self.voxels, len(voxels)))  # from a state that a resume restores
+        return voxels[torch.tensor(drawn, dtype=torch.long, device=voxels.device)]

@@ -1,6 +1,8 @@
 """MONAI's trainer has one loss of prediction and label: this adds terms to it right after it is computed."""
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from ignite.engine import Engine
@@ -73,15 +75,23 @@ class LesionPriors(LossTerms):
         weights: see ``LossTerms``, of the names above.
         weighting: see ``LossTerms``.
         spacing: of the grid, in mm.
+        spatial_size: of the grid, in voxels; where training goes on a coarser one, its voxels are larger.
         orientation: of the grid, such as RAS.
-        volume: median and standard deviation of the logarithm of a lesion's volume in mL.
+        volume: median in mL, and standard deviation of the logarithm, of lesions' volumes. ARC's 228 masks have a
+            median of 67.9 and quartiles of 33.6 and 128.3: ln(128.3 / 33.6) / 1.349 = 0.99.
     """
 
     def __init__(
-        self, weights: dict[str, float], weighting: str, spacing: list[float], orientation: str, volume: list[float]
+        self,
+        weights: dict[str, float],
+        weighting: str,
+        spacing: Sequence[float],
+        spatial_size: Sequence[int],
+        orientation: str,
+        volume: Sequence[float],
     ) -> None:
         super().__init__(weights, weighting)
-        self.ml = spacing[0] * spacing[1] * spacing[2] / 1000
+        self.grid_ml = math.prod(spacing) * math.prod(spatial_size) / 1000
         self.left_right = 2 + next(axis for axis, side in enumerate(orientation) if side in "LR")
         self.volume_median, self.volume_log_sd = volume
 
@@ -92,7 +102,7 @@ class LesionPriors(LossTerms):
 
     def volume(self, p: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """How unlikely the lesion's volume is."""
-        log_volume = torch.log1p(self.ml * p.flatten(1).sum(dim=1))
+        log_volume = torch.log1p(self.grid_ml * p.flatten(1).mean(dim=1))
         median = torch.log1p(torch.as_tensor(self.volume_median, dtype=p.dtype))
         return ((log_volume - median).square() / (2 * self.volume_log_sd**2)).mean()
 

@@ -42,6 +42,8 @@ class MixedDataset(SeededDataset):
             raise InputError(f"mixup_alpha {mixup_alpha}: expected a number above 0")
         if both and len(dataset) < 2:
             raise InputError(f"mixup and cutmix need another scan, there are {len(dataset)} to train on")
+        if any("contrast" in scan for scan in dataset.data):
+            raise InputError("mix.json: does not mix scans of several contrasts; leave it or contrasts.json out")
         self.mixup, self.alpha, self.mixed = mixup_probability, mixup_alpha, both
 
     def __getitem__(self, item: tuple[int, int]) -> dict:

@@ -1,6 +1,7 @@
 """Mixed precision on any device: MONAI's ``amp`` autocasts on CUDA alone, this inferer also on CPUs with bfloat16."""
 
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -57,11 +58,10 @@ class AutocastInferer(SimpleInferer):
         self.dtype = dtype
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The network's output in float32 (on a CPU)."""
+        """The network's output in float32, in which losses and metrics can sum over volumes."""
         # oneDNN's bf16 weight gradients are garbage on volumes with a side of 2 (torch 2.13.0): what other networks,
         # which halve a volume four times, make of a side of 32. MeshNet itself avoids it.
         too_small = min(inputs.shape[2:]) < 48 and not isinstance(getattr(network, "module", network), MeshNet)
-        if self.dtype is None or inputs.device.type != "cpu" or (too_small and torch.is_grad_enabled()):
-            return super().__call__(inputs, network, *args, **kwargs)
-        with torch.autocast("cpu", self.dtype):
+        here = self.dtype is not None and inputs.device.type == "cpu" and not (too_small and torch.is_grad_enabled())
+        with torch.autocast("cpu", self.dtype) if here else nullcontext():
             return super().__call__(inputs, network, *args, **kwargs).float()

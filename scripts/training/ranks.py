@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from types import TracebackType
+from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
@@ -21,7 +22,10 @@ from torch.utils.data import Dataset
 
 from scripts.common.errors import InputError, first_cause
 from scripts.data.seeded_order import SeededSampler
+from scripts.training.losses import WeightedCrossEntropyLoss
 from scripts.training.norm_statistics import NormStatistics
+
+NOT_BOTH = "distributed.json has a sampler of its own; leave it out, or the overlay that changes the sampler"
 
 
 class Ranks:
@@ -104,7 +108,11 @@ class RankSampler(SeededSampler):
         InputError: there are more ranks than scans.
     """
 
-    def __init__(self, dataset: Dataset, seed: int, batch_size: int, num_replicas: int = 1, rank: int = 0) -> None:
+    def __init__(
+        self, dataset: Dataset, seed: int, batch_size: int, num_replicas: int = 1, rank: int = 0, **others: Any
+    ) -> None:
+        if others:
+            raise InputError(f"train#sampler: {', '.join(others)}: {NOT_BOTH}")
         if len(dataset) < num_replicas:
             raise InputError(f"{num_replicas} processes for {len(dataset)} training scans: start fewer of them")
         super().__init__(dataset, seed, num_replicas, rank, even_divisible=False)
@@ -146,7 +154,7 @@ class RankAverage:
         if idist.get_world_size() == 1:
             return
         if not isinstance(engine.data_loader.sampler, RankSampler):
-            raise InputError("train#sampler: several processes need configs/distributed.json's; give that overlay last")
+            raise InputError(f"train#sampler {type(engine.data_loader.sampler).__name__}: {NOT_BOTH}")
         engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
         engine.add_event_handler(Events.ITERATION_STARTED, self._iteration_started)
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._backward_completed)
@@ -173,7 +181,9 @@ class RankAverage:
         label, loss = trainer.state.output["label"], trainer.loss_function
         if trainer.data_loader.sampler.is_spare((trainer.state.iteration - 1) % trainer.state.epoch_length):
             return torch.zeros((), device=label.device)
-        if isinstance(loss, nn.CrossEntropyLoss) and loss.weight is not None and not label.is_floating_point():
+        if isinstance(loss, WeightedCrossEntropyLoss) and label.shape[1] == len(loss.weight):  # soft labels
+            return torch.einsum("bc...,c->", label.as_subclass(torch.Tensor), loss.weight)
+        if isinstance(loss, nn.CrossEntropyLoss) and loss.weight is not None:
             return loss.weight[label.as_subclass(torch.Tensor).long()].sum()
         return torch.tensor(float(len(label)), device=label.device)
 

@@ -44,7 +44,7 @@ def facts_of(config: dict, cohort: str) -> dict:
             "threads": torch.get_num_threads(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
-        "git_revision": _git_revision(),
+        "git_revision": git_revision(),
     }
     return json.loads(json.dumps(facts, default=str))  # what a state may hold, whatever objects a program passed
 
@@ -77,7 +77,8 @@ def command() -> str:
     return shlex.join(["python", *(["-m", "monai.bundle"] if module else sys.argv[:1]), *sys.argv[1:]])
 
 
-def _git_revision() -> str | None:
+def git_revision() -> str | None:
+    """The commit that is checked out here, "-dirty" if files differ from it; None without git."""
     describe = ["git", "-C", str(RECIPE.parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()

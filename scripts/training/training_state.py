@@ -64,6 +64,7 @@ class TrainingState:
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
         self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._stop_validation_if_told)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
+        trainer.add_event_handler(Events.TERMINATE, lambda: self._save(self.run_folder.path))  # stopped early
         trainer.add_event_handler(Events.COMPLETED, self._restore_signals)
         trainer.add_event_handler(Events.EXCEPTION_RAISED, self._exception_raised)
         if threading.current_thread() is threading.main_thread():

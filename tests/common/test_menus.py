@@ -113,3 +113,13 @@ def test_menus_are_complete_and_named_in_the_docs() -> None:
     page = (ROOT / "docs" / "techniques.md").read_text()
     assert {path.stem for path in MENUS.glob("*.json")} == set(KINDS)
     assert [name for _, name in ENTRIES if f"`{name}`" not in page] == []
+
+
+def test_what_the_choice_does_not_read_is_said_and_may_be_searched_over(caplog: pytest.LogCaptureFixture) -> None:
+    config(channels=5, dropout=0.1)
+    assert not caplog.text
+    config(network_name="unet", channels=5, dropout=0.1)
+    assert caplog.messages == ["channels 5: has no effect, nothing that was chosen reads it"]
+    caplog.clear()
+    config(loss_name="cross_entropy", focal_gamma=3.0)  # as a search over names and their arguments gives it
+    assert caplog.messages == ["focal_gamma 3.0: has no effect, nothing that was chosen reads it"]

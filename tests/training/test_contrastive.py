@@ -72,3 +72,13 @@ def test_a_layer_that_is_not_there_is_refused_and_the_last_one_named() -> None:
         ContrastiveTerm(MeshNet(channels=2), "head", 1.0)
     with pytest.raises(InputError, match=r"^contrastive_voxels 1: expected at least 2$"):
         ContrastiveTerm(MeshNet(channels=2), "classifier", 1.0, voxels=1)
+
+
+@pytest.mark.parametrize("layer", ["layers.0.1", "layers.0.0"])
+def test_a_layer_that_sees_other_voxels_is_refused(layer: str) -> None:
+    network = MeshNet(channels=2, dilations=[4, 1]).train()
+    term = ContrastiveTerm(network, layer, weight=1.0)
+    network(torch.rand(1, 1, 16, 16, 16))
+    term._take(SimpleNamespace())
+    with pytest.raises(InputError, match=r"^contrastive_layer: does not see each voxel of the label"):
+        term.term("contrastive", {"label": torch.ones(1, 1, 16, 16, 16)})

@@ -12,7 +12,7 @@ from scripts.common.errors import InputError
 from scripts.training.loss_terms import LesionPriors, LossTerms
 
 ONE = dict.fromkeys(("volume", "smoothness", "outside", "symmetry"), 1.0)
-PRIORS = LesionPriors(ONE, "constant", spacing=[1.0, 2.0, 5.0], orientation="RAS", volume=[10.0, 2.0])
+PRIORS = LesionPriors(ONE, "constant", [1.0, 2.0, 5.0], [8, 10, 12], orientation="RAS", volume=[10.0, 2.0])
 
 
 def output_of(p: torch.Tensor, image: torch.Tensor | None = None) -> dict:
@@ -26,13 +26,16 @@ def constant(p: float, *shape: int) -> torch.Tensor:
 
 
 def test_the_likeliest_volume_costs_nothing_and_a_standard_deviation_costs_one_half() -> None:
-    voxels, voxel_ml = 8 * 10 * 12, 0.01
-    assert PRIORS.term("volume", output_of(constant(10 / (voxels * voxel_ml * 2), 1, 1, 16, 10, 12))).item() == (
-        pytest.approx(0, abs=1e-9)
-    )
-    wide = LesionPriors(ONE, "constant", [10.0, 10.0, 10.0], "RAS", [math.e - 1, 2.0])
+    grid_ml = 8 * 10 * 12 * 0.01
+    for shape in ((1, 1, 8, 10, 12), (1, 1, 4, 5, 6)):  # of the grid, and of a coarser one of the same head
+        assert PRIORS.term("volume", output_of(constant(9.0 / grid_ml, *shape))).item() < 0.002
+        assert PRIORS.term("volume", output_of(constant(0.5, *shape))).item() == pytest.approx(
+            (math.log(grid_ml / 2 + 1) - math.log(11)) ** 2 / 8, rel=1e-4
+        )
+    wide = LesionPriors(ONE, "constant", [10.0, 10.0, 10.0], [8, 10, 12], "RAS", [math.e - 1, 2.0])
     volume = math.exp(1 + 2) - 1  # ln(V + 1) is two above that of the median, a standard deviation
-    assert wide.term("volume", output_of(constant(volume / voxels))).item() == pytest.approx(0.5, rel=1e-5)
+    assert wide.term("volume", output_of(constant(volume / 960))).item() == pytest.approx(0.5, rel=1e-5)
+    assert wide.term("volume", output_of(constant((math.e - 1) / 960))).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_total_variation_of_half_a_volume_is_the_area_of_its_face() -> None:
@@ -52,7 +55,7 @@ def test_only_lesion_in_the_air_is_outside() -> None:
 
 @pytest.mark.parametrize(("orientation", "axis"), [("RAS", 2), ("LIA", 2), ("PSR", 4)])
 def test_lesion_costs_where_the_two_sides_are_alike(orientation: str, axis: int) -> None:
-    priors = LesionPriors(ONE, "constant", [1.0] * 3, orientation, [10.0, 2.0])
+    priors = LesionPriors(ONE, "constant", [1.0] * 3, [12] * 3, orientation, [10.0, 2.0])
     image, p = constant(0.5, 1, 1, 12, 12, 12), constant(0.3, 1, 1, 12, 12, 12)
     assert priors.term("symmetry", output_of(p, image)).item() == pytest.approx(0.3, rel=1e-5)
     image.narrow(axis, 0, 6).fill_(0.3)  # 0.2 apart, but near the middle, where the average sees both sides

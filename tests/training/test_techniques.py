@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import EVALUATE, ROOT, TRAIN
+from ignite.engine import Engine
 from monai.bundle import ConfigParser
 
+from scripts.benchmarking.techniques import NOT_OVERLAYS
+from scripts.common.errors import describe
 from scripts.common.menus import MENUS
-from scripts.training.run_folder import RunFolder
+from scripts.training.training_state import TrainingState
 
-# These are not overlays of a training.
-OTHERS = {"train", "evaluate", "inference", "labels", "usual", "hpo", "hpo_augmentation", "benchmark", "metadata"}
-OVERLAYS = sorted(path.stem for path in (ROOT / "configs").glob("*.json") if path.stem not in OTHERS)
+OVERLAYS = sorted({path.stem for path in (ROOT / "configs").glob("*.json")} - NOT_OVERLAYS)
 ENTRIES = [(p.stem, name) for p in sorted(MENUS.glob("*.json")) for name in list(json.loads(p.read_text()))[1:]]
 SMALLER = {  # whole they take minutes, and states of a gigabyte
     "unetr": {"network_def#hidden_size": 48, "network_def#mlp_dim": 96},
@@ -87,15 +88,16 @@ def run(files: list[str], overrides: dict) -> ConfigParser:
 
 
 def run_and_stop(files: list[str], overrides: dict) -> None:
-    """A run that gets SIGTERM, as from a cluster, during its first iteration."""
+    """A run that gets SIGTERM, as from a cluster, in the first iteration of its last epoch."""
 
-    def begin_and_be_told_to_stop(self: RunFolder) -> None:
-        begin(self)
-        os.kill(os.getpid(), signal.SIGTERM)
+    def told_to_stop(self: TrainingState, trainer: Engine) -> None:
+        if trainer.state.iteration == (trainer.state.max_epochs - 1) * trainer.state.epoch_length + 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        iteration_completed(self, trainer)
 
-    begin = RunFolder.begin
+    iteration_completed = TrainingState._iteration_completed
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunFolder, "begin", begin_and_be_told_to_stop)
+        patch.setattr(TrainingState, "_iteration_completed", told_to_stop)
         with pytest.raises(SystemExit) as stopped:
             run(files, overrides)
     assert stopped.value.code == 128 + signal.SIGTERM
@@ -149,13 +151,67 @@ def test_an_entry_of_a_menu(kind: str, name: str, few: Path, tmp_path: Path) -> 
 
 
 PAIRS = random.Random(2026).sample(list(combinations([name for name in OVERLAYS if name != "tracking"], 2)), 10)
+TOUCHING = [  # these change the same things
+    ("priors", "progressive"),
+    ("adversarial", "contrastive"),
+    ("ema", "adversarial"),
+    ("simulated_patients", "kspace"),
+    ("mix", "progressive"),
+]
+NOT_TOGETHER = {
+    ("mix", "contrasts"): "mix.json: does not mix scans of several contrasts; leave it or contrasts.json out",
+    ("contrasts", "distributed"): "train#sampler: weights: distributed.json has a sampler of its own; leave it out, or",
+}
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
-def test_two_overlays_work_together(pair: tuple[str, str], few: Path, tmp_path: Path) -> None:
-    train_stop_resume_evaluate(few, tmp_path, [TRAIN, *(str(ROOT / "configs" / f"{name}.json") for name in pair)], pair)
+def overlays(*names: str) -> list[str]:
+    return [TRAIN, *(str(ROOT / "configs" / f"{name}.json") for name in names)]
+
+
+@pytest.mark.parametrize("pair", [*dict.fromkeys([*TOUCHING, *PAIRS])], ids="-".join)
+def test_two_overlays_work_together_or_refuse_in_a_line(pair: tuple[str, str], few: Path, tmp_path: Path) -> None:
+    if pair not in NOT_TOGETHER and pair[::-1] not in NOT_TOGETHER:
+        train_stop_resume_evaluate(few, tmp_path, overlays(*pair), pair)
+
+
+@pytest.mark.parametrize("pair", NOT_TOGETHER, ids="-".join)
+def test_what_does_not_go_together_is_refused_in_a_line(pair: tuple, contrast_dir: Path, tmp_path: Path) -> None:
+    overrides = {"dataset_dir": str(contrast_dir), "output_dir": str(tmp_path), "epochs": 1, "channels": 2}
+    with pytest.raises(Exception) as caught:  # noqa: PT011, MONAI wraps it
+        run(overlays(*pair), overrides)
+    assert describe(caught.value).startswith(NOT_TOGETHER[pair])
+
+
+def test_evaluation_measures_the_averaged_weights_that_were_saved(few: Path, tmp_path: Path) -> None:
+    overrides = given(few, tmp_path, ()) | {"ema_decay": 0.5}
+    run(overlays("ema"), overrides)
+    state = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)
+    best = torch.load(tmp_path / "model.pt", weights_only=True)
+    for files in ([*overlays("ema"), EVALUATE], [TRAIN, EVALUATE, overlays("ema")[1]]):
+        measured = run(files, overrides).get_parsed_content("validate#network").state_dict()
+        assert all(torch.equal(measured[key], best[key]) for key in best)
+    assert any(not torch.equal(best[key], state["network"][key]) for key in best)  # not the weights that are trained
+
+
+@pytest.mark.parametrize("save_interval", [1, 100])
+def test_a_run_that_stopped_early_is_finished(few: Path, tmp_path: Path, save_interval: int) -> None:
+    overrides = given(few, tmp_path, ()) | {"epochs": 9, "patience": 1, "save_interval": save_interval}
+    overrides |= {"learning_rate": 1e-9}  # so that nothing improves
+    for _ in range(2):
+        trainer = run(overlays("early_stopping"), overrides).get_parsed_content("train#trainer")
+        epochs = len((tmp_path / "history.csv").read_text().splitlines()) - 1
+        assert trainer.state.epoch == epochs < 9
+        assert trainer.state.epoch - trainer.state.run_log["rows"][0]["epoch"] >= 1
 
 
 def test_soft_labels_a_loss_of_the_menu_and_its_value_in_validation_go_together(few: Path, tmp_path: Path) -> None:
-    files = [TRAIN, *(str(ROOT / "configs" / f"{name}.json") for name in ("mix", "monitors"))]
-    train_stop_resume_evaluate(few, tmp_path, files, (), loss_name="dice_ce", mixup_probability=1, cutmix_probability=0)
+    more = {"loss_name": "dice_ce", "mixup_probability": 1, "cutmix_probability": 0}
+    train_stop_resume_evaluate(few, tmp_path, overlays("mix", "monitors"), (), **more)
+
+
+def test_simulated_scans_are_augmented_too(few: Path, tmp_path: Path) -> None:
+    overrides = given(few, tmp_path, ("simulated_patients",)) | {"augmentation_name": "light"}
+    parser = run(overlays("simulated_patients", "kspace"), overrides)
+    used = [type(t).__name__ for t in parser.get_parsed_content("train#preprocessing").transforms]
+    assert used[0] == "SimulateScand"
+    assert {"RandFlipd", "RandKSpaceLinesd"} <= {*used}
