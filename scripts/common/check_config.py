@@ -105,14 +105,8 @@ def _without_effect(config: dict, shipped: dict) -> Iterator[str]:
     """Values that differ from the shipped ones and are ours, but that what was chosen does not read."""
     read = {ReferenceResolver.split_id(reference)[0] for reference in _references(config)}
     for key, value in config.items():
-        plain = (
-            key in shipped
-            and key != "debug"
-            and not key.endswith("_name")
-            and not key.startswith("_")
-            and not _is_program(value)
-        )
-        if plain and value != shipped[key] and key not in read:
+        chooses = key == "debug" or key.endswith("_name") or key.startswith("_") or _is_program(value)  # read by us
+        if key in shipped and value != shipped[key] and key not in read and not chooses:
             yield f"{key} {value}: has no effect, nothing that was chosen reads it"
 
 

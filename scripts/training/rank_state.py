@@ -59,8 +59,8 @@ class RankState(TrainingState):
             raise SystemExit(1)  # the loss of another rank, which tells its scans
 
     def _stop_validation_if_told(self, evaluator: Engine) -> None:
-        loader = evaluator.data_loader
-        if evaluator.state.iteration <= len(loader.dataset) // loader.sampler.num_replicas:  # as many as all ranks have
+        loader, n_ranks = evaluator.data_loader, getattr(evaluator.data_loader.sampler, "num_replicas", 1)
+        if evaluator.state.iteration <= len(loader.dataset) // n_ranks:  # a scan that all ranks have
             self._agree()
         super()._stop_validation_if_told(evaluator)
 

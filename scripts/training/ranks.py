@@ -182,9 +182,9 @@ class RankAverage:
         if trainer.data_loader.sampler.is_spare((trainer.state.iteration - 1) % trainer.state.epoch_length):
             return torch.zeros((), device=label.device)
         if isinstance(loss, WeightedCrossEntropyLoss) and label.shape[1] == len(loss.weight):  # soft labels
-            return torch.einsum("bc...,c->", label.as_subclass(torch.Tensor), loss.weight)
+            return torch.einsum("bc...,c->", label, loss.weight)
         if isinstance(loss, nn.CrossEntropyLoss) and loss.weight is not None:
-            return loss.weight[label.as_subclass(torch.Tensor).long()].sum()
+            return loss.weight[label.long()].sum()
         return torch.tensor(float(len(label)), device=label.device)
 
     def _iteration_completed(self, trainer: Engine) -> None:
@@ -212,7 +212,8 @@ def statistics(network: nn.Module) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def average(tensors: list[torch.Tensor], share: torch.Tensor) -> None:
-    """Replace tensors by their mean over the ranks, each weighted by its ``share``: one exchange for all of them."""
+    """Replace tensors by their mean over the ranks, each weighted by its ``share``: one exchange for all."""
+    tensors, share = [tensor.as_subclass(torch.Tensor) for tensor in tensors], share.as_subclass(torch.Tensor)
     vector = torch.cat([share.reshape(1), *(share * tensor.flatten() for tensor in tensors)])
     dist.all_reduce(vector)
     parts = (vector[1:] / vector[0]).split([tensor.numel() for tensor in tensors])
