@@ -102,8 +102,9 @@ class RunLog:
 
     def _iteration_completed(self, trainer: Engine) -> None:
         terms = {"loss": float(self._loss_of(trainer.state.output)), **trainer.state.terms}
+        scans = getattr(trainer.state, "scans", len(trainer.state.output))  # the former, if processes share a step
         for name, value in terms.items():
-            trainer.state.run_log["terms"].setdefault(name, []).append([value, len(trainer.state.output)])
+            trainer.state.run_log["terms"].setdefault(name, []).append([value, scans])
         if self._scale_of(trainer) < self._scale:  # so it has left out a step because of infinite gradients
             trainer.state.run_log["skipped_steps"] += 1
 
