@@ -131,6 +131,11 @@ class RankSampler(SeededSampler):
         """Whether this rank's batch of an epoch's ``step``, from 0, is the repeated one."""
         return step * self.batch_size >= self.num_samples
 
+    def scans(self, step: int) -> int:
+        """How many scans all ranks together take in an epoch's ``step``, from 0."""
+        whole = self.batch_size * self.num_replicas
+        return min(whole, len(self.dataset) - step * whole)
+
 
 class RankAverage:
     """After each backward pass, makes gradients, loss and running statistics those of all ranks' scans together.
@@ -171,15 +176,18 @@ class RankAverage:
             trainer.state.terms = {}  # RunLog, which does this, is on rank 0 only
 
     def _backward_completed(self, trainer: Engine) -> None:
-        self._share, loss = self._share_of(trainer), trainer.state.output["loss"].detach().clone()
+        step, sampler = (trainer.state.iteration - 1) % trainer.state.epoch_length, trainer.data_loader.sampler
+        trainer.state.scans = sampler.scans(step)  # for RunLog
+        self._share = self._share_of(trainer, is_spare=sampler.is_spare(step))
+        loss = trainer.state.output["loss"].detach().clone()
         parameters = (p for group in trainer.optimizer.param_groups for p in group["params"])
         gradients = [p.grad for p in parameters if p.grad is not None]  # with those of the window's steps before
         average([loss, *statistics(trainer.network), *gradients], self._share)
         trainer.state.output["loss"] = loss
 
-    def _share_of(self, trainer: Engine) -> torch.Tensor:
+    def _share_of(self, trainer: Engine, is_spare: bool) -> torch.Tensor:
         label, loss = trainer.state.output["label"], trainer.loss_function
-        if trainer.data_loader.sampler.is_spare((trainer.state.iteration - 1) % trainer.state.epoch_length):
+        if is_spare:
             return torch.zeros((), device=label.device)
         if isinstance(loss, WeightedCrossEntropyLoss) and label.shape[1] == len(loss.weight):  # soft labels
             return torch.einsum("bc...,c->", label, loss.weight)

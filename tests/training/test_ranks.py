@@ -32,6 +32,7 @@ def test_the_batches_of_a_step_are_one_process_s_batch(n_scans: int, batch_size:
             item for rank, share in zip(ranks, shares, strict=True) if not rank.is_spare(step) for item in share[step]
         ]
         assert sorted(together) == sorted(expected)
+        assert {rank.scans(step) for rank in ranks} == {len(expected)}
     for rank, share in zip(ranks, shares, strict=True):  # within an epoch a run goes on after any step
         assert steps_of(rank, batch_size, epoch, skip=(len(alone) - 1) * batch_size) == share[-1:]
 
