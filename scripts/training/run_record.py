@@ -59,16 +59,20 @@ def recipe() -> dict:
 
 
 def differences(theirs: dict, ours: dict, above: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Name, value there and here of what differs, as deep as both are blocks of a kind; ``MAY_DIFFER`` is left out."""
+    """Name, value there and value here of what differs, as deep as both are blocks; ``MAY_DIFFER`` is left out.
+
+    Of blocks that make different things it tells what they make.
+    """
     for key in {**theirs, **ours}:
         there, here = theirs.get(key), ours.get(key)
         if there == here or (not above and (key[0] == "_" or key in MAY_DIFFER)):
             continue
-        both_blocks = isinstance(there, dict) and isinstance(here, dict)
-        if both_blocks and there.get("_target_") == here.get("_target_"):
-            yield from differences(there, here, f"{above}{key}#")
-        else:
+        if not (isinstance(there, dict) and isinstance(here, dict)):
             yield f"{above}{key}", there, here
+        elif there.get("_target_") != here.get("_target_"):
+            yield f"{above}{key}#_target_", there.get("_target_"), here.get("_target_")
+        else:
+            yield from differences(there, here, f"{above}{key}#")
 
 
 def command() -> str:

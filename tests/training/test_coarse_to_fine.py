@@ -6,12 +6,14 @@ from ignite.engine import Engine, State
 from monai.data import MetaTensor
 
 from scripts.common.errors import InputError
+from scripts.networks.meshnet import MeshNet
 from scripts.training.coarse_to_fine import CoarseToFine, side_of
 
 
-def at(epoch: int, shares: list[float], epochs: int = 3) -> CoarseToFine:
+def at(epoch: int, shares: list[float], epochs: int = 3, network: torch.nn.Module | None = None) -> CoarseToFine:
     trainer, prepare = Engine(lambda *_: None), CoarseToFine(shares)
     prepare.attach(trainer)
+    trainer.network = network or MeshNet(channels=1)
     trainer.state = State(epoch=epoch, max_epochs=epochs)
     return prepare
 
@@ -79,3 +81,8 @@ def test_the_full_grid_is_left_alone() -> None:
 def test_impossible_shares_are_one_line(shares: list[float]) -> None:
     with pytest.raises(InputError, match=r"progressive_shares .*: expected shares of the side, above 0, at most 1"):
         CoarseToFine(shares)
+
+
+def test_networks_that_halve_four_times_get_multiples_of_16_and_at_least_32() -> None:
+    image, label = at(1, [0.5, 1], network=torch.nn.Identity())(batch(soft=False), "cpu")
+    assert image.shape == label.shape == (2, 1, 32, 32, 32)
