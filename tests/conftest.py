@@ -2,15 +2,20 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
+from monai.utils import set_determinism
 
 from scripts.simulation.cohort import simulate_cohort
 
@@ -77,6 +82,40 @@ def trained(cohort_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     assert result.returncode == 0, result.stderr[-2000:]
     scans = json.loads((cohort_dir / "datalist.json").read_text())["training"]
     return {"root": root, "arguments": arguments, "scans": scans, "stdout": result.stdout, "stderr": result.stderr}
+
+
+def restoring(trainer: Engine, log: Callable[[Engine], None], restored: int) -> None:
+    """Let a trainer of two iterations an epoch do what ours do: hook ``log`` in as it starts, and restore a state.
+
+    ``log`` is called for each epoch, also for those that are ``restored``.
+    """
+
+    def restore(trainer: Engine) -> None:
+        for trainer.state.epoch in range(1, restored + 1):
+            log(trainer)
+        trainer.state.iteration = 2 * restored
+
+    @trainer.on(Events.STARTED)
+    def hook_in(trainer: Engine) -> None:
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, log)
+        trainer.add_event_handler(Events.STARTED, restore)
+
+
+def train_here(cohort_dir: Path, folder: Path, *overlays: str, stop: object = None, **overrides: object) -> None:
+    """A training in this process, told to stop by SIGTERM at ``stop``, an event of its trainer."""
+    torch.set_num_threads(1)
+    parser = ConfigParser()
+    parser.read_config([TRAIN, *overlays])
+    values = {"channels": 2, "cache": "none", "dataset_dir": str(cohort_dir), "output_dir": str(folder)}
+    parser.update({**values, **overrides})
+    set_determinism(seed=0)  # as "run" does before it builds the network, which may be built here
+    if stop is not None:
+        trainer = parser.get_parsed_content("train#trainer")
+        trainer.add_event_handler(stop, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        parser.get_parsed_content("run")
+    finally:
+        parser.get_parsed_content("run_folder").release()
 
 
 @contextmanager

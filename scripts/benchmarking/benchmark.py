@@ -93,6 +93,7 @@ def _run_case(case: dict) -> dict:
 
 
 def machine(threads: int, device: str) -> dict:
+    """What figures depend on: date, device, its features, threads, precision and versions, in terms of JSON."""
     cpu, flags = Path("/proc/cpuinfo"), torch.cpu.get_capabilities()
     versions = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
     name = cpu.read_text().split("model name")[1].split("\n")[0].strip("\t: ") if cpu.is_file() else platform.machine()

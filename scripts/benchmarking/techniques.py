@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from scripts.benchmarking.benchmark import machine
@@ -52,7 +53,11 @@ def benchmark_techniques(
         raise InputError(f"only {unknown[0]}: no such technique; there are {', '.join(known)}")
     path = Path(output_dir, "results.json")
     settings = {"epochs": epochs, "dataset_dir": dataset_dir or "the default cohort", "git_revision": git_revision()}
-    results = {"settings": settings, **machine(os.cpu_count() or 1, "cpu"), "runs": {}}
+    results = {
+        "settings": settings,
+        **machine(os.cpu_count() or 1, "cuda" if torch.cuda.is_available() else "cpu"),
+        "runs": {},
+    }
     if path.is_file():
         earlier = read_json(path, "delete it to begin anew")
         if earlier["settings"] != settings:
@@ -63,7 +68,7 @@ def benchmark_techniques(
         turns.set_description(name)
         runs = results["runs"].setdefault(name, {})
         if str(seed) not in runs:
-            given = ["--dataset_dir", dataset_dir] if dataset_dir else []
+            given = ["--dataset_dir", str(Path(dataset_dir).resolve())] if dataset_dir else []
             runs[str(seed)] = _measure(*known[name], [*given, "--seed", str(seed), "--epochs", str(epochs)])
         for file_name, text in (("results.json", json.dumps(results, indent=4)), ("results.md", table(results))):
             with replace_file(Path(output_dir, file_name)) as file:

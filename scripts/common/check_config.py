@@ -50,16 +50,16 @@ def check_config() -> Config:
     config = parser.get()
     if WORDS.get(str(config.get("debug")).lower()) is not True and sys.excepthook is sys.__excepthook__:
         sys.excepthook = print_cause
-    shipped = _shipped_parts(config)
+    shipped, training = _shipped_parts(config), {}
     if "train" in config:
         recipe = ConfigParser.load_config_file(CONFIGS / "train.json")
-        shipped.append(apply_menus(parser, recipe))
+        training = apply_menus(parser, recipe) | recipe
+        shipped.append(training)
     problems = [*_unread_keys(config, shipped), *_wrong_kinds(parser, shipped)]
     if problems:
         raise InputError("\n".join(problems))
-    if "train" in config and "evaluating" not in config:
-        for line in _without_effect(config, {**shipped[-1], **recipe}):
-            logger.warning(line)
+    for line in _without_effect(config, training) if "evaluating" not in config else ():
+        logger.warning(line)
     checked = Config(config)
     checked.parser = parser
     return checked

@@ -23,7 +23,7 @@ def apply_menus(parser: ConfigParser, recipe: dict) -> dict:
 
     Args:
         parser: of a config whose macros are resolved. Blocks that quoted a replaced one (``%``) follow it.
-        recipe: the shipped recipe, its macros resolved; what differs from it was given by the user or an overlay.
+        recipe: the shipped recipe as its file has it; what differs from it was given by the user or an overlay.
 
     Raises:
         InputError: a name is in no menu.

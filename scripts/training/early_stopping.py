@@ -5,6 +5,7 @@ import logging
 from ignite.engine import Engine, Events
 
 from scripts.common.errors import InputError
+from scripts.training.training_state import when_restored
 
 logger = logging.getLogger("meshnet")
 
@@ -34,12 +35,11 @@ class EarlyStopping:
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, behind what restores a state and what logs an epoch."""
+        when_restored(engine, self._started)
 
-        def started() -> None:
-            engine.add_event_handler(Events.STARTED, self)
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-
-        engine.add_event_handler(Events.STARTED, started)
+    def _started(self, trainer: Engine) -> None:
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self)
+        self(trainer)
 
     def __call__(self, trainer: Engine) -> None:
         """Stop if it is time; called after each epoch and when a state was restored."""

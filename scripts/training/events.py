@@ -11,6 +11,7 @@ from ignite.engine import Engine, Events
 
 from scripts.common.errors import InputError, describe
 from scripts.common.files import replace_file
+from scripts.training.training_state import when_restored
 
 
 class EventLog:
@@ -35,11 +36,10 @@ class EventLog:
         self.path = Path(output_dir) / "events.jsonl"
         self._open, self._seconds = False, []
 
+    @idist.one_rank_only()
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, behind the log and the state, which hook themselves in when it starts."""
-        if idist.get_rank():  # one of several processes writes
-            return
-        engine.add_event_handler(Events.STARTED, lambda: engine.add_event_handler(Events.STARTED, self._started))
+        when_restored(engine, self._started)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._ended)  # but before the state, which raises it again
 
     def _started(self, trainer: Engine) -> None:

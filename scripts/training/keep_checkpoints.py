@@ -10,6 +10,7 @@ from ignite.engine import Engine, Events
 
 from scripts.common.errors import InputError
 from scripts.training.checkpoint import save_weights
+from scripts.training.training_state import when_restored
 
 
 class KeepCheckpoints:
@@ -45,18 +46,14 @@ class KeepCheckpoints:
         self.network, self.folder, self.card, self.evaluator = network, Path(folder) / "epochs", card, evaluator
         self.keep_best, self.keep_every = keep_best, keep_every
 
+    @idist.one_rank_only()
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
-        if idist.get_rank():  # one of several processes writes
-            return
-        engine.add_event_handler(Events.STARTED, self._started)
+        when_restored(engine, self._started)
 
     def _started(self, trainer: Engine) -> None:
+        """Also save what a run that ended between its state and these weights has left out."""
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._save_and_remove)
-        trainer.add_event_handler(Events.STARTED, self._continue)  # behind the state that is restored
-
-    def _continue(self, trainer: Engine) -> None:
-        """Save what a run that ended between its state and these weights has left out."""
         done = trainer.state.iteration % trainer.state.epoch_length == 0
         if trainer.state.iteration and done:
             self._save_and_remove(trainer)

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from scripts.common.errors import InputError
 from scripts.training.run_folder import RunFolder
+from scripts.training.training_state import when_restored
 
 
 class Tracking:
@@ -50,13 +51,12 @@ class Tracking:
         self.make_scalars, self.make_pictures, self.make_mlflow = scalars, pictures, mlflow
         self._handlers, self._writers, self._mlflow = [], [], None
 
+    @idist.one_rank_only()
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, behind the log and the state, which hook themselves in when it starts."""
-        if idist.get_rank():  # one of several processes writes
-            return
         engine.state.mlflow_run = ""
         engine.state_dict_user_keys.append("mlflow_run")
-        engine.add_event_handler(Events.STARTED, lambda: engine.add_event_handler(Events.STARTED, self._started))
+        when_restored(engine, self._started)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._ended)  # but before the state, which raises it again
 
     def _started(self, trainer: Engine) -> None:

@@ -5,6 +5,7 @@ import random
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,6 +23,14 @@ from scripts.training.run_folder import FORMAT, RunFolder
 
 logger = logging.getLogger("meshnet")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def when_restored(trainer: Engine, function: Callable[..., None]) -> None:
+    """Call ``function`` as the trainer starts, behind a restored state, and behind log and state, which hook in then.
+
+    Attach it after them, as an overlay's handlers are; handlers that ``function`` adds come behind theirs.
+    """
+    trainer.add_event_handler(Events.STARTED, lambda: trainer.add_event_handler(Events.STARTED, function))
 
 
 class TrainingState:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import restoring
 from ignite.engine import Engine, Events
 
 from scripts.common.errors import InputError
@@ -39,17 +40,12 @@ def run(
         row = {"epoch": trainer.state.epoch, "loss": 0.5, "lr": 1e-3, "val_precision": float("nan")}
         trainer.state.run_log["rows"].append(row)
 
-    def restore(trainer: Engine) -> None:
-        for trainer.state.epoch in range(1, restored + 1):
-            log(trainer)
-        trainer.state.iteration = 2 * restored
+    restoring(trainer, log, restored)
 
     @trainer.on(Events.STARTED)
     def hook_in(trainer: Engine) -> None:
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, log)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, state_handler)
         trainer.add_event_handler(Events.EXCEPTION_RAISED, raise_again)
-        trainer.add_event_handler(Events.STARTED, restore)
 
     def raise_again(trainer: Engine, error: BaseException) -> None:
         raise error

@@ -2,34 +2,19 @@
 
 import csv
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
-import torch
-from conftest import ROOT, TRAIN
+from conftest import ROOT, train_here
 from ignite.engine import Events
-from monai.bundle import ConfigParser
 
 EVENTS = str(ROOT / "configs" / "events.json")
 
 
 def train(cohort_dir: Path, folder: Path, stop_in_iteration: int | None = None, **overrides: object) -> list[dict]:
     """Train for 2 epochs of 10 iterations; the lines of events.jsonl."""
-    torch.set_num_threads(1)
-    parser = ConfigParser()
-    parser.read_config([TRAIN, EVENTS])
-    values = {"channels": 2, "epochs": 2, "cache": "none", "report": False}
-    parser.update({"dataset_dir": str(cohort_dir), "output_dir": str(folder), **values, **overrides})
-    if stop_in_iteration:
-        parser.get_parsed_content("train#trainer").add_event_handler(
-            Events.ITERATION_STARTED(once=stop_in_iteration), lambda: os.kill(os.getpid(), signal.SIGTERM)
-        )
-    try:
-        parser.get_parsed_content("run")
-    finally:
-        parser.get_parsed_content("run_folder").release()
+    stop = Events.ITERATION_STARTED(once=stop_in_iteration) if stop_in_iteration else None
+    train_here(cohort_dir, folder, EVENTS, stop=stop, **{"epochs": 2, "report": False, **overrides})
     return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
 
 

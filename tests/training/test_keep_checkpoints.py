@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from ignite.engine import Engine, Events
+from conftest import restoring
+from ignite.engine import Engine
 
 from scripts.common.errors import InputError
 from scripts.networks.meshnet import MeshNet
@@ -30,16 +31,7 @@ def run(folder: Path, scores: list[float], best: int, every: int, restored: int 
             row["val_mean_dice"] = scores[trainer.state.epoch - 1]
         trainer.state.run_log["rows"].append(row)
 
-    def restore(trainer: Engine) -> None:
-        for trainer.state.epoch in range(1, restored + 1):
-            log(trainer)
-        trainer.state.iteration = 2 * restored
-
-    @trainer.on(Events.STARTED)
-    def hook_in(trainer: Engine) -> None:
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, log)
-        trainer.add_event_handler(Events.STARTED, restore)
-
+    restoring(trainer, log, restored)
     KeepCheckpoints(network, str(folder), CARD, evaluator, best, every).attach(trainer)
     trainer.run([0, 1], max_epochs=8)
     return states

@@ -1,16 +1,12 @@
 """configs/tracking.json: TensorBoard and MLflow have the history, once, however often the run was stopped."""
 
-import os
-import signal
 from pathlib import Path
 
 import pandas
 import pytest
 import torch
-from conftest import ROOT, TRAIN
+from conftest import ROOT, train_here
 from ignite.engine import Events
-from monai.bundle import ConfigParser
-from monai.utils import set_determinism
 
 mlflow = pytest.importorskip("mlflow", reason="pip install mlflow-skinny")
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -20,20 +16,9 @@ pytestmark = pytest.mark.slow  # MLflow takes 10 s to make its database
 
 
 def train(cohort_dir: Path, folder: Path, *overlays: str, stop_after: int | None = None, **overrides: object) -> None:
-    torch.set_num_threads(1)
-    parser = ConfigParser()
-    parser.read_config([TRAIN, *overlays])
-    values = {"channels": 2, "epochs": EPOCHS, "cache": "none"}
-    parser.update({"dataset_dir": str(cohort_dir), "output_dir": str(folder), **values, **overrides})
-    set_determinism(seed=0)  # as "run" does before it builds the network, which may be built here
-    if stop_after:  # the epoch is in the state, and the trackers have not seen it
-        parser.get_parsed_content("train#trainer").add_event_handler(
-            Events.EPOCH_COMPLETED(once=stop_after), lambda: os.kill(os.getpid(), signal.SIGTERM)
-        )
-    try:
-        parser.get_parsed_content("run")
-    finally:
-        parser.get_parsed_content("run_folder").release()
+    # the epoch is in the state, and the trackers have not seen it
+    stop = Events.EPOCH_COMPLETED(once=stop_after) if stop_after else None
+    train_here(cohort_dir, folder, *overlays, stop=stop, **{"epochs": EPOCHS, **overrides})
 
 
 def mlflow_runs(folder: Path) -> tuple[mlflow.MlflowClient, list]:
