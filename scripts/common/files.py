@@ -1,5 +1,6 @@
 """Python and torch write in place, so a kill leaves half a file: here a file is replaced whole, or stays as it was."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,3 +53,11 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def sha256(path: str | Path) -> str:
+    """Of the content of the file at ``path``; empty where it cannot be read, which whoever reads it reports."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
+        return ""

@@ -1,6 +1,5 @@
 """MONAI's readers die on the first bad scan, often without its name: this reads them all and says all that is wrong."""
 
-import hashlib
 import json
 import logging
 import os
@@ -16,7 +15,7 @@ from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
 from scripts.common.errors import InputError
-from scripts.common.files import replace_file
+from scripts.common.files import replace_file, sha256
 from scripts.data.volumes import Image, off_grid, read_volume
 
 logger = logging.getLogger("meshnet")
@@ -85,7 +84,7 @@ def _check_scan(scan: dict, grid: list | None) -> dict:
     for key in [key for key in ("image", "label") if key in scan]:
         try:
             volume, data = read_volume(scan[key])
-            report["sha256"][key] = hashlib.sha256(Path(scan[key]).read_bytes()).hexdigest()
+            report["sha256"][key] = sha256(scan[key])
             if key == "image":
                 image = volume
                 _check_image(scan["image"], image, data, report)

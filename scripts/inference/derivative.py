@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from scripts.common.errors import InputError
-from scripts.common.files import replace_file
+from scripts.common.files import replace_file, sha256
 from scripts.common.json_file import check_json
 from scripts.networks.model_card import CARD
 
@@ -106,11 +106,3 @@ def read_ours(path: Path) -> dict | None:
         return content if any(maker["Name"] == NAME for maker in content["GeneratedBy"]) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def sha256(path: str | Path) -> str:
-    """Of the content of the file at ``path``; empty where it cannot be read, which is reported with the scans."""
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError:
-        return ""

@@ -1,6 +1,5 @@
 """The card beside weights: what is needed to rebuild their network, and to trust them."""
 
-import hashlib
 import importlib
 import inspect
 from pathlib import Path
@@ -10,6 +9,7 @@ import monai
 import torch
 
 from scripts.common.errors import InputError
+from scripts.common.files import sha256
 from scripts.common.json_file import check_json, read_json
 
 # A card is data that people share: what it names is built from these modules only, and nothing in it is evaluated.
@@ -66,7 +66,7 @@ def ancestry(ckpt_path: str) -> list[dict]:
     """
     card = read_card(ckpt_path)
     kept = ("cohort", "simulated", "fold", "inner_fold", "epochs", "trained_on")
-    parent = {"weights": Path(ckpt_path).name, "sha256": hashlib.sha256(Path(ckpt_path).read_bytes()).hexdigest()}
+    parent = {"weights": Path(ckpt_path).name, "sha256": sha256(ckpt_path)}
     return [*card.get("ancestry", []), {**parent, **{key: card[key] for key in kept if key in card}}]
 
 

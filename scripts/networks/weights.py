@@ -44,6 +44,19 @@ def refuse_other_weights(path: str, ours: Mapping, theirs: Mapping) -> None:
             )
 
 
+def parameters_to_train(network: torch.nn.Module, frozen_layers: int) -> dict[str, torch.nn.Parameter]:
+    """All parameters by name, but those of the first ``frozen_layers`` blocks of ``network.layers``.
+
+    Raises:
+        InputError: the network has not so many.
+    """
+    layers = len(getattr(network, "layers", ()))
+    if not 0 <= frozen_layers <= layers:
+        raise InputError(f"frozen_layers {frozen_layers}: expected 0 to {layers}, the layers this network can freeze")
+    frozen = tuple(f"layers.{i}." for i in range(frozen_layers))
+    return {name: p for name, p in network.named_parameters() if not name.startswith(frozen)}
+
+
 class CheckpointLoader(monai.handlers.CheckpointLoader):
     """MONAI's loader, but weights that do not fit are one line that says why.
 

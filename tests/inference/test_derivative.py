@@ -12,7 +12,8 @@ import pytest
 from conftest import write
 
 from scripts.common.errors import InputError
-from scripts.inference.derivative import Derivative, read_ours, sha256
+from scripts.common.files import sha256
+from scripts.inference.derivative import Derivative, read_ours
 
 FILES = {"mask.nii.gz": b"mask", "qc.png": b"picture"}
 

@@ -63,6 +63,15 @@ def test_each_voxel_of_a_scan_has_its_label_in_the_scans_own_grid(run: Callable,
     assert labels.get_data_dtype() == np.uint8
 
 
+def test_a_broken_scan_is_a_line_at_the_end_and_the_others_have_their_labels(run: Callable, tmp_path: Path) -> None:
+    (tmp_path / "in" / "sub-0").mkdir()
+    (tmp_path / "in" / "sub-0" / "sub-0_T2w.nii.gz").write_bytes(b"broken")
+    with pytest.raises(RuntimeError) as error:
+        run(INFERENCE, LABELS)
+    assert "sub-0_T2w.nii.gz: " in describe(error.value)
+    assert len([*(tmp_path / "out").rglob("*_dseg.nii.gz")]) == 2
+
+
 def test_a_folder_that_is_there_is_left_alone(run: Callable, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(RuntimeError) as error:

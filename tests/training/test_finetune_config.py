@@ -66,6 +66,13 @@ def test_frozen_layers_and_the_statistics_do_not_move(cohort_dir: Path, start: P
     assert {key for key in theirs if key.endswith("weight") and key > "layers.2"} <= moved
 
 
+@pytest.mark.parametrize("frozen_layers", [-1, 10])
+def test_more_frozen_layers_than_there_are_is_one_line(cohort_dir: Path, start: Path, frozen_layers: int) -> None:
+    with pytest.raises(Exception) as error:  # noqa: PT011 (MONAI's, around ours)
+        parsed(cohort_dir, start, frozen_layers=frozen_layers).get_parsed_content("train#trainer")
+    assert f"frozen_layers {frozen_layers}: expected 0 to 9," in describe(error.value)
+
+
 def test_the_grid_and_the_network_are_those_of_the_weights(cohort_dir: Path, start: Path, tmp_path: Path) -> None:
     other = tmp_path / "theirs.pt"
     shutil.copy(start, other)
