@@ -39,15 +39,15 @@ CARD = {
 HINT = "training writes the card beside its weights, see models/README.md"
 
 
-def read_card(ckpt_path: str) -> dict:
+def read_card(ckpt_path: str, key: str = "ckpt_path") -> dict:
     """The card beside ``ckpt_path``: what it must hold is in ``CARD``, spacing in mm, and both of the grid along
-    the axes of its ``orientation``, RAS where it has none.
+    the axes of its ``orientation``, RAS where it has none. ``key`` is that of the config, for messages.
 
     Raises:
         InputError: no weights, no card, or a card that is not as ``CARD`` says.
     """
     if not Path(ckpt_path).is_file():
-        raise InputError(f"{ckpt_path}: no such file; train first, or give the weights with --ckpt_path")
+        raise InputError(f"{ckpt_path}: no such file; train first, or give the weights with --{key}")
     path = Path(ckpt_path).with_suffix(".json")
     card = read_json(path, HINT)
     if isinstance(card, dict) and "network_def" not in card and "channels" in card:  # of version 0.4.0 or before
