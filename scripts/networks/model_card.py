@@ -18,6 +18,7 @@ INTENSITY = ("monai.transforms",)
 _COMPONENT = {"type": "object", "required": ["_target_"], "properties": {"_target_": {"type": "string"}}}
 _THREE = {"type": "array", "minItems": 3, "maxItems": 3}
 _SCANS = {"type": "array", "items": {"type": "string"}}
+_PARENTS = {"type": "array", "items": {"type": "object", "properties": {"trained_on": _SCANS}}}
 _LIMITS = {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "number"}}
 CARD = {
     "type": "object",
@@ -29,7 +30,8 @@ CARD = {
         "orientation": {"type": "string", "pattern": "^(?=.*[LR])(?=.*[PA])(?=.*[IS])[LRPAIS]{3}$"},
         "intensity": {"type": "array", "items": _COMPONENT},
         "trained_on": _SCANS,
-        "ancestry": {"type": "array", "items": {"type": "object", "properties": {"trained_on": _SCANS}}},
+        "ancestry": _PARENTS,
+        "teachers": _PARENTS,
         "threshold": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
         "min_volume": {"type": "number", "minimum": 0},
         "flip_averaging": {"type": "boolean"},
@@ -58,8 +60,13 @@ def read_card(ckpt_path: str, key: str = "ckpt_path") -> dict:
     return {"orientation": "RAS", **card}
 
 
+def lineage(card: dict) -> list[dict]:
+    """The card, and what it tells of weights that its own were started from or taught by."""
+    return [card, *card.get("ancestry", []), *card.get("teachers", [])]
+
+
 def ancestry(ckpt_path: str) -> list[dict]:
-    """What stays known of the weights that a training starts from, and of those that they started from, oldest first.
+    """What stays known of weights that a training starts from or is taught by, and of their own, oldest first.
 
     Raises:
         InputError: as ``read_card``.
@@ -67,7 +74,7 @@ def ancestry(ckpt_path: str) -> list[dict]:
     card = read_card(ckpt_path)
     kept = ("cohort", "simulated", "fold", "inner_fold", "epochs", "trained_on")
     parent = {"weights": Path(ckpt_path).name, "sha256": hashlib.sha256(Path(ckpt_path).read_bytes()).hexdigest()}
-    return [*card.get("ancestry", []), {**parent, **{key: card[key] for key in kept if key in card}}]
+    return [*lineage(card)[1:], {**parent, **{key: card[key] for key in kept if key in card}}]
 
 
 def network_from_card(card: dict, **arguments: Any) -> torch.nn.Module:

@@ -18,6 +18,7 @@ from monai.bundle import ConfigParser
 from scripts.benchmarking.techniques import NOT_OVERLAYS
 from scripts.common.errors import describe
 from scripts.common.menus import MENUS
+from scripts.networks.meshnet import MeshNet
 from scripts.training.training_state import TrainingState
 
 OVERLAYS = sorted({path.stem for path in (ROOT / "configs").glob("*.json")} - NOT_OVERLAYS)
@@ -67,7 +68,26 @@ def given(few: Path, folder: Path, names: tuple[str, ...]) -> dict:
         overrides |= NEEDED.get(name, {})
     if "finetune" in names:
         overrides |= {"init_weights": str(ROOT / "models" / "model_5.pt"), "spatial_size": [32, 32, 32]}
+    if "distill" in names:
+        overrides["teacher"] = str(a_teacher(few.parent, names))
     return overrides
+
+
+def a_teacher(folder: Path, names: tuple[str, ...]) -> Path:
+    """Weights, not trained, with a card by which they see what a student with these overlays sees."""
+    path = folder / "-".join(["teacher", *names, "model.pt"])
+    scaling = [{"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0}]
+    if "simulated_patients" in names:
+        scaling = [json.loads((ROOT / "configs" / "simulated_patients.json").read_text())["intensity"]]
+    definition = {"_target_": "scripts.networks.meshnet.MeshNet", "channels": 3}
+    card = {"network_def": definition, "spacing": [8.0] * 3, "spatial_size": [32] * 3, "intensity": scaling}
+    if "finetune" in names:
+        released = json.loads((ROOT / "models" / "model_5.json").read_text())
+        card |= {key: released[key] for key in ("spacing", "intensity")}
+    if not path.exists():
+        torch.save(MeshNet(channels=3).state_dict(), path)
+        path.with_suffix(".json").write_text(json.dumps(card))
+    return path
 
 
 def run(files: list[str], overrides: dict) -> ConfigParser:
