@@ -13,7 +13,7 @@ from scripts.common.errors import InputError
 from scripts.common.json_file import check_json, read_json
 
 # A card is data that people share: what it names is built from these modules only, and nothing in it is evaluated.
-NETWORKS = ("monai.networks.nets", "scripts.networks.meshnet")
+NETWORKS = ("monai.networks.nets", "scripts.networks.meshnet", "scripts.networks.boosted_trees")
 INTENSITY = ("monai.transforms",)
 _COMPONENT = {"type": "object", "required": ["_target_"], "properties": {"_target_": {"type": "string"}}}
 _THREE = {"type": "array", "minItems": 3, "maxItems": 3}

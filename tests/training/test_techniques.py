@@ -37,6 +37,7 @@ NEEDED = {
     "simulated_patients": {"scans_per_epoch": 2, "inner_fold": 0},
     "fast_convergence": {"epochs": 2},
     "early_stopping": {"patience": 1},
+    "baseline": {"trees": 15},
 }
 
 
