@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import ignite.distributed as idist
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from monai.engines import default_prepare_batch
 from monai.engines.utils import IterationEvents
 from monai.utils import convert_to_tensor
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from scripts.common.errors import InputError
 from scripts.networks.boosted_trees import BoostedTrees
-from scripts.training.training_state import TrainingState
+from scripts.training.training_state import TrainingState, when_restored
 
 TOGETHER = 10  # trees between two steps of the progress bar
 
@@ -61,8 +61,8 @@ class TreeBoosting:
         self._drawn: dict[str, list[torch.Tensor]] = {"features": [], "classes": [], "weights": []}
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
-        engine.add_event_handler(Events.STARTED, self._refuse_gradients)
+        """Register with the trainer, behind the handlers of other overlays."""
+        when_restored(engine, self._refuse_gradients)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """All voxels drawn so far."""

@@ -182,6 +182,19 @@ TOUCHING = [  # these change the same things
 NOT_TOGETHER = {
     ("mix", "contrasts"): "mix.json: does not mix scans of several contrasts; leave it or contrasts.json out",
     ("contrasts", "distributed"): "train#sampler: weights: distributed.json has a sampler of its own; leave it out, or",
+    ("baseline", "contrastive"): "contrastive_layer classifier: no layer of a BoostedTrees; ",
+    ("baseline", "ema"): "baseline.json: trees have no weights to average; leave ema.json out",
+    ("baseline", "finetune"): "baseline.json: fits trees, the network is a MeshNet; leave one of the two out",
+    **{
+        ("baseline", name): f"baseline.json: trees are fitted without gradients and on one grid, and {handler} changes"
+        for name, handler in {
+            "adversarial": "AdversarialLoss",
+            "distill": "Distillation",
+            "gradients": "GradientClipping",
+            "priors": "LesionPriors",
+            "progressive": "CoarseToFine",
+        }.items()
+    },
 }
 
 
@@ -198,6 +211,8 @@ def test_two_overlays_work_together_or_refuse_in_a_line(pair: tuple[str, str], f
 @pytest.mark.parametrize("pair", NOT_TOGETHER, ids="-".join)
 def test_what_does_not_go_together_is_refused_in_a_line(pair: tuple, contrast_dir: Path, tmp_path: Path) -> None:
     overrides = {"dataset_dir": str(contrast_dir), "output_dir": str(tmp_path), "epochs": 1, "channels": 2}
+    if "distill" in pair:
+        overrides["teacher"] = str(a_teacher(contrast_dir, pair))
     with pytest.raises(Exception) as caught:  # noqa: PT011, MONAI wraps it
         run(overlays(*pair), overrides)
     assert describe(caught.value).startswith(NOT_TOGETHER[pair])
