@@ -37,8 +37,11 @@ class BoostedTrees(nn.Module):
         orientation: str = "RAS",
     ) -> None:
         super().__init__()
-        if min(trees, leaves - 1, *spacing, *smoothing) <= 0:
-            raise ValueError(f"trees {trees}, leaves {leaves}, smoothing {smoothing}: expected 1, 2, and mm above 0")
+        for name, value, least in (("trees", trees, 1), ("leaves", leaves, 2)):
+            if type(value) is not int or value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value!r} (expected an integer)")
+        if not isinstance(smoothing, Sequence) or not all(mm > 0 for mm in smoothing):
+            raise ValueError(f"smoothing must be a list of standard deviations in mm, above 0, got {smoothing!r}")
         self.smoothing, self.spacing = smoothing, spacing
         self.left_right = 2 + next(axis for axis, side in enumerate(orientation) if side in "LR")
         size = (trees, 2 * leaves - 1)

@@ -37,7 +37,7 @@ NEEDED = {
     "simulated_patients": {"scans_per_epoch": 2, "inner_fold": 0},
     "fast_convergence": {"epochs": 2},
     "early_stopping": {"patience": 1},
-    "baseline": {"trees": 15},
+    "baseline": {"trees": 5, "leaves": 7, "voxels_per_scan": 300},
 }
 
 
@@ -178,6 +178,9 @@ TOUCHING = [  # these change the same things
     ("ema", "adversarial"),
     ("simulated_patients", "kspace"),
     ("mix", "progressive"),
+    ("baseline", "mix"),
+    ("distill", "finetune"),
+    ("distill", "progressive"),
 ]
 NOT_TOGETHER = {
     ("mix", "contrasts"): "mix.json: does not mix scans of several contrasts; leave it or contrasts.json out",
