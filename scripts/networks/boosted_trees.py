@@ -12,6 +12,8 @@ from monai.utils import convert_to_tensor
 from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import nn
 
+from scripts.common.errors import InputError
+
 
 class BoostedTrees(nn.Module):
     """The log odds of lesion of each voxel: a prior and what each tree adds, from the voxel's features.
@@ -74,7 +76,15 @@ class BoostedTrees(nn.Module):
         return torch.cat(axes, dim=1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Map an image (B, 1, D, H, W) to logits (B, 2, D, H, W), whose difference are the log odds."""
+        """Map an image (B, 1, D, H, W) to logits (B, 2, D, H, W), whose difference is the log odds.
+
+        Raises:
+            InputError: it is being traced or exported.
+        """
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+            raise InputError(
+                "boosted trees cannot be exported: thousands of branches; segment with configs/inference.json"
+            )
         features = self.features(image).unbind(dim=1)
         log_odds = self.prior.expand(features[0].shape)
         trees = (tensor.tolist() for tensor in (self.feature, self.number, self.left, self.right))

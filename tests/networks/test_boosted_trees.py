@@ -10,6 +10,7 @@ import torch
 from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingClassifier
 
+from scripts.common.errors import InputError
 from scripts.networks.boosted_trees import BoostedTrees
 from scripts.networks.model_card import network_from_card, read_card
 
@@ -108,3 +109,8 @@ def test_what_makes_no_tree_is_refused_with_name_and_value(wrong: dict) -> None:
     ((name, value),) = wrong.items()
     with pytest.raises(ValueError, match=rf"^{name} must be .* got {re.escape(str(value))}"):
         BoostedTrees(**wrong)
+
+
+def test_they_cannot_be_exported_which_is_one_line() -> None:
+    with pytest.raises(InputError, match="^boosted trees cannot be exported; segment with"):
+        torch.jit.trace(BoostedTrees(1), IMAGE)
