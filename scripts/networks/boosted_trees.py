@@ -82,9 +82,7 @@ class BoostedTrees(nn.Module):
             InputError: it is being traced or exported.
         """
         if torch.jit.is_tracing() or torch.compiler.is_exporting():
-            raise InputError(
-                "boosted trees cannot be exported: thousands of branches; segment with configs/inference.json"
-            )
+            raise InputError("boosted trees cannot be exported; segment with configs/inference.json")
         features = self.features(image).unbind(dim=1)
         log_odds = self.prior.expand(features[0].shape)
         trees = (tensor.tolist() for tensor in (self.feature, self.number, self.left, self.right))

@@ -112,5 +112,5 @@ def test_what_makes_no_tree_is_refused_with_name_and_value(wrong: dict) -> None:
 
 
 def test_they_cannot_be_exported_which_is_one_line() -> None:
-    with pytest.raises(InputError, match="^boosted trees cannot be exported; segment with"):
+    with pytest.raises(InputError, match=r"^boosted trees cannot be exported; segment with"):
         torch.jit.trace(BoostedTrees(1), IMAGE)
