@@ -76,7 +76,7 @@ class Distillation(LossTerms):
 
     def state_dict(self) -> dict:
         """Who teaches, for a training's state."""
-        return {"sha256": [one["sha256"] for one in self.ancestry]}
+        return {"sha256": [one.get("sha256") for one in self.ancestry]}
 
     def load_state_dict(self, state: dict) -> None:
         """Refuse to go on with another teacher."""
