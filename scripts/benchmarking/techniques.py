@@ -24,6 +24,7 @@ from scripts.training.run_record import git_revision
 CONFIGS = MENUS.parent
 PLAIN = "plain recipe"
 NOT_OVERLAYS = {"benchmark", "evaluate", "hpo", "hpo_augmentation", "inference", "labels", "metadata", "train", "usual"}
+NOT_OVERLAYS |= {"protocol", "ensemble", "volumes"}
 # Other scans, other weights to start from, several processes; or they only show and keep.
 NOT_COMPARED = {"contrasts", "distributed", "events", "finetune", "keep_checkpoints", "simulated_patients", "tracking"}
 
