@@ -18,8 +18,8 @@ def print_estimate(
 ) -> None:
     """Print every network's runs, parameters beside the paper's, seconds of a training step, and hours; then the runs.
 
-    A step is one batch of random numbers on the recipe's grid: forward, loss, backward, optimizer. It leaves out loading,
-    what overlays add to a step, and evaluation, whose scans cost a third of a step or less.
+    A step is one batch of random numbers on the recipe's grid: forward, loss, backward, optimizer. It leaves out
+    loading, what overlays add to a step, and evaluation, whose scans cost a third of a step or less.
 
     Args:
         plan: whose runs.
@@ -31,9 +31,8 @@ def print_estimate(
     """
     check_count(0, assumed_scans=assumed_scans)
     total, grid = 0.0, {"spatial_size": [*assumed_grid], "spacing": [1.0] * 3} if assumed_scans else {}
-    print(
-        f"{'network':<24}{'parameters':>12}{'in the paper':>14}{'runs':>6}{'steps a run':>13}{'s a step':>10}{'hours':>9}"
-    )
+    head = f"{'network':<24}{'parameters':>12}{'in the paper':>14}"
+    print(f"{head}{'runs':>6}{'steps a run':>13}{'s a step':>10}{'hours':>9}")
     for name, entry in plan.networks.items():
         recipe = plan.recipe(Run(name, plan.folds[0], 0), cache="none", **grid)
         found, paper = fit(recipe), _paper_parameters(entry)

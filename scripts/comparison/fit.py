@@ -1,6 +1,7 @@
 """Whether a network can be trained on a grid, found without computing anything, and how many parameters it has."""
 
 import math
+import re
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ class Fit:
 
 def trains_by_steps(recipe: ConfigParser) -> bool:
     """Whether what a recipe runs is its trainer; an overlay may fit something else."""
-    return any("@train#trainer" in str(step) for step in recipe["run"])
+    return any(re.search("@train(#|::)trainer", str(step)) for step in recipe["run"])
 
 
 def fit(recipe: ConfigParser) -> Fit:

@@ -68,9 +68,8 @@ def _by_parameters(runs: pandas.DataFrame) -> Figure:
         parameters=("parameters", "max"), mean=("dice_with_background", "mean"), sd=("dice_with_background", "std")
     )
     paper = pandas.DataFrame(json.loads(PAPER.read_text())).T
-    theirs = pandas.DataFrame(paper["dice"].tolist(), index=paper.index, columns=["mean", "sd"]).join(
-        paper["parameters"]
-    )
+    theirs = pandas.DataFrame(paper["dice"].tolist(), index=paper.index, columns=["mean", "sd"])
+    theirs = theirs.join(paper["parameters"])
     style = {"fmt": "o", "capsize": 2, "linewidth": 1}
     axis.errorbar(ours["parameters"], ours["mean"], ours["sd"].fillna(0), **style, label="here", zorder=3)
     axis.errorbar(

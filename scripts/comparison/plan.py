@@ -29,7 +29,7 @@ ENTRY = {
 
 @dataclass(frozen=True)
 class Run:
-    """A network trained on all outer folds but ``fold`` and tested on it; or its first ``members`` restarts together."""
+    """A network trained on all outer folds but ``fold`` and tested on it; or ``members`` restarts together."""
 
     network: str
     fold: int

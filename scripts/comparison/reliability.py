@@ -17,10 +17,10 @@ class Reliability:
     """Writes ``reliability.csv`` and ``agreement.csv`` at the end of an ensemble's evaluation.
 
     ``reliability.csv`` counts the voxels of all scans in ten equal bins of the mean probability of lesion
-    (``probability``) and of the predictions' standard deviation (``uncertainty``): ``voxels``, their ``mean``, the share
-    that is ``lesion`` and the share whose class is ``wrong``. Of a calibrated ensemble ``lesion`` equals the mean
-    probability (DeGroot & Fienberg, The Statistician 1983, 32:12-22). ``agreement.csv`` has each scan's ``quality``, the
-    mean DICE of pairs of members.
+    (``probability``) and of the predictions' standard deviation (``uncertainty``): ``voxels``, their ``mean``, the
+    share that is ``lesion`` and the share whose class is ``wrong``. Of a calibrated ensemble ``lesion`` equals the mean
+    probability (DeGroot & Fienberg, The Statistician 1983, 32:12-22). ``agreement.csv`` has each scan's ``quality``,
+    the mean DICE of pairs of members.
 
     Args:
         scans: those evaluated, in the loader's order.

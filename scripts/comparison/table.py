@@ -73,8 +73,8 @@ def _notes(plan: Plan, reference: str, dice: pandas.DataFrame) -> list[str]:
         zeros, ties = int(dice["zeros"].max()), int(dice["ties"].max())
         exact = "exact" if dice["exact"].all() else "the normal approximation where there are ties or 50 pairs and more"
         notes.append(
-            f"p: DICE of a subject, mean over restarts, against {reference}: paired Wilcoxon signed-rank test, two-sided "
-            f"({exact}), {', '.join(pairs)}, at most {zeros} equal pairs (left out) and {ties} ties; Holm's correction "
+            f"p: DICE of a subject, mean over restarts, against {reference}: paired Wilcoxon signed-rank test, "
+            f"two-sided ({exact}), {', '.join(pairs)}, at most {zeros} equal pairs (left out) and {ties} ties; Holm's correction "
             f"over {len(dice)} rows. Other metrics: statistics.csv."
         )
     notes += [f"{name} is left out: {reason}." for name, reason in plan.left_out.items()]
