@@ -74,8 +74,8 @@ def _notes(plan: Plan, reference: str, dice: pandas.DataFrame) -> list[str]:
         exact = "exact" if dice["exact"].all() else "the normal approximation where there are ties or 50 pairs and more"
         notes.append(
             f"p: DICE of a subject, mean over restarts, against {reference}: paired Wilcoxon signed-rank test, "
-            f"two-sided ({exact}), {', '.join(pairs)}, at most {zeros} equal pairs (left out) and {ties} ties; Holm's correction "
-            f"over {len(dice)} rows. Other metrics: statistics.csv."
+            f"two-sided ({exact}), {', '.join(pairs)}, at most {zeros} equal pairs (left out) and {ties} ties; "
+            f"Holm's correction over {len(dice)} rows. Other metrics: statistics.csv."
         )
     notes += [f"{name} is left out: {reason}." for name, reason in plan.left_out.items()]
     return [SIMULATED, *notes] if cohort.simulated else notes
