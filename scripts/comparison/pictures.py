@@ -142,9 +142,10 @@ def _reliability(together: pandas.DataFrame, subjects: pandas.DataFrame) -> Figu
             sums = sums[sums["n"] > 0]
             axis.plot(sums["mean"] / sums["n"], sums[share] / sums["n"], "o-", markersize=4, color=colours[name])
         scans = part[part["of"] == "scan"].merge(subjects[["row", "subject", "dice"]], on=["row", "subject"])
-        scans = scans.dropna(subset=["quality", "dice_y" if "dice_y" in scans else "dice"])
-        rho = spearmanr(scans["quality"], scans["dice"]).statistic if len(scans) > 2 else float("nan")
-        label = f"{name} (rho {rho:.2f})"
+        scans = scans.dropna(subset=["quality", "dice"])
+        varies = scans[["quality", "dice"]].nunique().min() > 1
+        rho = f" (rho {spearmanr(scans['quality'], scans['dice']).statistic:.2f})" if varies else ""
+        label = f"{name}{rho}"
         right.plot(scans["quality"], scans["dice"], ".", alpha=0.6, color=colours[name], label=label)
     for axis in (left, right):
         axis.plot([0, 1], [0, 1], color="grey", linewidth=1)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
+
 from scripts.common.errors import InputError
 from scripts.common.json_file import check_json
 from scripts.common.menus import MENUS
@@ -96,6 +98,7 @@ class Plan:
         Raises:
             InputError: as above, or the reference is left out.
         """
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # failures are said in one line each
         self.cohort = [self.recipe(Run(self.reference, k, 0)).get_parsed_content("cohort") for k in self.folds]
         for name in list(self.networks):
             if reason := fit(self.recipe(Run(name, self.folds[0], 0), cache="none")).reason:
@@ -124,8 +127,11 @@ class Plan:
         """The runs that must have ended well before ``run`` can begin."""
         if run.restart is None:
             return [Run(run.network, run.fold, r) for r in range(run.members)]
-        names = _named(self.networks[run.network], list(self.networks))
-        return [Run(name, run.fold, r) for name in names for r in range(self.restarts)]
+        text, needed = json.dumps(self.networks[run.network].get("overrides", {})), []
+        for name in _named(self.networks[run.network], list(self.networks)):
+            its_own = f"{{output_dir}}/{name}/fold-{{fold}}/restart-{{restart}}/" in text
+            needed += [Run(name, run.fold, r) for r in ([run.restart] if its_own else range(self.restarts))]
+        return needed
 
     def overlays(self, network: str) -> list[str]:
         """The config files after train.json; a bare name is one of the bundle's own."""

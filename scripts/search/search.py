@@ -47,7 +47,7 @@ class Search:
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self.study.sampler = self._sampler(0)
         with ExitStack() as stack, suppress(SystemExit):
-            self.bar = stack.enter_context(tqdm(total=self.n_trials, desc="Search", unit="trial"))
+            self.bar = stack.enter_context(tqdm(total=self.n_trials, desc=type(self).__name__, unit="trial"))
             for number in (signal.SIGTERM, signal.SIGINT):
                 stack.callback(signal.signal, number, signal.signal(number, self._on_signal))
             while len(self._failures) < self.max_same_failures and self._has_room():
