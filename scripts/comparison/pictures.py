@@ -15,6 +15,7 @@ from scripts.comparison.plan import Plan
 from scripts.comparison.table import PAPER
 
 LEAST = 0.01  # mL: where a volume of 0 is drawn
+FEWEST = 20  # voxels in a bin that is drawn
 
 
 def draw(plan: Plan, runs: pandas.DataFrame, subjects: pandas.DataFrame) -> None:
@@ -76,8 +77,8 @@ def _by_parameters(runs: pandas.DataFrame) -> Figure:
         theirs["parameters"], theirs["mean"], theirs["sd"], **style, mfc="white", color="grey", label="paper, ARC"
     )
     for points, colour in ((ours, "C0"), (theirs, "grey")):
-        for name, point in points.iterrows():
-            where = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 7, "color": colour}
+        for i, (name, point) in enumerate(points.sort_values("parameters").iterrows()):
+            where = {"xytext": (4, (5, -11, 16)[i % 3]), "textcoords": "offset points", "fontsize": 7, "color": colour}
             axis.annotate(name, (point["parameters"], point["mean"]), **where)
     axis.set(xscale="log", xlabel="parameters", ylabel="DICE with background, mean and sd of runs")
     axis.legend()
@@ -92,7 +93,7 @@ def _by_size(single: pandas.DataFrame) -> Figure:
         axis.plot(part["true_volume"].clip(LEAST), part["dice"], ".", markersize=4, alpha=0.35, color=colours[name])
         quarters = part.groupby(pandas.qcut(part["true_volume"], 4, duplicates="drop"), observed=True)
         middle = quarters[["true_volume", "dice"]].median()
-        axis.plot(middle["true_volume"], middle["dice"], "o-", color=colours[name], label=name)
+        axis.plot(middle["true_volume"], middle["dice"], "o-", markersize=5, color=colours[name], label=name)
     axis.set(xscale="log", xlabel="true lesion volume, mL", ylabel="test DICE; medians of the quarters")
     axis.legend(fontsize=8)
     return figure
@@ -114,8 +115,8 @@ def _volumes(single: pandas.DataFrame) -> Figure:
         axis.title.set_fontsize(9)
     for axis in axes[len(names) :]:
         axis.remove()
-    figure.supxlabel("true volume, mL", fontsize=9)
-    figure.supylabel(f"predicted volume, mL (mean over restarts; 0 is drawn as {LEAST})", fontsize=9)
+    figure.supxlabel(f"true volume, mL (a predicted 0 is drawn as {LEAST})", fontsize=9)
+    figure.supylabel("predicted, mL, mean over restarts", fontsize=9)
     return figure
 
 
@@ -139,7 +140,7 @@ def _reliability(together: pandas.DataFrame, subjects: pandas.DataFrame) -> Figu
             bins = part[part["of"] == of]
             sums = bins[["mean", share]].mul(bins["voxels"], axis=0).assign(low=bins["low"], n=bins["voxels"])
             sums = sums.groupby("low").sum()
-            sums = sums[sums["n"] > 0]
+            sums = sums[sums["n"] >= FEWEST]
             axis.plot(sums["mean"] / sums["n"], sums[share] / sums["n"], "o-", markersize=4, color=colours[name])
         scans = part[part["of"] == "scan"].merge(subjects[["row", "subject", "dice"]], on=["row", "subject"])
         scans = scans.dropna(subset=["quality", "dice"])

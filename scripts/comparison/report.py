@@ -71,4 +71,5 @@ def _run(plan: Plan, run: Run, subjects: pandas.DataFrame | None, state: dict) -
 
 def _csv(content: pandas.DataFrame, path: Path) -> None:
     with replace_file(path, unique=True) as file:
-        content.round(6).to_csv(file, index=False, lineterminator="\n")
+        whole = {name: "Int64" for name in ("restart", "scans", "parameters") if name in content}
+        content.round(6).astype(whole).to_csv(file, index=False, lineterminator="\n")
