@@ -166,9 +166,7 @@ def _chosen(networks: list[dict], only: str | list[str]) -> dict[str, dict]:
     for i, (name, entry) in enumerate(chosen.items()):
         for needed in _named(entry, list(known)):
             if needed not in list(chosen)[:i]:
-                raise InputError(
-                    f"{name}: its overrides name {needed}, which must be compared, too, and stand before it"
-                )
+                raise InputError(f"{name}: its overrides name {needed}, which must be compared too and stand before it")
     return chosen
 
 
