@@ -31,14 +31,16 @@ SMALL = {
 
 @pytest.fixture(scope="session")
 def coarse_dir(cohort_dir: Path) -> Path:
-    """The datalist of the small cohort on a grid of 16x16x16 voxels of 16 mm, beside a link to its scans."""
+    """Three scans of each fold of the small cohort, on a grid of 16x16x16 voxels of 16 mm."""
     folder = cohort_dir.parent / "coarse"
     folder.mkdir()
     for path in cohort_dir.iterdir():
         if path.name != "datalist.json":
             (folder / path.name).symlink_to(path)
     datalist = json.loads((cohort_dir / "datalist.json").read_text())
-    (folder / "datalist.json").write_text(json.dumps({**datalist, "spacing": [16] * 3, "spatial_size": [16] * 3}))
+    folds = [[scan for scan in datalist["training"] if scan["fold"] == fold] for fold in (0, 1, 2)]
+    grid = {"spacing": [16] * 3, "spatial_size": [16] * 3, "training": [scan for fold in folds for scan in fold[:3]]}
+    (folder / "datalist.json").write_text(json.dumps({**datalist, **grid}))
     return folder
 
 

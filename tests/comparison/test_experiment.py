@@ -89,10 +89,8 @@ def test_networks_and_restarts_can_be_added_and_what_is_done_stays(compare: Call
     first = folder / "thin" / "fold-0" / "restart-0" / "model.pt"
     written = first.stat().st_mtime_ns
     teacher = f"{folder}/thin/fold-0/restart-0/model.pt"
-    student = {"name": "student", "overrides": {"channels": 1, "+initialize": []}}
-    student["overrides"]["+initialize"] = [
-        "$print('taught by {output_dir}/thin/fold-{fold}/restart-{restart}/model.pt')"
-    ]
+    said = "$print('taught by {output_dir}/thin/fold-{fold}/restart-{restart}/model.pt')"
+    student = {"name": "student", "overrides": {"channels": 1, "+initialize": [said]}}
     compare(folder, networks=[{"name": "thin", "paper": "MeshNet-5", "overrides": {"channels": 1}}, student], folds=[0])
     trials = trials_of(f"sqlite:///{folder}/study.db")
     done = [run_of(trial) for trial in trials if trial.state == TrialState.COMPLETE]
@@ -100,9 +98,8 @@ def test_networks_and_restarts_can_be_added_and_what_is_done_stays(compare: Call
     for restart in (0, 1):
         assert done.index(Run("thin", 0, restart)) < done.index(Run("student", 0, restart))
     assert first.stat().st_mtime_ns == written
-    assert (
-        teacher in json.loads((folder / "student/fold-0/restart-0/run.json").read_text())["overrides"]["initialize"][-1]
-    )
+    record = json.loads((folder / "student" / "fold-0" / "restart-0" / "run.json").read_text())
+    assert teacher in record["overrides"]["initialize"][-1]
 
 
 def test_another_network_under_the_same_name_is_refused(compare: Callable, compared: Path) -> None:

@@ -85,7 +85,7 @@ def test_a_finished_run_is_not_done_again_and_one_of_other_settings_is_refused(
     run = Run("thin", 0, 0)
     shutil.copytree(compared / run.name, tmp_path / run.name)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / run.name).iterdir()}
-    assert train_and_evaluate(plan_of(tmp_path), run)["parameters"] == 260 + 2
+    assert train_and_evaluate(plan_of(tmp_path), run)["parameters"] == 9 * (27 + 1 + 2) + 4
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / run.name).iterdir()} == before
     with pytest.raises(InputError, match=r"result\.json: of a run with other settings; give another --output_dir"):
         train_and_evaluate(plan_of(tmp_path, epochs=2), run)
@@ -96,9 +96,9 @@ def test_what_is_not_trained_by_steps_is_run_and_evaluated_too(
 ) -> None:
     """An overlay that fits something else: here it copies weights that are there."""
     weights = compared / "thin" / "fold-0" / "restart-0" / "model"
-    steps = [f"$__import__('shutil').copy({f'{weights}{end}'!r}, @output_dir)" for end in (".pt", ".json")]
+    copies = [{"_target_": "shutil.copy", "src": f"{weights}{end}", "dst": "@output_dir"} for end in (".pt", ".json")]
     overlay = tmp_path / "copied.json"
-    overlay.write_text(json.dumps({"run": ["$@config", *steps]}))
+    overlay.write_text(json.dumps({"run": ["$@config", *copies]}))
     other = {"name": "copied", "overlays": [str(overlay)], "ensemble": False}
     plan = plan_of(tmp_path / "protocol", **{"+networks": [other]})
     result = train_and_evaluate(plan, Run("copied", 0, 0))
