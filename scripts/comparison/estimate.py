@@ -42,9 +42,9 @@ def print_estimate(
             continue
         runs = len(plan.folds) * plan.restarts
         scans = assumed_scans - assumed_scans // 3 or len(recipe.get_parsed_content("cohort").training)
-        steps = plan.common["epochs"] * math.ceil(scans / recipe.get_parsed_content("batch_size"))
-        if found.parameters is None:
-            print(f"{name:<24}{'-':>12}{paper:>14}{runs:>6}{'-':>13}{'-':>10}{'unknown':>9}")
+        steps = recipe.get_parsed_content("epochs") * math.ceil(scans / recipe.get_parsed_content("batch_size"))
+        if not found.gradients:
+            print(f"{name:<24}{found.parameters or '-':>12}{paper:>14}{runs:>6}{'-':>13}{'-':>10}{'unknown':>9}")
             continue
         seconds = _step(recipe) if seconds_per_step is None else _assumed(seconds_per_step, name)
         hours = runs * steps * seconds / 3600

@@ -13,10 +13,14 @@ from scripts.common.errors import describe
 
 @dataclass(frozen=True)
 class Fit:
-    """``parameters`` of the network that a recipe trains (None: it trains none by steps), ``reason`` if it cannot."""
+    """``parameters`` of the network that a recipe trains, if it has one; ``reason`` if it cannot be trained.
+
+    Without ``gradients`` it is something else that is fitted, of which nothing can be said beforehand.
+    """
 
     parameters: int | None = None
     reason: str | None = None
+    gradients: bool = False
 
 
 def trains_by_steps(recipe: ConfigParser) -> bool:
@@ -32,10 +36,12 @@ def fit(recipe: ConfigParser) -> Fit:
     try:
         network = recipe.get_parsed_content("network_def")
         parameters = sum(p.numel() for p in network.parameters())
+        if not any(p.requires_grad for p in network.parameters()):
+            return Fit(parameters)
         with FakeTensorMode(allow_non_fake_inputs=True):
             shape = network.train()(torch.zeros(1, 1, *grid)).shape
     except Exception as error:  # each network refuses a grid, or the lack of a package, in its own way
         return Fit(reason=f"cannot be trained at {'x'.join(map(str, grid))} ({describe(error)})")
     if math.prod(shape[2:]) != math.prod(grid):
         return Fit(parameters, f"gives {tuple(shape[2:])} voxels for {tuple(grid)}")
-    return Fit(parameters)
+    return Fit(parameters, gradients=True)

@@ -87,8 +87,8 @@ class Plan:
         self.networks = _chosen(networks, only)
         if reference not in self.networks:
             raise InputError(f"reference {reference}: not one of the networks, {', '.join(self.networks)}")
-        for block in (common, *self.networks.values()):
-            for key in {key.lstrip("+") for key in block.get("overrides", {})} & OWN:
+        for block, own in ((common, OWN), *((entry, OWN - {"epochs"}) for entry in self.networks.values())):
+            for key in {key.lstrip("+") for key in block.get("overrides", {})} & own:
                 raise InputError(f"overrides#{key}: the comparison sets this itself, leave it out")
         self.left_out: dict[str, str] = {}  # why a network cannot be trained here
 
@@ -142,12 +142,13 @@ class Plan:
         """What a run's training differs in from train.json and its overlays, but for its folders."""
         dataset_dir = self.common["dataset_dir"]
         overrides = {
+            "epochs": self.common["epochs"],
             **self.common["overrides"],
             **_filled(self.networks[run.network].get("overrides", {}), run, self.folder),
             **({} if dataset_dir is None else {"dataset_dir": str(Path(dataset_dir).resolve())}),
         }
         seed = self.common["seed"] + (run.restart or 0)
-        return {**overrides, "fold": run.fold, "inner_fold": None, "epochs": self.common["epochs"], "seed": seed}
+        return {**overrides, "fold": run.fold, "inner_fold": None, "seed": seed}
 
     def recipe(self, run: Run, *more: str, **overrides: Any) -> Any:
         """The config of a run, its keys checked, with the config files ``more`` behind the network's own."""

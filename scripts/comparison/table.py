@@ -77,6 +77,9 @@ def _notes(plan: Plan, reference: str, dice: pandas.DataFrame) -> list[str]:
             f"two-sided ({exact}), {', '.join(pairs)}, at most {zeros} equal pairs (left out) and {ties} ties; "
             f"Holm's correction over {len(dice)} rows. Other metrics: statistics.csv."
         )
+    for name, entry in plan.networks.items():
+        if "epochs" in entry.get("overrides", {}):
+            notes.append(f"{name} has {entry['overrides']['epochs']} instead of {epochs} epochs.")
     notes += [f"{name} is left out: {reason}." for name, reason in plan.left_out.items()]
     return [SIMULATED, *notes] if cohort.simulated else notes
 

@@ -101,6 +101,7 @@ def test_what_is_not_trained_by_steps_is_run_and_evaluated_too(
     overlay.write_text(json.dumps({"run": ["$@config", *copies]}))
     other = {"name": "copied", "overlays": [str(overlay)], "ensemble": False}
     plan = plan_of(tmp_path / "protocol", **{"+networks": [other]})
+    (tmp_path / "protocol" / "copied" / "fold-0" / "restart-0").mkdir(parents=True)
     result = train_and_evaluate(plan, Run("copied", 0, 0))
     assert result["dice"] == json.loads((weights.parent / "result.json").read_text())["dice"]
     assert result["train_seconds"] > 0
