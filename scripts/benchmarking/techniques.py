@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -19,14 +21,16 @@ from scripts.common.errors import InputError
 from scripts.common.files import replace_file
 from scripts.common.json_file import read_json
 from scripts.common.menus import MENUS
+from scripts.networks.model_card import network_from_card, read_card
 from scripts.training.run_record import git_revision
 
 CONFIGS = MENUS.parent
 PLAIN = "plain recipe"
 NOT_OVERLAYS = {"benchmark", "evaluate", "hpo", "hpo_augmentation", "inference", "labels", "metadata", "train", "usual"}
 NOT_OVERLAYS |= {"protocol", "ensemble", "volumes"}
-# Other scans, other weights to start from, several processes; or they only show and keep.
-NOT_COMPARED = {"contrasts", "distributed", "events", "finetune", "keep_checkpoints", "simulated_patients", "tracking"}
+# Other scans, other weights to start from or to learn from, several processes; or they only show and keep.
+NOT_COMPARED = {"contrasts", "distill", "distributed", "events", "finetune", "keep_checkpoints"}
+NOT_COMPARED |= {"simulated_patients", "tracking"}
 
 
 def benchmark_techniques(
@@ -43,15 +47,16 @@ def benchmark_techniques(
 
     Args:
         output_dir: folder of the results; a training's own folder is removed when it is measured.
-        only: names of techniques, such as "ema,loss_name focal"; all by default. The plain recipe is always one.
+        only: names of techniques, such as "ema, loss_name focal"; all by default. The plain recipe is always one. A
+            name may also be a value, "channels 5", or several joined by " + ", and braces are the weights of another
+            row: "channels 26, distill + teacher {channels 26}".
         seeds: of the trainings.
         epochs: of each training.
         dataset_dir: a cohort; by default the one that is simulated.
     """
     known = dict(techniques())
     names = [PLAIN, *(name.strip() for name in (only if isinstance(only, str) else ",".join(only)).split(",") if name)]
-    if unknown := [name for name in names if name not in known]:
-        raise InputError(f"only {unknown[0]}: no such technique; there are {', '.join(known)}")
+    known |= {name: _joined(name, known) for name in names}
     path = Path(output_dir, "results.json")
     settings = {"epochs": epochs, "dataset_dir": dataset_dir or "the default cohort", "git_revision": git_revision()}
     results = {
@@ -70,7 +75,9 @@ def benchmark_techniques(
         runs = results["runs"].setdefault(name, {})
         if str(seed) not in runs:
             given = ["--dataset_dir", str(Path(dataset_dir).resolve())] if dataset_dir else []
-            runs[str(seed)] = _measure(*known[name], [*given, "--seed", str(seed), "--epochs", str(epochs)])
+            overlays, overrides = known[name]
+            given = [*_filled(overrides, output_dir, seed), *given, "--seed", str(seed), "--epochs", str(epochs)]
+            runs[str(seed)] = _measure(overlays, given, _weights(output_dir, name, seed))
         for file_name, text in (("results.json", json.dumps(results, indent=4)), ("results.md", table(results))):
             with replace_file(Path(output_dir, file_name)) as file:
                 file.write(text)
@@ -88,10 +95,43 @@ def techniques() -> Iterator[tuple[str, tuple[list[str], list[str]]]]:
             yield f"{path.stem}_name {name}", ([], [f"--{path.stem}_name", name])
 
 
-def _measure(overlays: list[str], overrides: list[str], given: list[str]) -> dict:
-    """Test DICE, seconds an epoch (median) and peak memory in MB of one training, or why there are none."""
+def _joined(name: str, known: dict) -> tuple[list[str], list[str]]:
+    """Config files and overrides of all that ``name`` joins by " + "."""
+    overlays = {path.stem: path for path in CONFIGS.glob("*.json") if path.stem not in NOT_OVERLAYS}
+    paths = [CONFIGS / "train.json", *overlays.values()]
+    keys = {key for path in paths for key in json.loads(path.read_text()) if not key.endswith("_name")}
+    files, overrides = [], []
+    for part in name.split(" + "):
+        key, _, value = part.partition(" ")
+        if part in known:
+            more = known[part]
+        elif part in overlays:
+            more = [str(overlays[part])], []
+        elif value and key in keys:
+            more = [], [f"--{key}", value]
+        else:
+            raise InputError(f"only {part}: no such technique; there are {', '.join(known)}, and values (channels 5)")
+        files, overrides = [*files, *more[0]], [*overrides, *more[1]]
+    return files, overrides
+
+
+def _weights(output_dir: str, name: str, seed: int) -> Path:
+    """Where those of a row and a seed are kept."""
+    return Path(output_dir, "weights", f"{re.sub('[^a-zA-Z0-9.]+', '_', name).strip('_')}-{seed}.pt").resolve()
+
+
+def _filled(overrides: list[str], output_dir: str, seed: int) -> list[str]:
+    """The overrides with another row's name in braces replaced by its weights."""
+    return [re.sub(r"\{(.+?)\}", lambda row: str(_weights(output_dir, row[1], seed)), value) for value in overrides]
+
+
+def _measure(overlays: list[str], overrides: list[str], weights: Path) -> dict:
+    """Test DICE, parameters, seconds an epoch (median) and peak memory in MB of one training, or why there are none.
+
+    Its ``weights`` are kept with their card.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        common = [*given, *overrides, "--output_dir", folder, "--report", "false"]
+        common = [*overrides, "--output_dir", folder, "--report", "false"]
         train = [str(CONFIGS / "train.json"), *overlays]
         error, peak = _bundle("training", train, [*common, "--train#log#seconds", "true"])
         if not error:
@@ -102,8 +142,15 @@ def _measure(overlays: list[str], overrides: list[str], given: list[str]) -> dic
             seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
         with open(f"{folder}/metrics.csv", newline="") as file:
             dice = [float(row["dice"]) for row in csv.DictReader(file)]
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        for suffix in (".pt", ".json"):
+            shutil.copyfile(Path(folder, f"model{suffix}"), weights.with_suffix(suffix))
+    parameters = sum(p.numel() for p in network_from_card(read_card(str(weights))).parameters())
     measured = {"dice": statistics.fmean(dice), "seconds": statistics.median(seconds), "peak_mb": peak / 1e6}
-    return {name: round(value, 4) for name, value in measured.items()} | {"epochs": len(seconds)}
+    return {name: round(value, 4) for name, value in measured.items()} | {
+        "parameters": parameters,
+        "epochs": len(seconds),
+    }
 
 
 def _bundle(run_id: str, files: list[str], arguments: list[str]) -> tuple[str, int]:
@@ -133,13 +180,16 @@ def table(results: dict) -> str:
         f"{results['settings']['dataset_dir']}; test DICE, mean ± sd over seeds; time of an epoch and peak memory as "
         "ratios to the plain recipe's",
         "",
-        "| technique | test DICE | seeds | time | memory |",
-        "|---|---|---|---|---|",
+        "| technique | test DICE | seeds | parameters | time | memory |",
+        "|---|---|---|---|---|---|",
     ]
     for name, runs in results["runs"].items():
         dice = values(name, "dice")
         spread = f" ± {statistics.stdev(dice):.3f}" if len(dice) > 1 else ""
         failed = next((run["failed"] for run in runs.values() if "failed" in run), "-")
         shown = f"{statistics.fmean(dice):.3f}{spread}" if dice else failed
-        lines.append(f"| {name} | {shown} | {len(dice)} | {ratio(name, 'seconds')} | {ratio(name, 'peak_mb')} |")
+        size = next((f"{n:,}" for n in values(name, "parameters")), "-")
+        lines.append(
+            f"| {name} | {shown} | {len(dice)} | {size} | {ratio(name, 'seconds')} | {ratio(name, 'peak_mb')} |"
+        )
     return "\n".join(lines) + "\n"

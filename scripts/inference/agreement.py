@@ -13,7 +13,7 @@ from monai.inferers import Inferer
 from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
 
-from scripts.inference.ensemble import each
+from scripts.networks.ensemble import each
 
 
 class PredictionsInferer(Inferer):

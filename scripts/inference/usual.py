@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
-from scripts.inference.ensemble import SHARED
 from scripts.inference.lesions import head_of
+from scripts.networks.ensemble import SHARED
 from scripts.networks.model_card import read_card
 
 logger = logging.getLogger("meshnet")

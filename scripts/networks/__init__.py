@@ -1,4 +1,4 @@
-"""MeshNet, how its dilated convolutions are executed, and weights with their cards.
+"""MeshNet, how its dilated convolutions are executed, and weights with their cards, one or several.
 
 Nothing that knows how they are trained.
 """

@@ -13,11 +13,12 @@ from scripts.common.errors import InputError
 from scripts.common.json_file import check_json, read_json
 
 # A card is data that people share: what it names is built from these modules only, and nothing in it is evaluated.
-NETWORKS = ("monai.networks.nets", "scripts.networks.meshnet")
+NETWORKS = ("monai.networks.nets", "scripts.networks.meshnet", "scripts.networks.boosted_trees")
 INTENSITY = ("monai.transforms",)
 _COMPONENT = {"type": "object", "required": ["_target_"], "properties": {"_target_": {"type": "string"}}}
 _THREE = {"type": "array", "minItems": 3, "maxItems": 3}
 _SCANS = {"type": "array", "items": {"type": "string"}}
+_PARENTS = {"type": "array", "items": {"type": "object", "properties": {"trained_on": _SCANS}}}
 _LIMITS = {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "number"}}
 CARD = {
     "type": "object",
@@ -29,7 +30,8 @@ CARD = {
         "orientation": {"type": "string", "pattern": "^(?=.*[LR])(?=.*[PA])(?=.*[IS])[LRPAIS]{3}$"},
         "intensity": {"type": "array", "items": _COMPONENT},
         "trained_on": _SCANS,
-        "ancestry": {"type": "array", "items": {"type": "object", "properties": {"trained_on": _SCANS}}},
+        "ancestry": _PARENTS,
+        "teachers": _PARENTS,
         "threshold": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
         "min_volume": {"type": "number", "minimum": 0},
         "flip_averaging": {"type": "boolean"},
@@ -39,15 +41,15 @@ CARD = {
 HINT = "training writes the card beside its weights, see models/README.md"
 
 
-def read_card(ckpt_path: str) -> dict:
+def read_card(ckpt_path: str, key: str = "ckpt_path") -> dict:
     """The card beside ``ckpt_path``: what it must hold is in ``CARD``, spacing in mm, and both of the grid along
-    the axes of its ``orientation``, RAS where it has none.
+    the axes of its ``orientation``, RAS where it has none. ``key`` is that of the config, for messages.
 
     Raises:
         InputError: no weights, no card, or a card that is not as ``CARD`` says.
     """
     if not Path(ckpt_path).is_file():
-        raise InputError(f"{ckpt_path}: no such file; train first, or give the weights with --ckpt_path")
+        raise InputError(f"{ckpt_path}: no such file; train first, or give the weights with --{key}")
     path = Path(ckpt_path).with_suffix(".json")
     card = read_json(path, HINT)
     if isinstance(card, dict) and "network_def" not in card and "channels" in card:  # of version 0.4.0 or before
@@ -58,8 +60,13 @@ def read_card(ckpt_path: str) -> dict:
     return {"orientation": "RAS", **card}
 
 
+def lineage(card: dict) -> list[dict]:
+    """The card, and what it tells of weights that its own were started from or taught by."""
+    return [card, *card.get("ancestry", []), *card.get("teachers", [])]
+
+
 def ancestry(ckpt_path: str) -> list[dict]:
-    """What stays known of the weights that a training starts from, and of those that they started from, oldest first.
+    """What stays known of weights that a training starts from or is taught by, and of their own, oldest first.
 
     Raises:
         InputError: as ``read_card``.
@@ -67,7 +74,7 @@ def ancestry(ckpt_path: str) -> list[dict]:
     card = read_card(ckpt_path)
     kept = ("cohort", "simulated", "fold", "inner_fold", "epochs", "trained_on")
     parent = {"weights": Path(ckpt_path).name, "sha256": hashlib.sha256(Path(ckpt_path).read_bytes()).hexdigest()}
-    return [*card.get("ancestry", []), {**parent, **{key: card[key] for key in kept if key in card}}]
+    return [*lineage(card)[1:], {**parent, **{key: card[key] for key in kept if key in card}}]
 
 
 def network_from_card(card: dict, **arguments: Any) -> torch.nn.Module:

@@ -9,7 +9,7 @@ import torch
 from ignite.engine import Engine
 
 from scripts.common.errors import InputError
-from scripts.networks.model_card import read_card
+from scripts.networks.model_card import lineage, read_card
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict:
@@ -50,7 +50,7 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
     Args:
         args: arguments of ``monai.handlers.CheckpointLoader``.
         held_out: the scans that are evaluated, with the ``sha256`` of their ``image``; weights whose card says that
-            they were trained on one of them are refused.
+            they, or their teachers, were trained on one of them are refused.
         kwargs: the same by name.
 
     Raises:
@@ -65,7 +65,7 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
         """Load; called when the engine starts."""
         if self.held_out and Path(self.load_path).with_suffix(".json").is_file():
             card = read_card(self.load_path)
-            seen = {scan for one in [card, *card.get("ancestry", [])] for scan in one.get("trained_on", [])}
+            seen = {scan for one in lineage(card) for scan in one.get("trained_on", [])}
             known = [scan["image"] for scan in self.held_out if scan["sha256"]["image"][:16] in seen]
             if known:
                 raise InputError(

@@ -20,7 +20,7 @@ RECIPE = Path(__file__).resolve().parents[2] / "configs" / "train.json"
 # What may differ between a run and its continuation: where things are, how they are loaded, what is shown. The scans
 # themselves, and the weights that are started from, are compared by the cohort's fingerprint.
 PLACES = ("bundle_root", "default_cohort", "dataset_dir", "datalist", "output_dir", "ckpt_dir", "model_path", "device")
-LOADING = ("init_weights", "cache", "cache_dir", "cache_gigabytes", "num_workers", "save_interval")
+LOADING = ("init_weights", "teacher", "cache", "cache_dir", "cache_gigabytes", "num_workers", "save_interval")
 SHOWN = ("report", "resume", "overwrite", "debug", "imports", "initialize", "run", "training")
 TRACKED = ("tensorboard", "mlflow", "tracking_uri", "experiment_name", "run_name")
 MAY_DIFFER = {*PLACES, *LOADING, *SHOWN, *TRACKED}

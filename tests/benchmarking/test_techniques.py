@@ -23,6 +23,7 @@ def test_a_technique_and_the_plain_recipe_are_trained_and_tested(
         assert run["seconds"] > 0
         assert 300 < run["peak_mb"] < 20_000
         assert run["epochs"] == 1
+        assert run["parameters"] == 56_194
     assert "| loss_name dice |" in capsys.readouterr().out
 
     monkeypatch.setattr(techniques, "_measure", lambda *_: {"failed": "should not be called"})
@@ -34,7 +35,7 @@ def test_a_technique_and_the_plain_recipe_are_trained_and_tested(
 
 def test_the_table_has_means_deviations_and_ratios() -> None:
     def run(dice: float, seconds: float, peak: float) -> dict:
-        return {"dice": dice, "seconds": seconds, "peak_mb": peak, "epochs": 3}
+        return {"dice": dice, "seconds": seconds, "peak_mb": peak, "parameters": 56194, "epochs": 3}
 
     results = {
         "device": "a machine", "date": "today", "settings": {"epochs": 3, "dataset_dir": "a cohort"},
@@ -46,11 +47,33 @@ def test_the_table_has_means_deviations_and_ratios() -> None:
     }  # fmt: skip
     lines = table(results).splitlines()
     assert lines[-3:] == [
-        "| plain recipe | 0.600 ± 0.141 | 2 | 1.00 | 1.00 |",
-        "| ema | 0.700 ± 0.141 | 2 | 1.50 | 1.50 |",
-        "| plateau | no validation | 0 | - | - |",
+        "| plain recipe | 0.600 ± 0.141 | 2 | 56,194 | 1.00 | 1.00 |",
+        "| ema | 0.700 ± 0.141 | 2 | 56,194 | 1.50 | 1.50 |",
+        "| plateau | no validation | 0 | - | - | - |",
     ]
     assert "3 epochs on a cohort" in lines[0]
+
+
+def test_a_student_is_measured_beside_its_teacher_of_the_same_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {}
+    monkeypatch.setattr(techniques, "_measure", lambda *run: given.update({run[2]: run[:2]}) or {"failed": "-"})
+    names = ["channels 26", "distill + teacher {channels 26} + temperature 4"]
+    benchmark_techniques(output_dir=str(tmp_path), only=",".join(names), seeds=(0, 7), epochs=1)
+    assert len(given) == 6
+    for seed in (0, 7):
+        teacher = tmp_path / "weights" / f"channels_26-{seed}.pt"
+        assert given[teacher] == ([], ["--channels", "26", "--seed", str(seed), "--epochs", "1"])
+        overlays, overrides = given[tmp_path / "weights" / f"distill_teacher_channels_26_temperature_4-{seed}.pt"]
+        assert [Path(path).name for path in overlays] == ["distill.json"]
+        assert overrides[:4] == ["--teacher", str(teacher), "--temperature", "4"]
+
+
+@pytest.mark.parametrize("name", ["chanels 5", "loss_name dcie", "ema + emma", "train"])
+def test_a_misspelt_part_is_refused_before_anything_is_trained(name: str) -> None:
+    with pytest.raises(InputError, match=f"^only {name.split(' + ')[-1]}: no such technique; there are"):
+        benchmark_techniques(only=name)
 
 
 def test_an_unknown_technique_is_refused_with_the_names() -> None:

@@ -1,4 +1,4 @@
-"""Several weights segment a scan together, if they see it alike; all of them are named by what they made."""
+"""Several weights segment a scan together; all of them are named by what they made."""
 
 import csv
 import hashlib
@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.common.errors import InputError, describe
-from scripts.inference.ensemble import card_of, network_of, read_members
+from scripts.common.errors import describe
 
 
 @pytest.fixture
@@ -75,48 +74,6 @@ def test_a_folder_of_one_is_that_member_and_its_flips_agree_or_not(
     assert json.loads((out / "dataset_description.json").read_text())["GeneratedBy"][0]["Weights"] == "model.pt"
     segment(scans, out, ckpt_path=str(folder))
     assert [row["quality"] for row in csv.DictReader((out / "lesions.tsv").open(), delimiter="\t")] == ["n/a", "n/a"]
-
-
-def test_members_are_files_with_commas_a_list_or_all_below_a_folder(member: Callable) -> None:
-    paths = [str(member(name, simulated=name == "b,2.pt")) for name in ("a.pt", "b,2.pt", "fold1/c.pt")]
-    assert list(read_members(str(Path(paths[0]).parent))) == paths
-    assert list(read_members(paths)) == paths
-    assert list(read_members(f" {paths[0]},{paths[2]} ")) == paths[::2]
-    assert list(read_members(paths[1])) == [paths[1]]
-    assert card_of(read_members(paths))["simulated"]
-    assert not card_of(read_members(paths[::2]))["simulated"]
-    assert len(network_of(read_members(paths))) == 3
-
-
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
-        ({"spacing": [2.0, 2.0, 2.0]}, r"spacing is \[2.0, 2.0, 2.0\] in its card and \[3.0, 3.0, 3.0\] in that of"),
-        ({"spatial_size": [24, 32, 32]}, r"spatial_size is \[24, 32, 32\] in its card and"),
-        (
-            {"intensity": [{"_target_": "NormalizeIntensityd", "keys": "image"}]},
-            "intensity is .*Normalize.* and .*Scale.*that of",
-        ),
-        ({"network_def": {"_target_": "SegResNet", "out_channels": 3}}, "classes is 3 in its card and 2 in that of"),
-        ({"orientation": "LPS"}, "orientation is LPS in its card and RAS in that of"),
-    ],
-)
-def test_members_that_see_a_scan_differently_are_one_line(member: Callable, changes: dict, line: str) -> None:
-    paths = [str(member("a.pt")), str(member("b.pt", **changes))]
-    with pytest.raises(InputError, match=f"^{paths[1]}: {line} .*{paths[0]}; members of an ensemble") as error:
-        read_members(",".join(paths))
-    assert len(str(error.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize("empty", ["", " ", []])
-def test_an_empty_path_is_no_folder(empty: str | list) -> None:
-    with pytest.raises(InputError, match=r"^ckpt_path: is empty"):
-        read_members(empty)
-
-
-def test_a_folder_without_weights_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=rf"^{tmp_path}: no weights \(\*.pt\) there"):
-        read_members(str(tmp_path))
 
 
 @pytest.mark.parametrize("where", ["its weights", "its card"])

@@ -18,6 +18,7 @@ from monai.bundle import ConfigParser
 from scripts.benchmarking.techniques import NOT_OVERLAYS
 from scripts.common.errors import describe
 from scripts.common.menus import MENUS
+from scripts.networks.meshnet import MeshNet
 from scripts.training.training_state import TrainingState
 
 OVERLAYS = sorted({path.stem for path in (ROOT / "configs").glob("*.json")} - NOT_OVERLAYS)
@@ -36,6 +37,7 @@ NEEDED = {
     "simulated_patients": {"scans_per_epoch": 2, "inner_fold": 0},
     "fast_convergence": {"epochs": 2},
     "early_stopping": {"patience": 1},
+    "baseline": {"trees": 5, "leaves": 7, "voxels_per_scan": 300},
 }
 
 
@@ -67,7 +69,26 @@ def given(few: Path, folder: Path, names: tuple[str, ...]) -> dict:
         overrides |= NEEDED.get(name, {})
     if "finetune" in names:
         overrides |= {"init_weights": str(ROOT / "models" / "model_5.pt"), "spatial_size": [32, 32, 32]}
+    if "distill" in names:
+        overrides["teacher"] = str(a_teacher(few.parent, names))
     return overrides
+
+
+def a_teacher(folder: Path, names: tuple[str, ...]) -> Path:
+    """Weights, not trained, with a card by which they see what a student with these overlays sees."""
+    path = folder / "-".join(["teacher", *names, "model.pt"])
+    scaling = [{"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0}]
+    if "simulated_patients" in names:
+        scaling = [json.loads((ROOT / "configs" / "simulated_patients.json").read_text())["intensity"]]
+    definition = {"_target_": "scripts.networks.meshnet.MeshNet", "channels": 3}
+    card = {"network_def": definition, "spacing": [8.0] * 3, "spatial_size": [32] * 3, "intensity": scaling}
+    if "finetune" in names:
+        released = json.loads((ROOT / "models" / "model_5.json").read_text())
+        card |= {key: released[key] for key in ("spacing", "intensity")}
+    if not path.exists():
+        torch.save(MeshNet(channels=3).state_dict(), path)
+        path.with_suffix(".json").write_text(json.dumps(card))
+    return path
 
 
 def run(files: list[str], overrides: dict) -> ConfigParser:
@@ -157,10 +178,26 @@ TOUCHING = [  # these change the same things
     ("ema", "adversarial"),
     ("simulated_patients", "kspace"),
     ("mix", "progressive"),
+    ("baseline", "mix"),
+    ("distill", "finetune"),
+    ("distill", "progressive"),
 ]
 NOT_TOGETHER = {
     ("mix", "contrasts"): "mix.json: does not mix scans of several contrasts; leave it or contrasts.json out",
     ("contrasts", "distributed"): "train#sampler: weights: distributed.json has a sampler of its own; leave it out, or",
+    ("baseline", "contrastive"): "contrastive_layer classifier: no layer of a BoostedTrees; ",
+    ("baseline", "ema"): "baseline.json: trees have no weights to average; leave ema.json out",
+    ("baseline", "finetune"): "baseline.json: fits trees, the network is a MeshNet; leave one of the two out",
+    **{
+        ("baseline", name): f"baseline.json: trees are fitted without gradients and on one grid, and {handler} changes"
+        for name, handler in {
+            "adversarial": "AdversarialLoss",
+            "distill": "Distillation",
+            "gradients": "GradientClipping",
+            "priors": "LesionPriors",
+            "progressive": "CoarseToFine",
+        }.items()
+    },
 }
 
 
@@ -177,6 +214,8 @@ def test_two_overlays_work_together_or_refuse_in_a_line(pair: tuple[str, str], f
 @pytest.mark.parametrize("pair", NOT_TOGETHER, ids="-".join)
 def test_what_does_not_go_together_is_refused_in_a_line(pair: tuple, contrast_dir: Path, tmp_path: Path) -> None:
     overrides = {"dataset_dir": str(contrast_dir), "output_dir": str(tmp_path), "epochs": 1, "channels": 2}
+    if "distill" in pair:
+        overrides["teacher"] = str(a_teacher(contrast_dir, pair))
     with pytest.raises(Exception) as caught:  # noqa: PT011, MONAI wraps it
         run(overlays(*pair), overrides)
     assert describe(caught.value).startswith(NOT_TOGETHER[pair])

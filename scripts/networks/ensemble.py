@@ -13,33 +13,34 @@ from scripts.networks.weights import CheckpointLoader
 SHARED = ("spacing", "spatial_size", "intensity", "orientation")  # what a scan is made into before a network sees it
 
 
-def read_members(ckpt_path: str | list[str]) -> dict[str, dict]:
+def read_members(ckpt_path: str | list[str], key: str = "ckpt_path") -> dict[str, dict]:
     """The card of each member by the path of its weights.
 
     Args:
         ckpt_path: weights, several with commas between, or a folder: all weights in it and below it, without the
             ``checkpoint_*.pt`` of training.
+        key: of the config, for messages.
 
     Raises:
         InputError: no weights, no card, or members for which a scan would have to be prepared differently.
     """
     if not ckpt_path or not str(ckpt_path).strip():
-        raise InputError("ckpt_path: is empty; give weights, several with commas between, or a folder")
+        raise InputError(f"{key}: is empty; give weights, several with commas between, or a folder")
     paths = ckpt_path if isinstance(ckpt_path, list | tuple) else [ckpt_path]
     if isinstance(ckpt_path, str) and Path(ckpt_path).is_dir():
         paths = [p for p in sorted(Path(ckpt_path).rglob("*.pt")) if not p.name.startswith("checkpoint_")]
         if not paths:
-            raise InputError(f"{ckpt_path}: no weights (*.pt) there; train first, or give others with --ckpt_path")
+            raise InputError(f"{ckpt_path}: no weights (*.pt) there; train first, or give others with --{key}")
     elif isinstance(ckpt_path, str) and not Path(ckpt_path).is_file():
         paths = [part.strip() for part in ckpt_path.split(",") if part.strip()] or paths
-    members = {str(path): read_card(str(path)) for path in paths}
+    members = {str(path): read_card(str(path), key) for path in paths}
     (first, card), *others = members.items()
     for path, other in others:
-        for key in (*SHARED, "classes"):
-            ours, theirs = ({**c, "classes": c["network_def"].get("out_channels", 2)}[key] for c in (card, other))
+        for what in (*SHARED, "classes"):
+            ours, theirs = ({**c, "classes": c["network_def"].get("out_channels", 2)}[what] for c in (card, other))
             if ours != theirs:
                 raise InputError(
-                    f"{path}: {key} is {theirs} in its card and {ours} in that of {first}; "
+                    f"{path}: {what} is {theirs} in its card and {ours} in that of {first}; "
                     "members of an ensemble must see a scan alike and give the same classes"
                 )
     return members
