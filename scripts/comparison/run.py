@@ -85,9 +85,9 @@ def train_and_evaluate(plan: Plan, run: Run, after_epoch: Callable[..., None] = 
     Raises:
         InputError: the folder holds another run's results, or training or evaluation refuse what they are given.
     """
-    folder, made_with = plan.folder / run.name, {**plan.overrides(run), "overlays": plan.overlays(run.network)}
-    made_with = json.loads(json.dumps({key: value for key, value in made_with.items() if key != "dataset_dir"}))
-    path = folder / "result.json"
+    folder, overlays = plan.folder / run.name, [Path(path).name for path in plan.overlays(run.network)]
+    settings = {key: value for key, value in plan.overrides(run).items() if key != "dataset_dir"}
+    path, made_with = folder / "result.json", json.loads(json.dumps({**settings, "overlays": overlays}))
     if path.is_file():
         result = read_json(path, "delete it to do the run again")
         if result["made_with"] != made_with:

@@ -62,6 +62,12 @@ def compared(compare: Callable, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return compare(tmp_path_factory.mktemp("compared") / "protocol")
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are not drawn, which takes long; those of ``compared`` are."""
+    monkeypatch.setattr("scripts.comparison.report.draw", lambda *tables: None)
+
+
 @pytest.fixture(scope="session")
 def plan_of(coarse_dir: Path) -> Callable[..., Plan]:
     """The plan that ``configs/protocol.json`` makes of flags."""

@@ -19,7 +19,7 @@ from scripts.comparison import run as runs
 from scripts.comparison.plan import Run
 from scripts.comparison.run import run_of
 
-SETTINGS = ("networks", "only", "reference", "folds", "restarts", "epochs", "overrides")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def trials_of(url: str, study_name: str = "default") -> list[optuna.trial.FrozenTrial]:
