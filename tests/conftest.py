@@ -1,10 +1,15 @@
 """A small simulated cohort and a network trained on it, made once for the whole session."""
 
+import glob
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +17,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import sqlalchemy
 import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
@@ -127,3 +133,40 @@ def small_disk_at(disk: Path, size: str) -> Iterator[Path]:
         pytest.skip("a small disk can only be mounted by root, with the right to mount")
     yield disk
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL server of our own, run by an ordinary user on a free port."""
+    found = shutil.which("initdb") or next(iter(sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))), None)
+    if found is None:
+        pytest.skip("no PostgreSQL server on this machine: initdb is not found")
+    user = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.getuid() == 0 else {}
+    folder = Path(tempfile.mkdtemp(prefix="meshnet-postgres-", dir="/tmp"))
+    if user:
+        shutil.chown(folder, "nobody", "nogroup")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # the real folder: a link elsewhere may lead to a wrapper that switches users
+    binaries = Path(found).resolve().parent
+    log = (folder.parent / f"{folder.name}.log").open("w")
+    make = [str(binaries / "initdb"), "-D", str(folder / "data"), "-U", "meshnet", "-A", "trust", "--no-sync"]
+    subprocess.run(make, check=True, stdout=log, stderr=log, cwd="/", **user)
+    serve = [str(binaries / "postgres"), "-D", str(folder / "data"), "-p", str(port), "-k", str(folder)]
+    server = subprocess.Popen([*serve, "-c", "listen_addresses=127.0.0.1"], stdout=log, stderr=log, cwd="/", **user)
+    url = f"postgresql+psycopg://meshnet@127.0.0.1:{port}/postgres"
+    engine = sqlalchemy.create_engine(url)
+    for _ in range(300):
+        try:
+            engine.connect().close()
+            break
+        except sqlalchemy.exc.OperationalError:
+            assert server.poll() is None, Path(log.name).read_text()
+            time.sleep(0.1)
+    engine.dispose()
+    yield url
+    server.send_signal(signal.SIGINT)
+    server.wait(30)
+    shutil.rmtree(folder)
+    Path(log.name).unlink()

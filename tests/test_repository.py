@@ -81,8 +81,8 @@ def test_a_command_is_at_most_60_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 60
 
 
-ROOMS = ["common", "networks", "data", "training", "evaluation", "inference", "search", "simulation", "sharing"]
-ROOMS = [*ROOMS, "benchmarking"]  # from the ground up
+ROOMS = ["common", "networks", "data", "training", "evaluation", "inference", "search", "comparison", "simulation"]
+ROOMS = [*ROOMS, "sharing", "benchmarking"]  # from the ground up
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*/*.py")), ids=lambda path: str(path))

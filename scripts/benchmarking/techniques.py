@@ -27,6 +27,7 @@ from scripts.training.run_record import git_revision
 CONFIGS = MENUS.parent
 PLAIN = "plain recipe"
 NOT_OVERLAYS = {"benchmark", "evaluate", "hpo", "hpo_augmentation", "inference", "labels", "metadata", "train", "usual"}
+NOT_OVERLAYS |= {"protocol", "ensemble", "volumes"}
 # Other scans, other weights to start from or to learn from, several processes; or they only show and keep.
 NOT_COMPARED = {"contrasts", "distill", "distributed", "events", "finetune", "keep_checkpoints"}
 NOT_COMPARED |= {"simulated_patients", "tracking"}

@@ -51,3 +51,22 @@ class VolumeAgreement(LesionMetric):
             return 1 - difference.square().sum() / total if total > 0 else undefined
         limit = 1.96 * difference.std()
         return difference.mean() + (limit if self.statistic == "upper_limit" else -limit)
+
+
+class LesionVolume(LesionMetric):
+    """Each scan's lesion volume in mL, on the grid of the masks; 0 where the mask is empty.
+
+    Args:
+        of: "pred" or "label".
+        spacing: of the masks' voxels in mm.
+    """
+
+    def __init__(self, of: str, spacing: Sequence[float]) -> None:
+        super().__init__()
+        if of not in ("pred", "label"):
+            raise InputError(f"of {of}: expected pred or label")
+        self.of, self.millilitres = of, prod(spacing) / 1000
+
+    def _values(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        mask = y_pred if self.of == "pred" else y
+        return (mask[:, 1:] > 0).flatten(1).sum(1, keepdim=True).double() * self.millilitres

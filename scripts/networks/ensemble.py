@@ -70,11 +70,15 @@ class MembersLoader:
         members: of ``read_members``.
         network: of ``network_of``.
         map_location: the device.
+        held_out: scans that no member may have seen, as of ``CheckpointLoader``.
     """
 
-    def __init__(self, members: dict[str, dict], network: torch.nn.Module, map_location: Any) -> None:
+    def __init__(
+        self, members: dict[str, dict], network: torch.nn.Module, map_location: Any, held_out: list[dict] | None = None
+    ) -> None:
+        common = {"map_location": map_location, "held_out": held_out}
         pairs = zip(members, each(network), strict=True)
-        self.loaders = [CheckpointLoader(path, {"network": one}, map_location=map_location) for path, one in pairs]
+        self.loaders = [CheckpointLoader(path, {"network": one}, **common) for path, one in pairs]
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""

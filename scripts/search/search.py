@@ -15,7 +15,6 @@ from optuna.trial import TrialState
 from tqdm import tqdm
 
 from scripts.common.errors import InputError, describe
-from scripts.search.report import report
 from scripts.search.space import check_count
 from scripts.search.study import counts
 from scripts.search.trial import Objective
@@ -48,12 +47,12 @@ class Search:
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self.study.sampler = self._sampler(0)
         with ExitStack() as stack, suppress(SystemExit):
-            self.bar = stack.enter_context(tqdm(total=self.n_trials, desc="Search", unit="trial"))
+            self.bar = stack.enter_context(tqdm(total=self.n_trials, desc=type(self).__name__, unit="trial"))
             for number in (signal.SIGTERM, signal.SIGINT):
                 stack.callback(signal.signal, number, signal.signal(number, self._on_signal))
             while len(self._failures) < self.max_same_failures and self._has_room():
                 self.study.optimize(self._run_trial, n_trials=1, catch=Exception, gc_after_trial=True)
-        report(self.study, self.objective.folder, self.objective.metric)
+        self.objective.report(self.study)
         if self._signal is not None:
             print("Stopped; the same command continues the study", file=sys.stderr)
             raise SystemExit(128 + self._signal)

@@ -1,6 +1,6 @@
 """Optuna and MONAI find a wrong range or override in the middle of a search: this finds it before the first trial."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
@@ -43,9 +43,9 @@ def check_space(space: dict[str, Callable], overrides: dict, common: dict) -> No
         read_recipe({**common, **values, "cache": "none"}).get_parsed_content("train#trainer")
 
 
-def read_recipe(overrides: dict) -> ConfigParser:
-    """train.json as a training reads it with a file of ``overrides``, its keys checked."""
-    recipe = ConfigParser(ConfigParser.load_config_file(RECIPE))
+def read_recipe(overrides: dict, overlays: Sequence[str] = ()) -> ConfigParser:
+    """train.json as a training reads it with the files ``overlays`` and one of ``overrides``, its keys checked."""
+    recipe = ConfigParser(ConfigParser.load_config_files([str(RECIPE), *overlays]))
     for key, value in overrides.items():
         merge_kv(recipe, key, value)
     recipe.parse()

@@ -16,6 +16,7 @@ from ignite.engine import Events
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
+from scripts.search.report import report
 from scripts.search.space import check_count, check_space, read_recipe
 from scripts.search.study import put_back
 from scripts.training.training_state import random_states, set_random_states
@@ -78,6 +79,10 @@ class Objective:
         finally:
             for state in states:
                 state.unlink()
+
+    def report(self, study: optuna.Study) -> None:
+        """Write and print the results of all trials so far."""
+        report(study, self.folder, self.metric)
 
     def _train(self, trial: optuna.Trial, folds: list["InnerFold"], reported: int, after_epoch: Callable) -> float:
         for epoch in range(1, self.max_epochs + 1):

@@ -7,7 +7,7 @@ from monai.networks import one_hot
 from sklearn.metrics import r2_score
 
 from scripts.common.errors import InputError
-from scripts.evaluation.volume_agreement import VolumeAgreement
+from scripts.evaluation.volume_agreement import LesionVolume, VolumeAgreement
 
 # The table of the paper: peak flow in l/min by a large and by a mini meter. It gives 2 standard deviations as limits.
 LARGE = [494, 395, 516, 434, 476, 557, 413, 442, 650, 433, 417, 656, 267, 478, 178, 423, 427]
@@ -58,3 +58,16 @@ def test_scans_without_lesions_count_as_0_ml_and_r2_needs_volumes_that_differ() 
 def test_another_statistic_is_refused_by_name() -> None:
     with pytest.raises(InputError, match=r"statistic mode: expected bias, lower_limit, upper_limit or r2"):
         VolumeAgreement("mode", (1, 1, 1))
+
+
+def test_volumes_are_voxels_times_their_size() -> None:
+    masks = torch.zeros(2, 2, 4, 4, 4)
+    masks[0, 1, :2], masks[1, 1] = 1, 0
+    masks[:, 0] = 1 - masks[:, 1]
+    label = masks.flip(1)
+    for of, volumes in (("pred", [32 * 0.006, 0]), ("label", [32 * 0.006, 64 * 0.006])):
+        metric = LesionVolume(of, spacing=(1.0, 2.0, 3.0))
+        metric(masks, label)
+        assert metric.get_buffer().flatten().tolist() == pytest.approx(volumes)
+    with pytest.raises(InputError, match="of both: expected pred or label"):
+        LesionVolume("both", spacing=(1.0, 2.0, 3.0))

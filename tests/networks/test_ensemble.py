@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from ignite.engine import Engine
 
 from scripts.common.errors import InputError
-from scripts.networks.ensemble import card_of, network_of, read_members
+from scripts.networks.ensemble import MembersLoader, card_of, network_of, read_members
 from scripts.networks.meshnet import MeshNet
 
 DEFINITION = {"channels": 1, "dilations": [1]}
@@ -79,3 +80,14 @@ def test_a_missing_member_is_told_by_the_key_of_the_config(tmp_path: Path) -> No
 def test_a_folder_without_weights_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"^{tmp_path}: no weights \(\*.pt\) there"):
         read_members(str(tmp_path))
+
+
+def test_members_that_were_trained_on_what_is_held_out_are_refused(member: Callable) -> None:
+    known = [str(member(f"{name}.pt", trained_on=[name * 16])) for name in "ab"]
+    cards = read_members(known)
+    scans = [{"image": "x.nii.gz", "sha256": {"image": "b" * 64}}]
+    loader = MembersLoader(cards, network_of(cards), "cpu", held_out=scans)
+    engine = Engine(lambda engine, batch: None)
+    loader.attach(engine)
+    with pytest.raises(InputError, match=r"b\.pt: trained on 1 of the 1 scans that are the test set here"):
+        engine.run([0])

@@ -1,23 +1,18 @@
 """A search ends with what its trials were, however often it is stopped or killed; none is lost or run twice."""
 
 import csv
-import glob
 import itertools
 import json
-import os
 import runpy
 import shutil
 import signal
-import socket
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
 import pytest
-import sqlalchemy
 from conftest import ROOT
 from optuna.trial import TrialState
 
@@ -142,43 +137,6 @@ def test_an_overlay_is_what_differs(coarse_dir: Path, tmp_path: Path, monkeypatc
     overrides = json.loads((tmp_path / "hpo" / "trials" / "0000" / "overrides.json").read_text())
     assert overrides["epochs"] == 1
     assert overrides["dataset_dir"] == str(tmp_path / "cohort")  # the file works from any directory
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    """The URL of a PostgreSQL server of our own, run by an ordinary user on a free port."""
-    found = shutil.which("initdb") or next(iter(sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))), None)
-    if found is None:
-        pytest.skip("no PostgreSQL server on this machine: initdb is not found")
-    user = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.getuid() == 0 else {}
-    folder = Path(tempfile.mkdtemp(prefix="meshnet-postgres-", dir="/tmp"))
-    if user:
-        shutil.chown(folder, "nobody", "nogroup")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # the real folder: a link elsewhere may lead to a wrapper that switches users
-    binaries = Path(found).resolve().parent
-    log = (folder.parent / f"{folder.name}.log").open("w")
-    make = [str(binaries / "initdb"), "-D", str(folder / "data"), "-U", "meshnet", "-A", "trust", "--no-sync"]
-    subprocess.run(make, check=True, stdout=log, stderr=log, cwd="/", **user)
-    serve = [str(binaries / "postgres"), "-D", str(folder / "data"), "-p", str(port), "-k", str(folder)]
-    server = subprocess.Popen([*serve, "-c", "listen_addresses=127.0.0.1"], stdout=log, stderr=log, cwd="/", **user)
-    url = f"postgresql+psycopg://meshnet@127.0.0.1:{port}/postgres"
-    engine = sqlalchemy.create_engine(url)
-    for _ in range(300):
-        try:
-            engine.connect().close()
-            break
-        except sqlalchemy.exc.OperationalError:
-            assert server.poll() is None, Path(log.name).read_text()
-            time.sleep(0.1)
-    engine.dispose()
-    yield url
-    server.send_signal(signal.SIGINT)
-    server.wait(30)
-    shutil.rmtree(folder)
-    Path(log.name).unlink()
 
 
 @pytest.mark.postgres

@@ -1,0 +1,186 @@
+"""Which runs a comparison has, what each is trained with, and which must have ended before another begins."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from scripts.common.errors import InputError
+from scripts.common.json_file import check_json
+from scripts.common.menus import MENUS
+from scripts.comparison.fit import fit
+from scripts.search.space import check_count, read_recipe
+
+OWN = {"dataset_dir", "epochs", "seed", "fold", "inner_fold", "output_dir", "ckpt_dir", "resume", "overwrite", "report"}
+TEXTS = {"type": "array", "items": {"type": "string"}}
+ENTRY = {
+    "type": "object",
+    "required": ["name"],
+    "additionalProperties": False,
+    "properties": {
+        "name": {"type": "string", "pattern": r"^\w[\w.-]*$"},
+        "paper": {"type": "string"},
+        "overlays": TEXTS,
+        "overrides": {"type": "object"},
+        "ensemble": {"type": "boolean"},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A network trained on all outer folds but ``fold`` and tested on it; or ``members`` restarts together."""
+
+    network: str
+    fold: int
+    restart: int | None  # None: together
+    members: int = 1
+
+    @property
+    def name(self) -> str:
+        """Its folder below the comparison's."""
+        last = f"ensemble-{self.members}" if self.restart is None else f"restart-{self.restart}"
+        return f"{self.network}/fold-{self.fold}/{last}"
+
+
+class Plan:
+    """The runs of a comparison.
+
+    Args:
+        output_dir: folder of all runs; a run's is ``<network>/fold-<k>/restart-<r>`` below it.
+        networks: what is compared: ``name``, and if wanted ``overlays`` and ``overrides`` of train.json, its row
+            ``paper`` of the paper's Table 1, and ``ensemble`` false if its weights cannot be averaged. A text in
+            ``overrides`` may hold {output_dir}, {fold} and {restart}; with the name of an earlier network's folder
+            below {output_dir}, a run begins when that network's runs of the same fold have ended.
+        only: names of networks, with commas between or as a list; nothing for all.
+        reference: the network that all others are tested against.
+        folds: outer folds to test on.
+        restarts: trainings of each network and fold; number r has the seed ``seed + r``.
+        ensembles: whether the restarts of a fold are also evaluated together.
+        common: ``dataset_dir`` (None for the default cohort), ``epochs``, ``seed``, ``overlays`` and ``overrides`` of
+            all networks.
+
+    Raises:
+        InputError: a value is out of range, a network's keys are not train.json's, or the cohort is not usable.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        networks: list[dict],
+        only: str | list[str],
+        reference: str,
+        folds: list[int],
+        restarts: int,
+        ensembles: bool,
+        common: dict,
+    ) -> None:
+        check_count(1, restarts=restarts, epochs=common["epochs"])
+        check_count(0, seed=common["seed"])
+        if not isinstance(folds, list | tuple) or not folds or len({*folds}) < len(folds):
+            raise InputError(f"folds {folds}: expected one or more, each once")
+        check_json("protocol.json", networks, {"type": "array", "items": ENTRY}, "see docs/protocol.md")
+        self.folder, self.common, self.folds, self.restarts = Path(output_dir).resolve(), common, [*folds], restarts
+        self.ensembles, self.reference = ensembles and restarts > 1, reference
+        self.networks = _chosen(networks, only)
+        if reference not in self.networks:
+            raise InputError(f"reference {reference}: not one of the networks, {', '.join(self.networks)}")
+        for block, own in ((common, OWN), *((entry, OWN - {"epochs"}) for entry in self.networks.values())):
+            for key in {key.lstrip("+") for key in block.get("overrides", {})} & own:
+                raise InputError(f"overrides#{key}: the comparison sets this itself, leave it out")
+        self.left_out: dict[str, str] = {}  # why a network cannot be trained here
+
+    def check(self) -> None:
+        """Read the cohort's folds and build every network for its grid; leave out and print what does not fit.
+
+        Raises:
+            InputError: as above, or the reference is left out.
+        """
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # failures are said in one line each
+        self.cohort = [self.recipe(Run(self.reference, k, 0)).get_parsed_content("cohort") for k in self.folds]
+        for name in list(self.networks):
+            if reason := fit(self.recipe(Run(name, self.folds[0], 0), cache="none")).reason:
+                if name == self.reference:
+                    raise InputError(f"{name}: {reason}; give another --reference")
+                print(f"{name} is left out: {reason}")
+                self.left_out[name] = reason
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs in the order in which they begin: the first restart of all networks and folds first."""
+        names = [name for name in self.networks if name not in self.left_out]
+        runs = [Run(name, fold, r) for r in range(self.restarts) for fold in self.folds for name in names]
+        together = [name for name in names if self.ensembles and self.networks[name].get("ensemble", True)]
+        return runs + [Run(name, fold, None, self.restarts) for fold in self.folds for name in together]
+
+    @property
+    def settings(self) -> dict:
+        """What may not change while a study lives; networks and restarts may be added."""
+        self.check()
+        fingerprints = [cohort.fingerprint for cohort in self.cohort]
+        common = {key: value for key, value in self.common.items() if key != "dataset_dir"}
+        return {"direction": "maximize", "folds": self.folds, "cohort": fingerprints, **common}
+
+    def needs(self, run: Run) -> list[Run]:
+        """The runs that must have ended well before ``run`` can begin."""
+        if run.restart is None:
+            return [Run(run.network, run.fold, r) for r in range(run.members)]
+        text, needed = json.dumps(self.networks[run.network].get("overrides", {})), []
+        for name in _named(self.networks[run.network], list(self.networks)):
+            its_own = f"{{output_dir}}/{name}/fold-{{fold}}/restart-{{restart}}/" in text
+            needed += [Run(name, run.fold, r) for r in ([run.restart] if its_own else range(self.restarts))]
+        return needed
+
+    def overlays(self, network: str) -> list[str]:
+        """The config files after train.json; a bare name is one of the bundle's own."""
+        given = [*self.common["overlays"], *self.networks[network].get("overlays", [])]
+        return [path if Path(path).is_file() else str(MENUS.parent / path) for path in given]
+
+    def overrides(self, run: Run) -> dict:
+        """What a run's training differs in from train.json and its overlays, but for its folders."""
+        dataset_dir = self.common["dataset_dir"]
+        overrides = {
+            "epochs": self.common["epochs"],
+            **self.common["overrides"],
+            **_filled(self.networks[run.network].get("overrides", {}), run, self.folder),
+            **({} if dataset_dir is None else {"dataset_dir": str(Path(dataset_dir).resolve())}),
+        }
+        seed = self.common["seed"] + (run.restart or 0)
+        return {**overrides, "fold": run.fold, "inner_fold": None, "seed": seed}
+
+    def recipe(self, run: Run, *more: str, **overrides: Any) -> Any:
+        """The config of a run, its keys checked, with the config files ``more`` behind the network's own."""
+        return read_recipe({**self.overrides(run), **overrides}, [*self.overlays(run.network), *more])
+
+
+def _chosen(networks: list[dict], only: str | list[str]) -> dict[str, dict]:
+    """The networks to compare by name; each may name the folders of those before it."""
+    known = {entry["name"]: entry for entry in networks}
+    if len(known) < len(networks):
+        raise InputError("networks: two have the same name")
+    names = [name.strip() for name in (only if isinstance(only, str) else ",".join(only)).split(",") if name.strip()]
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"only {unknown[0]}: no such network; there are {', '.join(known)}")
+    chosen = {name: entry for name, entry in known.items() if not names or name in names}
+    for i, (name, entry) in enumerate(chosen.items()):
+        for needed in _named(entry, list(known)):
+            if needed not in list(chosen)[:i]:
+                raise InputError(f"{name}: its overrides name {needed}, which must be compared too and stand before it")
+    return chosen
+
+
+def _named(entry: dict, names: list[str]) -> list[str]:
+    text = json.dumps(entry.get("overrides", {}))
+    return [name for name in names if f"{{output_dir}}/{name}/" in text]
+
+
+def _filled(value: Any, run: Run, folder: Path) -> Any:
+    if isinstance(value, str):
+        for key, text in (("output_dir", folder), ("fold", run.fold), ("restart", run.restart)):
+            value = value.replace(f"{{{key}}}", str(text))
+        return value
+    if isinstance(value, list):
+        return [_filled(item, run, folder) for item in value]
+    return {key: _filled(item, run, folder) for key, item in value.items()} if isinstance(value, dict) else value
