@@ -1,6 +1,7 @@
 """MONAI's CropForeground pads with zeros and changes the answer: here a network is run on the head's box, in air."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.nn.functional import avg_pool3d
 
 from scripts.inference.lesions import head_of
 from scripts.networks.air import can_skip_air, infer_in_air
+from scripts.networks.interleaved import forward, infer
 
 Box = tuple[slice, slice, slice]
 COARSE = 64  # voxels along an axis are enough to find a head
@@ -26,18 +28,21 @@ class HeadInferer(Inferer):
     Args:
         inferer: makes one prediction.
         crop_to_head: whether to; if not, or for networks that ``can_skip_air`` says no of, the volume is computed.
+        run: runs the steps of a MeshNet, see ``choose_runtime``.
     """
 
-    def __init__(self, inferer: Inferer, crop_to_head: bool = True) -> None:
+    def __init__(self, inferer: Inferer, crop_to_head: bool = True, run: Callable = infer) -> None:
         super().__init__()
-        self.inferer, self.crop_to_head = inferer, crop_to_head
+        self.inferer, self.crop_to_head, self.run = inferer, crop_to_head, run
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Logits (B, classes, D, H, W) of an image (B, C, D, H, W)."""
         inputs = convert_to_tensor(inputs, track_meta=False)
         box = head_box(inputs.amax((0, 1))) if self.crop_to_head and can_skip_air(network) else None
         if box is not None:
-            network = partial(infer_in_air, network, box=box, air=air_of(inputs, box))
+            network = partial(infer_in_air, network, box=box, air=air_of(inputs, box), run=self.run)
+        elif self.run is not infer:
+            network = partial(forward, network, run=self.run)
         return self.inferer(inputs, network, *args, **kwargs)
 
 

@@ -6,7 +6,7 @@ volume, the network's own zero padding is put back.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, product
 
@@ -64,7 +64,9 @@ def reach(dilations: Sequence[int]) -> int:
     return max(min(far, seen[-1] - far) for far in seen)
 
 
-def infer_in_air(network: MeshNet, x: torch.Tensor, box: tuple[slice, slice, slice], air: torch.Tensor) -> torch.Tensor:
+def infer_in_air(
+    network: MeshNet, x: torch.Tensor, box: tuple[slice, slice, slice], air: torch.Tensor, run: Callable = infer
+) -> torch.Tensor:
     """Logits (B, out_channels, D, H, W) of an image (B, in_channels, D, H, W): computed in ``box``, beyond it air's.
 
     If all beyond ``box`` is air, without an end, they are exact, up to rounding, in what lies at least ``reach`` within
@@ -75,12 +77,13 @@ def infer_in_air(network: MeshNet, x: torch.Tensor, box: tuple[slice, slice, sli
         x: the image.
         box: what is computed, with a start and a stop for each axis.
         air: (in_channels,) of the image.
+        run: runs the steps, as ``interleaved.infer``.
     """
     ends = tuple((side.start == 0, side.stop == n) for side, n in zip(box, x.shape[2:], strict=True))
     layers = _in_air(fold(network, x.device.type), air, ends)
     steps = plan([layer[0].dilation for layer in network.layers], [side.stop - side.start for side in box])
     whole = layers[-1].air[None].expand(len(x), -1, *x.shape[2:]).contiguous()
-    whole[(..., *box)] = infer(x[(..., *box)] - air[:, None, None, None], steps, layers)
+    whole[(..., *box)] = run(x[(..., *box)] - air[:, None, None, None], steps, layers).to(whole)
     return whole
 
 

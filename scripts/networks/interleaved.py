@@ -5,7 +5,7 @@ It is the same up to rounding: weights, zero padding and the voxels over which n
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, product
@@ -67,13 +67,16 @@ def _factor(dilation: int, side: int) -> int:
     return max(f for f in range(1, common + 1) if common % f == 0 and (side // f >= 4 or f == 1))
 
 
-def forward(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Map an image (B, in_channels, D, H, W) to a ``MeshNet``'s class logits (B, out_channels, D, H, W)."""
+def forward(network: nn.Module, x: torch.Tensor, run: Callable | None = None) -> torch.Tensor:
+    """Map an image (B, in_channels, D, H, W) to a ``MeshNet``'s class logits (B, out_channels, D, H, W).
+
+    In inference the steps are run by ``run``, by default ``infer``.
+    """
     steps = plan([layer[0].dilation for layer in network.layers], x.shape[2:])
     looks_at_volume = any(getattr(norm, "running_mean", norm) is None for _, norm, *_ in network.layers)
     if network.training or torch.is_grad_enabled() or looks_at_volume:
         return _train(network, x, steps)
-    return infer(x, steps, fold(network, x.device.type))
+    return (run or infer)(x, steps, fold(network, x.device.type))
 
 
 def _train(network: nn.Module, x: torch.Tensor, steps: list) -> torch.Tensor:

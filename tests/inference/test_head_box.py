@@ -52,7 +52,7 @@ def test_within_the_head_the_answer_is_the_networks() -> None:
 
 def test_it_is_not_cropped_where_that_is_switched_off_or_would_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     boxes = []
-    monkeypatch.setattr(head_box, "infer_in_air", lambda network, x, box, air: boxes.append(box) or network(x))
+    monkeypatch.setattr(head_box, "infer_in_air", lambda network, x, box, air, run: boxes.append(box) or network(x))
     network, instance = (MeshNet(channels=2, dilations=(1,), norm=norm).eval() for norm in ("batch", "instance"))
     with torch.no_grad():
         for one, crop in ((network, False), (instance, True), (torch.nn.Conv3d(1, 2, 1), True), (network, True)):
