@@ -10,12 +10,15 @@ from scripts.common.errors import InputError
 from scripts.inference.derivative import stem
 
 
-def find_scans(input: str | None) -> list[dict]:
+def find_scans(input: str | None, shard: str | None = None) -> list[dict]:
     """The scans of a NIfTI file, a glob or a folder, as ``{"image": path}``, not yet opened.
 
+    Of the ``shard`` "3/16" every 16th from the third on, which may be none: the 16 shards have each scan once.
+
     Of a folder, without BIDS ``derivatives``, every ``*_T2w`` file is taken, or, if no name is of BIDS, all that are no
-    masks. InputError: nothing found, a BIDS dataset without T2w, or two scans whose masks would have one name.
+    masks. InputError: nothing found, a BIDS dataset without T2w, two scans whose masks would have one name, no shard.
     """
+    first, every = _shard(shard)
     if not input:
         raise InputError("--input is missing: give a NIfTI file, a folder or a glob")
     path = Path(input)
@@ -35,11 +38,20 @@ def find_scans(input: str | None) -> list[dict]:
         found = [path] if os.path.lexists(path) else [Path(p) for p in sorted(glob.glob(input, recursive=True))]
     if not found:
         raise InputError(f"--input {input}: no NIfTI file (*.nii, *.nii.gz) there")
-    first: dict[Path, Path] = {}
-    twins = [(p, other) for p in found if (other := first.setdefault(p.with_name(stem(p)), p)) != p]
+    named: dict[Path, Path] = {}
+    twins = [(p, other) for p in found if (other := named.setdefault(p.with_name(stem(p)), p)) != p]
     if twins:
         raise InputError("\n".join(f"{p}: its mask would have the name of that of {other.name}" for p, other in twins))
-    return [{"image": str(p.absolute())} for p in found]
+    return [{"image": str(p.absolute())} for p in found[first - 1 :: every]]
+
+
+def _shard(shard: str | None) -> tuple[int, int]:
+    """3 and 16 of "3/16"."""
+    parts = re.fullmatch(r"(\d+)/(\d+)", "1/1" if shard is None else str(shard))
+    first, every = (int(part) for part in parts.groups()) if parts else (0, 0)
+    if not 1 <= first <= every:
+        raise InputError(f"--shard {shard}: expected one of several parts, such as 3/16, the first being 1/16")
+    return first, every
 
 
 def root_of(input: str | None) -> str:

@@ -27,19 +27,33 @@ COLUMNS = {
 
 
 def write_table(folder: Path) -> None:
-    """Write ``lesions.tsv`` over all masks in the ``folder``; another's sidecars are left out with a warning."""
-    rows = []
-    for path in sorted(folder.rglob(f"*_desc-lesion_{SIDECAR}")):
-        if sidecar := read_ours(path):
-            mask = path.relative_to(folder).with_suffix(".nii.gz").as_posix()
-            scan = sidecar["Sources"][0] if "Sources" in sidecar else Path(sidecar["Source"]["Path"]).name  # 0.4.0
-            mask, scan = (re.sub(r"^(?=[=+\-@\s])", "./", cell) for cell in (mask, scan))  # no spreadsheet's formula
-            rows.append({"mask": mask, **sidecar["Lesions"], "scan": scan})
-        else:
-            logger.warning(f"{path}: not a sidecar of this bundle, so not in {TABLE}")
+    """Write ``lesions.tsv`` over all masks in the ``folder``; another's sidecars are left out with a warning.
+
+    Others may write into it at the same time: it is written again until none has come meanwhile, so that the last one
+    has all.
+    """
+    paths, rows = None, []
+    while paths != (there := sorted(folder.rglob(f"*_desc-lesion_{SIDECAR}"))):
+        paths, rows = there, [row for path in there if (row := _row(path, folder))]
+        if rows:
+            table = pandas.DataFrame(rows, columns=["mask", *COLUMNS, "scan"]).round(6)
+            with (
+                replace_file(folder / TABLE, unique=True) as file,
+                replace_file(folder / LEGEND, unique=True) as legend,
+            ):
+                table.to_csv(file, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
+                legend.write(json.dumps(COLUMNS, indent=4) + "\n")
     if rows:
-        table = pandas.DataFrame(rows, columns=["mask", *COLUMNS, "scan"]).round(6)
-        with replace_file(folder / TABLE, unique=True) as file, replace_file(folder / LEGEND, unique=True) as legend:
-            table.to_csv(file, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
-            legend.write(json.dumps(COLUMNS, indent=4) + "\n")
         logger.info(f"Masks, pictures and {TABLE} ({len(rows)} scans): {folder}")
+
+
+def _row(path: Path, folder: Path) -> dict | None:
+    """Of the sidecar at ``path``; None if it is another's."""
+    sidecar = read_ours(path)
+    if sidecar is None:
+        logger.warning(f"{path}: not a sidecar of this bundle, so not in {TABLE}")
+        return None
+    mask = path.relative_to(folder).with_suffix(".nii.gz").as_posix()
+    scan = sidecar["Sources"][0] if "Sources" in sidecar else Path(sidecar["Source"]["Path"]).name  # 0.4.0
+    mask, scan = (re.sub(r"^(?=[=+\-@\s])", "./", cell) for cell in (mask, scan))  # no spreadsheet's formula
+    return {"mask": mask, **sidecar["Lesions"], "scan": scan}

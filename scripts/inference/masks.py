@@ -2,12 +2,14 @@
 
 import gzip
 import logging
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from ignite.engine import Engine, Events
 from monai.data import Dataset
+from monai.engines.utils import IterationEvents
 from monai.transforms import LoadImage
 from tqdm import tqdm
 
@@ -17,6 +19,7 @@ from scripts.evaluation import qc_picture
 from scripts.inference.derivative import MASK, PICTURE, PROBABILITY, UNCERTAINTY, Derivative
 from scripts.inference.lesion_table import write_table
 from scripts.inference.lesions import measure
+from scripts.inference.stopwatch import Stopwatch
 from scripts.inference.usual import unusual
 
 logger = logging.getLogger("meshnet")
@@ -59,6 +62,10 @@ class Masks:
         self.derivative, self.card, self.save_uncertainty = derivative, card, save_uncertainty
         self.wanted = [MASK, *[PICTURE] * qc, *[PROBABILITY] * save_probability, *[UNCERTAINTY] * save_uncertainty]
         self.problems: list[str] = []
+        self.left: dict[str, None] = {}  # scans to do that were not reached yet, in their order
+        self.saver, self.saving = ThreadPoolExecutor(1), Future()
+        self.saving.set_result(None)
+        self.stopwatch = Stopwatch()
 
     def to_do(self, scans: list[dict]) -> list[dict]:
         """Of ``scans``, those that can be read and lack an output; InputError if the folder is another's."""
@@ -75,25 +82,44 @@ class Masks:
             self.problems += errors
             if not errors:
                 to_do.append({**scan, "scan": scan["image"], "sha256": report["sha256"]["image"]})
+        self.left = dict.fromkeys(scan["scan"] for scan in to_do)
         return to_do
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
         engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, lambda: self.stopwatch.lap("network"))
 
     def _start(self) -> None:
         logger.info("Model: " + ", ".join(f"{name} {v}" for name, v in self.card.items() if len(str(v)) < 60))
         if self.card.get("simulated"):
             logger.warning("Trained on SIMULATED lesions: try these weights, but draw no conclusions from them")
         self.derivative.write_description()
+        self.stopwatch.start()
 
     def segment(self, engine: Engine, batch: dict) -> dict:
-        """An evaluator's ``iteration_update``: MONAI's own with its postprocessing, then the files of the scan."""
+        """An evaluator's ``iteration_update``: MONAI's own with its postprocessing.
+
+        The files of the scan are made and written while the next one is computed.
+        """
+        self.stopwatch.lap("waiting for the scan")
         (scan,), (digest,) = batch["scan"], batch["sha256"]
+        self.left.pop(scan, None)
         try:
             if "error" in batch:
                 raise InputError(batch["error"][0])
             (item,) = engine._iteration(engine, batch)
+            self.stopwatch.lap("back to its grid")
+            self.saving.result()  # no more than one is held in memory
+            self.saving = self.saver.submit(self._save, scan, digest, item)
+        except Exception as error:  # the other scans go on
+            self._leave_out(scan, error)
+        self.stopwatch.lap("waiting for files")
+        return {}  # no volume is kept
+
+    def _save(self, scan: str, digest: str, item: dict) -> None:
+        """Measure, draw and write."""
+        try:
             mask, image = item["pred"].cpu(), LoadImage(ensure_channel_first=True)(scan)
             if odd := unusual(item["image"][0].cpu().numpy(), self.card):
                 logger.warning(f"{scan}: unlike the scans these weights were trained on: {odd}; do not trust its mask")
@@ -109,12 +135,20 @@ class Masks:
             self.derivative.write(scan, digest, lesions, files)
             tqdm.write(shown)  # above the bar
         except Exception as error:  # the other scans go on
-            self.problems.append(f"{scan}: {describe(error)}")
-            logger.error(f"{self.problems[-1]}; left out")
-        return {}  # no volume is kept
+            self._leave_out(scan, error)
+
+    def _leave_out(self, scan: str, error: Exception) -> None:
+        self.problems.append(f"{scan}: {describe(error)}")
+        logger.error(f"{self.problems[-1]}; left out")
 
     def finish(self) -> None:
         """Write the table of all masks in the folder; InputError, a line for each, if scans were left out."""
+        self.saving.result()
+        self.stopwatch.lap("waiting for files")
+        for scan in self.left:  # MONAI's loader only ends when its thread or a worker dies
+            self._leave_out(scan, InputError("was not read, as the loader died; run the command again"))
         write_table(self.derivative.folder)
+        if line := self.stopwatch.report():
+            logger.info(line)
         if self.problems:
             raise InputError("\n".join([f"{len(self.problems)} scan(s) left out:", *self.problems]))

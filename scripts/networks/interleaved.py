@@ -3,8 +3,9 @@
 It is the same up to rounding: weights, zero padding and the voxels over which normalizations average do not change.
 """
 
+import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, product
@@ -66,13 +67,16 @@ def _factor(dilation: int, side: int) -> int:
     return max(f for f in range(1, common + 1) if common % f == 0 and (side // f >= 4 or f == 1))
 
 
-def forward(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Map an image (B, in_channels, D, H, W) to a ``MeshNet``'s class logits (B, out_channels, D, H, W)."""
+def forward(network: nn.Module, x: torch.Tensor, run: Callable | None = None) -> torch.Tensor:
+    """Map an image (B, in_channels, D, H, W) to a ``MeshNet``'s class logits (B, out_channels, D, H, W).
+
+    In inference the steps are run by ``run``, by default ``infer``.
+    """
     steps = plan([layer[0].dilation for layer in network.layers], x.shape[2:])
     looks_at_volume = any(getattr(norm, "running_mean", norm) is None for _, norm, *_ in network.layers)
     if network.training or torch.is_grad_enabled() or looks_at_volume:
         return _train(network, x, steps)
-    return _infer(network, x, steps, _folded(network, x.device.type))
+    return (run or infer)(x, steps, fold(network, x.device.type))
 
 
 def _train(network: nn.Module, x: torch.Tensor, steps: list) -> torch.Tensor:
@@ -137,53 +141,76 @@ def as_classified(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def _folded(network: nn.Module, device_type: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Weight and bias of each convolution and the normalization after it as one, in the type to compute in."""
+@dataclass
+class Folded:
+    """A convolution and the normalization after it as one, in the type to compute in, and the activation after them."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    act: nn.Module
+
+    def activate(self, x: torch.Tensor) -> torch.Tensor:
+        """In place where the activation can."""
+        return self.act(x)
+
+    def correct_border(self, x: torch.Tensor, dilation: tuple, offset: tuple = (0,) * 3, stride: tuple = (1,) * 3):
+        """Change the convolution's result ``x`` in place where its zero padding is not what lies beyond the volume.
+
+        Its voxels are those at ``offset``, ``offset + stride``, ... of a volume padded by ``dilation``. Here zeros are
+        what is meant; see ``scripts.networks.air``.
+        """
+
+
+def fold(network: nn.Module, device_type: str) -> list[Folded]:
+    """The layers and the classifier of a ``MeshNet`` in evaluation mode, in the type that autocast computes in."""
     autocast = torch.is_autocast_enabled(device_type)
     dtype = torch.get_autocast_dtype(device_type) if autocast else network.classifier.weight.dtype
     folded = []
-    for convolution, norm, *_ in [*network.layers, (network.classifier, nn.Identity())]:
+    for convolution, norm, act, *_ in [*network.layers, (network.classifier, nn.Identity(), nn.Identity())]:
         weight, bias = convolution.weight, convolution.bias
         if not isinstance(norm, nn.Identity):
             statistics = norm.running_mean, norm.running_var, norm.eps
             weight, bias = fuse_conv_bn_weights(weight, bias, *statistics, norm.weight, norm.bias)
-        folded.append((weight.to(dtype).contiguous(memory_format=_format_of(convolution.weight)), bias.to(dtype)))
+        weight = weight.to(dtype).contiguous(memory_format=_format_of(convolution.weight))
+        act = copy.copy(act)
+        act.inplace = True  # of those that have it; others take no notice
+        folded.append(Folded(weight, bias.to(dtype), act))
     return folded
 
 
-def _infer(network: nn.Module, x: torch.Tensor, steps: list, folded: list) -> torch.Tensor:
+def infer(x: torch.Tensor, steps: list, folded: list[Folded]) -> torch.Tensor:
     """Run ``steps``; what lies between a split and its merge is done on one part of a large volume after another."""
     while steps:
         step, *steps = steps
         is_large = len(x) * x[0, 0].numel() > VOXELS_AT_ONCE and not torch.compiler.is_compiling()
         if isinstance(step, Split) and is_large:
-            x, steps = _infer_parts(network, x, [step, *steps], folded, widen=None)
+            x, steps = _infer_parts(x, [step, *steps], folded, widen=None)
         elif isinstance(step, Split | Merge):
             x = _rearrange(x, step)
-        elif is_large and x.shape[1] < len(folded[step.layer][0]) and steps and isinstance(steps[0], Split):
-            x, steps = _infer_parts(network, x, steps, folded, widen=step)
+        elif is_large and x.shape[1] < len(folded[step.layer].weight) and steps and isinstance(steps[0], Split):
+            x, steps = _infer_parts(x, steps, folded, widen=step)
         else:
-            if step.layer:
-                act = network.layers[step.layer - 1][2]
-                x = x.relu_() if isinstance(act, nn.ReLU) else act(x)
-            weight, bias = folded[step.layer]
-            x = conv3d(x.to(weight.dtype), weight, bias, padding=step.padding, dilation=step.dilation)
+            layer, x = folded[step.layer], folded[step.layer - 1].activate(x) if step.layer else x
+            x = conv3d(x.to(layer.weight.dtype), layer.weight, layer.bias, padding=step.padding, dilation=step.dilation)
+            layer.correct_border(x, step.dilation)
     return x
 
 
-def _infer_parts(network: nn.Module, x: torch.Tensor, steps: list, folded: list, widen: Convolve | None) -> tuple:
+def _infer_parts(x: torch.Tensor, steps: list, folded: list[Folded], widen: Convolve | None) -> tuple:
     """Run ``steps``, a split first, up to its merge, and ``widen`` before it; return the result and what is left."""
     depth = list(accumulate(isinstance(step, Split) - isinstance(step, Merge) for step in steps))
     end, k, whole, shape = depth.index(0), steps[0].k, None, x.shape[2:]
     if widen:
-        x = pad(x.to(folded[0][0].dtype), [d for d in reversed(widen.padding) for _ in range(2)])
+        first, padding = folded[0], [d for d in reversed(widen.padding) for _ in range(2)]
+        x = pad(x.to(first.weight.dtype), padding)
     for i, j, m in product(*map(range, k)):
         voxels = (..., slice(i, None, k[0]), slice(j, None, k[1]), slice(m, None, k[2]))
         if widen:
-            part = conv3d(x[..., i:, j:, m:], *folded[0], stride=k, dilation=widen.dilation)
+            part = conv3d(x[..., i:, j:, m:], first.weight, first.bias, stride=k, dilation=widen.dilation)
+            first.correct_border(part, widen.dilation, (i, j, m), k)
         else:
             part = x[voxels].contiguous(memory_format=_format_of(x))
-        part = _infer(network, part, steps[1:end], folded)
+        part = infer(part, steps[1:end], folded)
         if whole is None:
             like = {"dtype": part.dtype, "device": part.device, "memory_format": _format_of(part)}
             whole = torch.empty((len(x), part.shape[1], *shape), **like)

@@ -103,3 +103,20 @@ def test_outputs_keep_the_subfolders_that_scans_do_not_share(tmp_path: Path, mon
     assert root_of(str(tmp_path / "a" / "*" / "*.nii.gz")) == str(tmp_path / "a")
     assert root_of(str(tmp_path / "a" / "x" / "1.nii.gz")) == str(tmp_path / "a" / "x")
     assert root_of(None) == "."
+
+
+def test_the_shards_have_each_scan_once_and_may_be_empty(tmp_path: Path) -> None:
+    names = [f"scan-{i:02}.nii.gz" for i in range(10)]
+    for name in names:
+        write(tmp_path / name)
+    parts = [[Path(s["image"]).name for s in find_scans(str(tmp_path), f"{i}/4")] for i in range(1, 5)]
+    assert parts[2] == ["scan-02.nii.gz", "scan-06.nii.gz"]
+    assert sorted(name for part in parts for name in part) == names
+    assert find_scans(str(tmp_path), "12/16") == []
+
+
+@pytest.mark.parametrize("shard", ["0/4", "5/4", "1", "a/b", "1/0", 0.5, True])
+def test_a_shard_that_cannot_be_is_refused(tmp_path: Path, shard: object) -> None:
+    write(tmp_path / "scan.nii.gz")
+    with pytest.raises(InputError, match=f"^--shard {shard}: expected"):
+        find_scans(str(tmp_path), shard)

@@ -162,6 +162,8 @@ def test_threshold_min_volume_and_flip_averaging_are_overrides(
         "threshold": 0.3,
         "min_volume": 20_000,
         "flip_averaging": True,
+        "crop_to_head": True,
+        "runtime": "torch",
     }
 
 

@@ -5,6 +5,7 @@ import json
 import logging
 from pathlib import Path
 
+import pandas
 import pytest
 
 from scripts.inference.lesion_table import write_table
@@ -48,6 +49,19 @@ def test_no_cell_is_a_formula_and_numbers_are_numbers(tmp_path: Path) -> None:
         assert row["scan"].startswith("./")
         assert float(row["laterality"]) == -0.6
     assert {row["mask"] for row in rows(tmp_path)} == {f"./{name}_desc-lesion_mask.nii.gz" for name in names}
+
+
+def test_a_mask_that_comes_while_the_table_is_written_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sidecar(tmp_path, "mine", Sources=["bids:raw:mine_T2w.nii.gz"])
+    write_csv = pandas.DataFrame.to_csv
+
+    def another_comes(self: pandas.DataFrame, *args: object, **kwargs: object) -> None:
+        sidecar(tmp_path, "theirs", Sources=["bids:raw:theirs_T2w.nii.gz"])
+        write_csv(self, *args, **kwargs)
+
+    monkeypatch.setattr(pandas.DataFrame, "to_csv", another_comes)
+    write_table(tmp_path)
+    assert len(rows(tmp_path)) == 2
 
 
 def test_without_a_mask_there_is_no_table(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """One odd scan never ends the run; of each scan all files are written, or none; what is missing is made later."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -216,3 +217,47 @@ def test_the_evaluator_is_monais(segment: Callable, scans: Path, tmp_path: Path)
     workflow: ConfigWorkflow = segment(scans, tmp_path / "out")
     assert type(workflow.evaluator) is monai.engines.SupervisedEvaluator
     assert workflow.evaluator.state.iteration == 2
+
+
+def test_scans_are_saved_while_the_next_is_computed_and_all_are_there_at_the_end(
+    segment: Callable, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    events, write_files, compute = [], masks.Derivative.write, PredictionsInferer.__call__
+
+    def write_slowly(self: object, scan: str, *args: object) -> None:
+        time.sleep(1)
+        write_files(self, scan, *args)
+        events.append("saved")
+
+    monkeypatch.setattr(masks.Derivative, "write", write_slowly)
+    monkeypatch.setattr(PredictionsInferer, "__call__", lambda *args: events.append("computed") or compute(*args))
+    with caplog.at_level("INFO", "meshnet"):
+        segment(scans, tmp_path / "out")
+    assert events == ["computed", "computed", "saved", "saved"]
+    assert files(tmp_path / "out") == sorted([*SHARED, *made("sub-1"), *made("sub-2")])
+    assert any(line.startswith("2 scan(s) in ") for line in caplog.messages)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_scans_that_a_dead_loader_did_not_give_are_named(
+    segment: Callable, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MONAI's thread prints what ended it, and the loader just ends."""
+    read = masks.Scans._transform
+
+    def killed(self: object, i: int) -> dict:
+        if i:
+            raise SystemExit
+        return read(self, i)
+
+    monkeypatch.setattr(masks.Scans, "_transform", killed)
+    lines = refused(segment, scans, tmp_path / "out")
+    assert lines[1].startswith(f"{scans / 'sub-2' / 'anat' / 'sub-2_T2w.nii.gz'}: was not read")
+    assert [n for n in files(tmp_path / "out") if "sub-1" in n] == made("sub-1")
+
+
+def test_shards_share_a_folder_and_its_table_has_all(segment: Callable, scans: Path, tmp_path: Path) -> None:
+    for shard in ("2/3", "1/3", "3/3"):
+        segment(scans, tmp_path / "out", shard=shard)
+    assert files(tmp_path / "out") == sorted([*SHARED, *made("sub-1"), *made("sub-2")])
+    assert len((tmp_path / "out" / "lesions.tsv").read_text().splitlines()) == 3
