@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.functional import grid_sample
+from torch.nn.functional import grid_sample, pad
 
 from scripts.common.errors import InputError
 from scripts.sharing.export import export
@@ -39,7 +39,7 @@ class Prepare(nn.Module):
     def forward(self, scan: torch.Tensor, to_scan: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
         """Image (views, 1, D, H, W) of a scan (1, 1, Z, Y, X); the second view is the first one's mirror image."""
         axes = [torch.arange(n, dtype=torch.float32) for n in self.spatial_size]
-        image = sample(scan, moved(*axes, to_scan), "border")
+        image = sample(scan, to_scan, *axes)
         for axis, indices in enumerate(axes):
             inside = (indices >= limits[0, axis]) & (indices <= limits[1, axis])
             image = image * inside.view([-1 if i == axis else 1 for i in range(3)])
@@ -48,16 +48,17 @@ class Prepare(nn.Module):
         return torch.cat([image, image.flip(self.mirrored)]) if self.flip else image
 
 
-def moved(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """(X, Y, Z, 3): where a map (3, 4) takes the voxels of these indices."""
-    steps = x[:, None, None, None] * matrix[:, 0], y[:, None, None] * matrix[:, 1], z[:, None] * matrix[:, 2]
-    return steps[0] + steps[1] + steps[2] + matrix[:, 3]
+def sample(volume: torch.Tensor, to_volume: torch.Tensor, *axes: torch.Tensor) -> torch.Tensor:
+    """A volume (1, 1, Z, Y, X) at the voxels of these indices (A,), (B,), (C,): (1, 1, A, B, C), interpolated linearly.
 
-
-def sample(volume: torch.Tensor, places: torch.Tensor, outside: str) -> torch.Tensor:
-    """Values (1, 1, ...) of a volume (1, 1, Z, Y, X) at voxels (..., 3) in the order x, y, z, interpolated linearly."""
+    ``to_volume`` (3, 4) maps them to voxels x, y, z of the volume; beyond its edge the nearest is meant. It is made a
+    map to what ``grid_sample`` wants before it meets the voxels, which are many.
+    """
     sides = torch.tensor([volume.shape[4], volume.shape[3], volume.shape[2]], dtype=torch.float32)
-    return grid_sample(volume, ((2 * places + 1) / sides - 1)[None], padding_mode=outside, align_corners=False)
+    steps, first = 2 * to_volume[:, :3] / sides[:, None], (2 * to_volume[:, 3] + 1) / sides - 1
+    a, b, c = axes[0][:, None, None], axes[1][:, None], axes[2]
+    places = [(a * steps[i, 0] + b * steps[i, 1] + first[i]) + c * steps[i, 2] for i in range(3)]
+    return grid_sample(volume, torch.stack(places, -1)[None], padding_mode="border", align_corners=False)
 
 
 def scale(image: torch.Tensor, scaling: dict) -> torch.Tensor:
@@ -89,36 +90,39 @@ def percentile(values: torch.Tensor, percent: float) -> torch.Tensor:
 
 
 class Agree(nn.Module):
-    """The probability of lesion (1, 1, D, H, W) from the logits (views, 2, D, H, W) of a scan and its mirror image."""
+    """The probability of lesion from the logits (views, 2, D, H, W) of a scan and its mirror image.
+
+    It comes with a voxel more on each side, (1, 1, D + 2, H + 2, W + 2), and so that the nearest voxel is the right one
+    wherever the scan reaches: beyond ``limits`` the last on which the scan lies, 0 where the grid was smaller.
+    """
 
     def __init__(self, card: dict) -> None:
         super().__init__()
+        self.spatial_size = card["spatial_size"]
         self.mirrored = 1 + next(i for i, side in enumerate(card["orientation"]) if side in "LR")
         self.flip = card.get("flip_averaging", False)
 
-    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+    def forward(self, logits: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
         mean = (logits[0] + logits[1].flip(self.mirrored)) / 2 if self.flip else logits[0]
-        return mean.softmax(0)[None, 1:]
+        probability = pad(mean.softmax(0)[1], (1,) * 6)
+        for axis, side in enumerate(self.spatial_size):
+            nearest = torch.arange(-1, side + 1, dtype=torch.float32)
+            nearest = torch.minimum(torch.maximum(nearest, limits[0, axis]), limits[1, axis]).long() + 1
+            probability = probability.index_select(axis, nearest)
+        return probability[None, None]
 
 
 class Restore(nn.Module):
-    """The probability (1, 1, Z, Y, X) at voxels of the scan's own grid, those of the indices x, y and z.
+    """The probability (1, 1, Z, Y, X) at voxels of the scan's own grid, those of the indices x, y and z (N,).
 
-    ``back`` (3, 4) maps voxels of the scan to voxels of the network's grid; beyond ``limits`` the nearest one is meant.
+    ``back`` (3, 4) maps voxels of the scan to voxels of the network's grid.
     """
 
     def forward(
-        self,
-        probability: torch.Tensor,
-        back: torch.Tensor,
-        limits: torch.Tensor,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        z: torch.Tensor,
+        self, probability: torch.Tensor, back: torch.Tensor, x: torch.Tensor, y: torch.Tensor, z: torch.Tensor
     ) -> torch.Tensor:
-        places = moved(z, y, x, back[:, [2, 1, 0, 3]])
-        places = torch.minimum(torch.maximum(places, limits[0]), limits[1])
-        return sample(probability, places.flip(-1), "zeros")
+        widened = torch.cat([back[:, :3], back[:, 3:] + 1], 1)
+        return sample(probability, widened.flip(0)[:, [2, 1, 0, 3]], z, y, x)
 
 
 def write_graphs(ckpt_path: str, folder: Path, card: dict) -> None:
@@ -135,10 +139,10 @@ def write_graphs(ckpt_path: str, folder: Path, card: dict) -> None:
     indices = {axis: torch.arange(n, dtype=torch.float32) for axis, n in zip("xyz", (16, 14, 12), strict=True)}
     parts = {
         "prepare": (Prepare(card), {"scan": scan, "to_scan": torch.rand(3, 4), **placed}, "image"),
-        "agree": (Agree(card), {"logits": torch.rand(views, 2, *grid)}, "probability"),
+        "agree": (Agree(card), {"logits": torch.rand(views, 2, *grid), **placed}, "probability"),
         "restore": (
             Restore(),
-            {"probability": torch.rand(1, 1, *grid), "back": torch.rand(3, 4), **placed, **indices},
+            {"probability": torch.rand(1, 1, *(n + 2 for n in grid)), "back": torch.rand(3, 4), **indices},
             "restored",
         ),
     }

@@ -105,10 +105,10 @@ async function segment({ toScan, limits }) {
     logits.set(await answer.getData(true), view * 2 * voxels)
     seconds = (performance.now() - began) / 1000
   }
-  return (await run('agree', { logits: tensor(logits, [views, 2, ...grid]) })).data
+  return (await run('agree', { logits: tensor(logits, [views, 2, ...grid]), limits: matrix(limits) })).data
 }
 
-async function restore(probability, { back, limits }, done) {
+async function restore(probability, { back }, done) {
   const [nx, ny, nz] = scan.sides, slices = Math.max(1, Math.floor(SLAB / (nx * ny)))
   const indices = (first, end) => tensor(Float32Array.from({ length: end - first }, (_, i) => first + i), [end - first])
   scan.probability = new Float32Array(nx * ny * nz)
@@ -116,7 +116,7 @@ async function restore(probability, { back, limits }, done) {
     const end = Math.min(nz, z + slices), share = (i) => done + ((1 - done) * i) / nz
     progress('Bringing the mask to the scan’s grid', share(z), share(end))
     const part = await run('restore', {
-      probability: tensor(probability, [1, 1, ...card.spatial_size]), back: matrix(back), limits: matrix(limits),
+      probability: tensor(probability, [1, 1, ...card.spatial_size.map((side) => side + 2)]), back: matrix(back),
       x: indices(0, nx), y: indices(0, ny), z: indices(z, end),
     })
     scan.probability.set(part.data, z * nx * ny)
