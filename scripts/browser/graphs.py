@@ -1,10 +1,9 @@
 """What ``configs/inference.json`` does to one scan, as four ONNX graphs: a browser computes nothing by itself.
 
-    scan -> prepare -> image -> network, a view at a time -> logits
-    logits -> agree -> probability -> restore, some slices at a time -> probability on the scan's own grid
+scan -> prepare -> image -> network, a view at a time -> logits
+logits -> agree -> probability -> restore, some slices at a time -> probability on the scan's own grid
 """
 
-import json
 from pathlib import Path
 
 import torch

@@ -68,7 +68,9 @@ def build_site(output_dir: str, ckpt_path: str, example: bool = True) -> Path:
     except OSError as error:
         raise InputError(f"{output}: cannot be written ({error.strerror}); what was there before is kept") from error
     size = sum(path.stat().st_size for path in output.iterdir())
-    print(f"Written: {output} ({size / 1e6:.1f} MB); look at it with: python scripts/browser_app.py --serve {output_dir}")
+    print(
+        f"Written: {output} ({size / 1e6:.1f} MB); look at it with: python scripts/browser_app.py --serve {output_dir}"
+    )
     return output
 
 
@@ -104,7 +106,7 @@ def add_page(made: Path, name: str, card: dict, example: bool) -> None:
         nib.save(example_scan(), made / EXAMPLE)
 
 
-def example_scan(resolution: int = 2, seed: int = 0) -> nib.Nifti1Image:
+def example_scan(resolution: int = 2, seed: int = 1) -> nib.Nifti1Image:
     """A T2w scan as those of the default cohort, in voxels of ``resolution`` mm."""
     shape, affine = box(resolution)
     head, ranges = load_head("MNI152", resolution), RANGES["patients"] | RANGES["easy"]

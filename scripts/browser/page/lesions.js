@@ -62,20 +62,24 @@ export function maskOf(probability, sides, threshold, minVolume, voxelVolume) {
   return { mask, lesions: kept.size }
 }
 
-/** The numbers of ``lesions.tsv``, in mm3; left is what lies left of ``middle``. */
+/** The numbers of ``lesions.tsv``, in mm3, where left is what lies left of ``middle``; and where the mask's centre is, in mm. */
 export function measure(mask, lesions, [nx, ny], affine, middle, voxelVolume) {
+  const sum = [0, 0, 0]
   let total = 0, left = 0
   for (let i = 0; i < mask.length; i++) {
     if (!mask[i]) continue
     total++
     const row = Math.floor(i / nx), x = i - row * nx, y = row % ny, z = (row - y) / ny
-    if (affine[0][0] * x + affine[0][1] * y + affine[0][2] * z + affine[0][3] < middle) left++
+    const mm = affine.slice(0, 3).map((a) => a[0] * x + a[1] * y + a[2] * z + a[3])
+    if (mm[0] < middle) left++
+    for (let axis = 0; axis < 3; axis++) sum[axis] += mm[axis]
   }
   const [volume, onLeft] = [total * voxelVolume, left * voxelVolume]
-  return {
+  const row = {
     lesion_volume: volume, lesions, left_volume: onLeft, right_volume: volume - onLeft,
     laterality: total ? (2 * onLeft - volume) / volume : null,
   }
+  return { row, centre: total ? sum.map((value) => value / total) : null }
 }
 
 /** x (mm) of the middle of the head: the median over its lines of voxels from left to right. */

@@ -80,14 +80,14 @@ function readHeader(start) {
   const dim = Array.from({ length: 8 }, (_, i) =>
     two ? Number(view.getBigInt64(at.ndim + 8 * i, little)) : view.getInt16(at.ndim + 2 * i, little))
   if (dim[0] !== 3) {
-    throw new ScanError(`it has ${dim[0]} dimensions (${dim.slice(1, dim[0] + 1).join('×')}), expected 3; give one volume`)
+    throw new ScanError(`it has ${dim[0]} dimensions (${dim.slice(1, dim[0] + 1).join('x')}), expected 3; give one volume`)
   }
   const sides = dim.slice(1, 4), type = view.getInt16(at.type, little), [, width] = TYPES[type] ?? []
   if (!width) throw new ScanError(`it holds ${NAMED[type] ?? `voxels of an unknown type (${type})`}, not one number each`)
   const voxels = sides.reduce((a, b) => a * b)
-  if (sides.some((side) => side < 1)) throw new ScanError(`its header says ${sides.join('×')} voxels`)
+  if (sides.some((side) => side < 1)) throw new ScanError(`its header says ${sides.join('x')} voxels`)
   if (voxels > LARGEST) {
-    throw new ScanError(`its header says ${sides.join('×')} voxels, more than the ${LARGEST / 2 ** 20} million that fit here`)
+    throw new ScanError(`its header says ${sides.join('x')} voxels, more than the ${LARGEST / 2 ** 20} million that fit here`)
   }
   const offset = two ? Number(view.getBigInt64(at.offset, little)) : view.getFloat32(at.offset, little)
   if (!(offset >= size && offset < 2 ** 24)) throw new ScanError('its header does not say where the voxels begin')
@@ -126,7 +126,7 @@ function refuseAffine(affine, { sform, qform }) {
   const [a, b, c] = affine
   const volume = Math.abs(a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) +
     a[2] * (b[0] * c[1] - b[1] * c[0]))
-  const shown = `${sizes.map((size) => Number(size.toPrecision(3))).join('×')} mm`
+  const shown = `${sizes.map((size) => Number(size.toPrecision(3))).join('x')} mm`
   const sane = volume >= 0.1 * sizes[0] * sizes[1] * sizes[2] && Math.min(...sizes) >= 0.01 && Math.max(...sizes) <= 100
   if (!sane) throw new ScanError(`its affine is not one of a scan (spacing ${shown}); repair the header`)
   return [

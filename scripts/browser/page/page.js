@@ -7,7 +7,7 @@ import { describe, stem, table } from './words.js'
 const $ = (id) => document.getElementById(id)
 const viewer = new Viewer($('canvas'), (mm) => { $('location').textContent = mm })
 const scans = [] // {name, file, state, probability, row, mask}
-let card, worker, current, bar, asked = false, wanted
+let card, worker, current, bar, asked = false, wanted, drawn = Promise.resolve()
 
 async function start() {
   card = await (await fetch('card.json')).json()
@@ -17,6 +17,7 @@ async function start() {
     return part
   }))
   $('threshold').value = card.threshold
+  $('minVolume').max = Math.max($('minVolume').max, 2 * card.min_volume)
   $('minVolume').value = card.min_volume
   showSettings()
   $('example').hidden = !card.example
@@ -69,26 +70,31 @@ const answers = {
     $('engine').textContent = `Computed by ${name}.${alone}`
   },
   progress: (content) => { bar = { ...content, began: performance.now() }; showProgress() },
-  scan: async ({ bytes, warnings }) => {
+  scan: ({ bytes, warnings }) => {
     $('warning').textContent = warnings.join('; ')
     $('looks').hidden = false
-    await viewer.showScan(bytes).catch((error) => { $('warning').textContent = `Not shown: ${error.message ?? error}` })
+    drawn = drawn.then(() => viewer.showScan(bytes)).catch(notShown)
   },
   segmented: ({ probability }) => {
     current.probability = probability
     askForMask()
   },
-  mask: async ({ bytes, row }) => {
+  mask: ({ bytes, row, middle }) => {
     asked = false
     Object.assign(current, { state: 'done', mask: bytes, row })
-    await viewer.showMask(bytes, Number($('opacity').value))
     $('work').hidden = true
     showResult()
     showList()
+    drawn = drawn.then(() => viewer.showMask(bytes, middle, Number($('opacity').value))).catch(notShown)
     if (wanted) askForMask()
     else next()
   },
   error: ({ message }) => fail(message),
+}
+
+/** A scan can be segmented where it cannot be drawn, such as without WebGL. */
+function notShown(error) {
+  $('warning').textContent = `Not shown: ${error.message ?? error}`
 }
 
 function fail(message) {

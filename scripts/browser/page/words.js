@@ -2,7 +2,7 @@
 
 /** Of the card, in sentences: [text, whether it warns]. */
 export function describe(card) {
-  const grid = `${card.spatial_size.join('×')} voxels of ${card.spacing.join('×')} mm`
+  const grid = `${card.spatial_size.join('x')} voxels of ${card.spacing.join('x')} mm`
   const seen = card.trained_on?.length ? `${card.trained_on.length} scans` : card.cohort ?? 'scans that its card does not name'
   return [
     ...(card.simulated ? [['Trained on simulated lesions.', true]] : []),

@@ -59,7 +59,7 @@ const matrix = (rows) => tensor(Float32Array.from(rows.flat()), [rows.length, ro
 
 /** Seconds that the network takes for a voxel, from a small part of its grid; null if it takes whole grids only. */
 async function probe() {
-  const sides = card.spatial_size.map((side) => Math.min(side, 32)), voxels = sides.reduce((a, b) => a * b)
+  const sides = card.spatial_size.map((side) => Math.min(side, 24)), voxels = sides.reduce((a, b) => a * b)
   const began = performance.now()
   try {
     await run('network', { image: tensor(new Float32Array(voxels), [1, 1, ...sides]) })
@@ -126,7 +126,7 @@ async function restore(probability, { back }, done) {
 function sendMask({ threshold, minVolume }) {
   const { sides, affine, middle, voxelVolume } = scan
   const { mask, lesions } = maskOf(scan.probability, sides, threshold, minVolume, voxelVolume)
-  const row = { ...measure(mask, lesions, sides, affine, middle, voxelVolume), threshold, min_volume: minVolume }
+  const { row, centre } = measure(mask, lesions, sides, affine, middle, voxelVolume)
   const bytes = maskFile(scan, mask)
-  post('mask', { bytes, row }, [bytes.buffer])
+  post('mask', { bytes, row: { ...row, threshold, min_volume: minVolume }, middle: centre }, [bytes.buffer])
 }
