@@ -124,7 +124,7 @@ def inferred(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ``configs/inference.json`` makes of them, in float32 as the browser computes."""
     folder = tmp_path_factory.mktemp("inferred")
     options = {"ckpt_path": str(WEIGHTS), "device": "cpu", "amp": False, "qc": False}
-    paths = {"input": str(scans), "output_dir": str(folder)}
+    paths = {"input": str(scans / "*.nii*"), "output_dir": str(folder)}
     workflow = ConfigWorkflow(INFERENCE, workflow_type="infer", logging_file=False, **paths, **options)
     workflow.initialize()
     workflow.run()
