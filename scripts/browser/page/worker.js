@@ -1,0 +1,132 @@
+// The work, away from the page so that it stays responsive: from a file to a probability, from a probability to a mask.
+
+import { determinant, geometry } from './geometry.js'
+import { maskFile, readNifti, ScanError } from './nifti.js'
+import { maskOf, measure, midline } from './lesions.js'
+
+const SLAB = 2 ** 21 // voxels of the scan that are restored at a time
+let ort, card, engine, sessions, scan
+
+const post = (kind, content = {}, moved = []) => self.postMessage({ kind, ...content }, moved)
+/** The bar goes from one share of the work to another, probably in so many seconds, of ``left`` to the end. */
+const progress = (text, from, to, seconds = 0, left = 0) => post('progress', { text, from, to, seconds, left })
+
+self.onmessage = async ({ data }) => {
+  try {
+    await { open, mask: sendMask }[data.kind](data)
+  } catch (error) {
+    const memory = error instanceof RangeError || /memory|alloc|OOM/i.test(error.message ?? error)
+    const known = error instanceof ScanError ? error.message : memory && 'the browser has not enough memory for it'
+    post('error', { message: known || `it could not be segmented (${error.message ?? error})` })
+  }
+}
+
+async function start() {
+  card = await (await fetch('card.json')).json()
+  if (navigator.gpu && 'Suspending' in WebAssembly && (await navigator.gpu.requestAdapter())) {
+    try {
+      return await load('./ort.jspi.min.mjs', 'webgpu', 'WebGPU')
+    } catch (error) {
+      console.warn(`No WebGPU after all: ${error.message}`)
+    }
+  }
+  const threads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 8) : 1
+  await load('./ort.wasm.min.mjs', 'wasm', `WebAssembly, ${threads} thread${threads > 1 ? 's' : ''}`, threads)
+}
+
+async function load(runtime, provider, name, threads = 1) {
+  ort = await import(runtime)
+  Object.assign(ort.env.wasm, { wasmPaths: new URL('./', self.location.href).href, numThreads: threads })
+  const create = (graph, executionProviders) => ort.InferenceSession.create(`${graph}.onnx`, {
+    executionProviders, enableCpuMemArena: false, enableMemPattern: false, logSeverityLevel: 3,
+  })
+  sessions = {}
+  for (const graph of ['prepare', 'agree', 'restore']) sessions[graph] = await create(graph, ['wasm'])
+  sessions.network = await create('network', [provider])
+  if (provider === 'webgpu') await probe() // that it answers at all
+  engine = name
+  post('engine', { name })
+}
+
+async function run(graph, inputs) {
+  const results = await sessions[graph].run(inputs)
+  for (const input of Object.values(inputs)) input.dispose()
+  return Object.values(results)[0]
+}
+
+const tensor = (data, dims) => new ort.Tensor('float32', data, dims)
+const matrix = (rows) => tensor(Float32Array.from(rows.flat()), [rows.length, rows[0].length])
+
+/** Seconds that the network takes for a voxel, from a small part of its grid; null if it takes whole grids only. */
+async function probe() {
+  const sides = card.spatial_size.map((side) => Math.min(side, 24)), voxels = sides.reduce((a, b) => a * b)
+  const began = performance.now()
+  try {
+    await run('network', { image: tensor(new Float32Array(voxels), [1, 1, ...sides]) })
+  } catch {
+    return null
+  }
+  return (performance.now() - began) / 1000 / voxels
+}
+
+/** Read a scan; segment it, unless its probability on the network's grid is known from before. */
+async function open({ file, probability }) {
+  progress('Reading', 0, 0.02)
+  scan = await readNifti(file)
+  scan.voxelVolume = Math.abs(determinant(scan.affine.slice(0, 3).map((row) => row.slice(0, 3))))
+  const shown = scan.bytes
+  delete scan.bytes
+  post('scan', { bytes: shown, warnings: scan.warnings }, [shown.buffer])
+  if (!sessions) {
+    progress('Loading the network', 0.02, 0.04)
+    await start()
+  } else post('engine', { name: engine })
+  const lies = geometry(scan.affine, scan.sides, card)
+  const known = probability ?? (await segment(lies))
+  await restore(known, lies, probability ? 0 : 0.9)
+  scan.middle = midline(scan.values, scan.sides, scan.affine)
+  delete scan.values
+  post('segmented', { probability: known })
+}
+
+async function segment({ toScan, limits }) {
+  progress('Bringing the scan to the network’s grid', 0.04, 0.08)
+  const grid = card.spatial_size, voxels = grid.reduce((a, b) => a * b)
+  const image = await run('prepare', {
+    scan: tensor(scan.values, [1, 1, ...scan.sides.toReversed()]), to_scan: matrix(toScan), limits: matrix(limits),
+  })
+  const views = image.dims[0], logits = new Float32Array(views * 2 * voxels)
+  let seconds = (await probe() ?? 0) * voxels
+  for (let view = 0; view < views; view++) {
+    const at = (i) => 0.08 + (0.82 * i) / views, text = view ? 'Segmenting its mirror image' : 'Segmenting'
+    progress(text, at(view), at(view + 1), seconds, seconds * (views - view - 1))
+    const began = performance.now(), part = image.data.slice(view * voxels, (view + 1) * voxels)
+    const answer = await run('network', { image: tensor(part, [1, 1, ...grid]) })
+    logits.set(await answer.getData(true), view * 2 * voxels)
+    seconds = (performance.now() - began) / 1000
+  }
+  return (await run('agree', { logits: tensor(logits, [views, 2, ...grid]), limits: matrix(limits) })).data
+}
+
+async function restore(probability, { back }, done) {
+  const [nx, ny, nz] = scan.sides, slices = Math.max(1, Math.floor(SLAB / (nx * ny)))
+  const indices = (first, end) => tensor(Float32Array.from({ length: end - first }, (_, i) => first + i), [end - first])
+  scan.probability = new Float32Array(nx * ny * nz)
+  for (let z = 0; z < nz; z += slices) {
+    const end = Math.min(nz, z + slices), share = (i) => done + ((1 - done) * i) / nz
+    progress('Bringing the mask to the scan’s grid', share(z), share(end))
+    const part = await run('restore', {
+      probability: tensor(probability, [1, 1, ...card.spatial_size.map((side) => side + 2)]), back: matrix(back),
+      x: indices(0, nx), y: indices(0, ny), z: indices(z, end),
+    })
+    scan.probability.set(part.data, z * nx * ny)
+  }
+}
+
+function sendMask({ threshold, minVolume }) {
+  const { sides, affine, middle, voxelVolume } = scan
+  const { mask, lesions } = maskOf(scan.probability, sides, threshold, minVolume, voxelVolume)
+  const { row, centre } = measure(mask, lesions, sides, affine, middle, voxelVolume)
+  const bytes = maskFile(scan, mask)
+  post('mask', { bytes, row: { ...row, threshold, min_volume: minVolume }, middle: centre }, [bytes.buffer])
+}

@@ -1,0 +1,127 @@
+"""Makes the page's folder: complete and static, so that any host will do and nothing is fetched from another."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from scripts.browser.graphs import write_graphs
+from scripts.common.errors import InputError
+from scripts.networks.model_card import read_card
+from scripts.simulation.anatomy import box, load_head
+from scripts.simulation.scanner import RANGES, simulate_scan
+
+PAGE = Path(__file__).with_name("page")
+LIBRARIES = {  # by their name in the page: where npm puts them
+    "niivue.js": "@niivue/niivue/dist/index.js",
+    **{
+        name: f"onnxruntime-web/dist/{name}"
+        for kind in ("wasm", "jspi")  # jspi is the smallest build with WebGPU
+        for name in (
+            f"ort.{kind}.min.mjs",
+            *(f"ort-wasm-simd-threaded{'.jspi' * (kind == 'jspi')}.{end}" for end in ("mjs", "wasm")),
+        )
+    },
+}
+SHOWN = ("about", "channels", "simulated", "cohort", "trained_on", "bundle_version", "date", "license")
+LIST = "files.js"  # by which a folder of ours is known
+EXAMPLE = "example_T2w.nii.gz"
+
+
+def build_site(output_dir: str, ckpt_path: str, example: bool = True) -> Path:
+    """Make the page for these weights in ``output_dir``, in place of a page that is there already.
+
+    Args:
+        output_dir: the folder.
+        ckpt_path: the weights, of two classes, with their card beside them.
+        example: add a simulated scan to try.
+
+    Raises:
+        InputError: no weights, a card that the page cannot follow, no npm, libraries that cannot be had, or a folder
+            with something else in it; what was there is kept then.
+    """
+    output, card = Path(output_dir).resolve(), read_card(ckpt_path)
+    if (classes := card["network_def"].get("out_channels", 2)) != 2:
+        raise InputError(f"{ckpt_path}: has {classes} classes; the page shows one, lesion")
+    if output.exists() and not (output.is_dir() and ((output / LIST).is_file() or not any(output.iterdir()))):
+        raise InputError(f"{output}: holds something else; give another --output_dir")
+    if not (npm := shutil.which("npm")):
+        raise InputError("npm: not found; install Node.js 18 or newer, which brings it (nodejs.org, apt install npm)")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as folder:
+            made, packages = Path(folder) / "site", Path(folder) / "packages"
+            made.mkdir()
+            add_libraries(npm, packages, made)
+            add_page(made, Path(ckpt_path).stem, card, example)
+            write_graphs(ckpt_path, made, card)
+            write_list(made)
+            if output.exists():
+                output.rename(Path(folder) / "old")
+            made.rename(output)
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written ({error.strerror}); what was there before is kept") from error
+    size = sum(path.stat().st_size for path in output.iterdir())
+    print(
+        f"Written: {output} ({size / 1e6:.1f} MB); look at it with: python scripts/browser_app.py --serve {output_dir}"
+    )
+    return output
+
+
+def add_libraries(npm: str, packages: Path, made: Path) -> None:
+    """Fetch the versions of ``package-lock.json`` and copy what the page needs of them, and what their licenses are."""
+    packages.mkdir()
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(PAGE / name, packages)
+    command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    done = subprocess.run(command, cwd=packages, capture_output=True, text=True)
+    if done.returncode:
+        reason = next((line for line in done.stderr.splitlines() if line.startswith("npm error")), done.stderr)
+        raise InputError(f"npm ci: {' '.join(reason.split())[:200]}; the page's libraries could not be had")
+    for name, path in LIBRARIES.items():
+        shutil.copy(packages / "node_modules" / path, made / name)
+    licenses = ""
+    for name in json.loads((PAGE / "package.json").read_text())["dependencies"]:
+        about = json.loads((packages / "node_modules" / name / "package.json").read_text())
+        licenses += f"{name} {about['version']}: {about.get('license', 'see its package')}\n"
+    (made / "licenses.txt").write_text(licenses)
+
+
+def add_page(made: Path, name: str, card: dict, example: bool) -> None:
+    """Copy the page's own files, with what its worker and its reader need to know of the card, and a scan to try."""
+    for path in sorted(PAGE.iterdir()):
+        if not path.name.startswith("package"):
+            shutil.copy(path, made)
+    defaults = {"threshold": 0.5, "min_volume": 0, "flip_averaging": False}
+    keys = ("orientation", "spacing", "spatial_size", *defaults, *SHOWN)
+    shown = {"name": name, "example": example, **{key: card[key] for key in keys if key in card}}
+    (made / "card.json").write_text(json.dumps({**defaults, **shown}, indent=1) + "\n")
+    if example:
+        nib.save(example_scan(), made / EXAMPLE)
+
+
+def example_scan(resolution: int = 2, seed: int = 1) -> nib.Nifti1Image:
+    """A T2w scan as those of the default cohort, in voxels of ``resolution`` mm."""
+    shape, affine = box(resolution)
+    head, ranges = load_head("MNI152", resolution), RANGES["patients"] | RANGES["easy"]
+    rng = np.random.default_rng(seed)
+    image, _ = simulate_scan([head], [], shape, resolution, rng, ranges, volume=60_000.0)
+    scan = nib.Nifti1Image((image * 600).astype(np.int16), affine)
+    scan.header.set_xyzt_units("mm")
+    return scan
+
+
+def write_list(made: Path) -> None:
+    """Write which files the page consists of, and a version that changes when one of them does."""
+    digest, files = hashlib.sha256(), sorted(os.listdir(made))
+    for name in files:
+        digest.update((made / name).read_bytes())
+    files = [name for name in [*files, LIST] if name not in ("service_worker.js", "index.html", "licenses.txt")]
+    text = f'self.VERSION = "meshnet-{digest.hexdigest()[:16]}"\nself.FILES = {json.dumps(files)}\n'
+    (made / LIST).write_text(text)

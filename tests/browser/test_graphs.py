@@ -1,0 +1,130 @@
+"""The graphs, with what the page reads from a header, are MONAI's transforms there and back."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from browser.chromium import Chromium
+from monai.data import MetaTensor
+from monai.transforms import (
+    Compose,
+    Invertd,
+    Orientationd,
+    ResizeWithPadOrCropd,
+    ScaleIntensityRangePercentiles,
+    Spacingd,
+)
+from scipy.spatial.transform import Rotation
+
+from scripts.browser.graphs import Agree, Prepare, percentile
+from scripts.common.errors import InputError
+
+CARD = {
+    "orientation": "RAS",
+    "spacing": [3.0, 3.5, 2.5],
+    "spatial_size": [14, 12, 15],
+    "intensity": [{"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0}],
+}
+
+
+def affines() -> list[tuple[np.ndarray, list[int]]]:
+    """Affines with the scans' sides: turned and mirrored any way, sheared, at the network's own spacing."""
+    rng, cases = np.random.default_rng(0), []
+    for i in range(60):
+        turn = Rotation.random(random_state=i).as_matrix()
+        if i % 3 == 0:  # along the axes
+            turn = np.eye(3)[rng.permutation(3)]
+        linear = turn @ np.diag(rng.uniform(0.8, 5, 3) * rng.choice([-1, 1], 3))
+        if i % 7 == 0:
+            linear[0, 1] += rng.uniform(-0.4, 0.4)
+        affine = nib.affines.from_matvec(linear, rng.uniform(-90, 90, 3)).astype(np.float32).astype(float)
+        cases.append((affine, rng.integers(5, 20, 3).tolist()))
+    return [*cases, (np.diag([3.0, 3.5, 2.5, 1.0]), [10, 12, 14]), (np.diag([3.0004, 3.5, 2.5, 1.0]), [20, 12, 9])]
+
+
+def test_geometry_and_graphs_agree_with_monai_there_and_back(page: Chromium, graphs: Callable) -> None:
+    card = {**CARD, "orientation": "LIA"}  # scans in RAS are segmented in test_site.py
+    cases = [{"affine": affine.tolist(), "sides": sides} for affine, sides in affines()]
+    call = f"cases.map((c) => geometry(c.affine, c.sides, {json.dumps(card)}))"
+    found = page.ask(
+        f"import('./geometry.js').then(({{ geometry }}) => {{ const cases = {json.dumps(cases)}; return {call} }})"
+    )
+    prepare, agree, restore = graphs(card)
+    transform = Compose(
+        [
+            Orientationd("image", axcodes=card["orientation"], labels=None),
+            Spacingd("image", pixdim=card["spacing"], mode="bilinear"),
+            ResizeWithPadOrCropd("image", spatial_size=card["spatial_size"]),
+        ]
+    )
+    rng = np.random.default_rng(1)
+    for (affine, sides), lies in zip(affines(), found, strict=True):
+        maps = {name: np.array(lies[name], np.float32) for name in ("toScan", "back", "limits")}
+        scan = rng.random(sides, np.float32)
+        item = transform({"image": MetaTensor(torch.tensor(scan[None]), affine=torch.tensor(affine))})
+        image = prepare(scan=scan.T[None, None], to_scan=maps["toScan"], limits=maps["limits"])
+        expected = item["image"][0].numpy()
+        np.testing.assert_allclose(image[0, 0], (expected - expected.min()) / np.ptp(expected), atol=2e-4)
+        lesion = torch.rand(1, *card["spatial_size"])
+        logits = torch.cat([torch.zeros_like(lesion), lesion.logit()])[None].numpy()
+        axes = {name: np.arange(n, dtype=np.float32) for name, n in zip("xyz", sides, strict=True)}
+        got = restore(probability=agree(logits=logits, limits=maps["limits"]), back=maps["back"], **axes)
+        inverse = Invertd("pred", transform=transform, orig_keys="image", nearest_interp=False)
+        back = inverse({**item, "pred": MetaTensor(lesion, affine=item["image"].affine)})["pred"]
+        np.testing.assert_allclose(got[0, 0].T, back[0].numpy(), atol=2e-4)
+
+
+@pytest.fixture
+def graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """A function: the three graphs around the network, run by ONNX Runtime."""
+
+    def written(card: dict) -> list[Callable]:
+        from scripts.browser import graphs as module
+
+        def no_network(ckpt_path: str, folder: str, formats: str) -> None:
+            (Path(folder) / f"{Path(ckpt_path).stem}.onnx").write_bytes(b"")
+
+        monkeypatch.setattr(module, "export", no_network)
+        module.write_graphs("weights.pt", tmp_path, card)
+
+        def runner(name: str) -> Callable:
+            session = onnxruntime.InferenceSession(tmp_path / f"{name}.onnx")
+            return lambda **inputs: session.run(None, {k: np.ascontiguousarray(v) for k, v in inputs.items()})[0]
+
+        return [runner(name) for name in ("prepare", "agree", "restore")]
+
+    return written
+
+
+@pytest.mark.parametrize("percent", [0, 0.2, 5, 50, 95, 99.8, 100])
+def test_percentiles_are_numpys(percent: float) -> None:
+    values = np.random.default_rng(0).normal(size=10_007).astype(np.float32)
+    assert float(percentile(torch.tensor(values), percent)) == pytest.approx(np.percentile(values, percent), rel=1e-6)
+
+
+def test_scaling_by_percentiles_is_monais() -> None:
+    scaling = {"lower": 2.0, "upper": 99.8, "b_min": 0.0, "b_max": 1.0, "clip": True}
+    card = {**CARD, "intensity": [{"_target_": "ScaleIntensityRangePercentilesd", "keys": "image", **scaling}]}
+    scan, whole = torch.rand(1, 1, 15, 12, 14) * 700, torch.tensor([[0.0, 0, 0], [13, 11, 14]])
+    image = Prepare(card)(scan, torch.eye(3, 4), whole)[0]
+    expected = ScaleIntensityRangePercentiles(**scaling)(scan[0].permute(0, 3, 2, 1))
+    torch.testing.assert_close(image, expected.as_tensor() if hasattr(expected, "as_tensor") else expected)
+
+
+def test_views_are_averaged_as_inference_does() -> None:
+    from scripts.inference.agreement import Agreed
+
+    logits, whole = torch.randn(2, 2, 14, 12, 15), torch.tensor([[0.0, 0, 0], [13, 11, 14]])
+    ours = Agree({**CARD, "flip_averaging": True})(logits, whole)[0, :, 1:-1, 1:-1, 1:-1]
+    put_back = torch.cat([logits[0], logits[1].flip(1)])  # as PredictionsInferer does
+    torch.testing.assert_close(ours, Agreed("pred", views=2)({"pred": put_back})["pred"][1:])
+
+
+def test_a_scaling_that_the_page_has_not_is_refused() -> None:
+    with pytest.raises(InputError, match="the page can only"):
+        Prepare({**CARD, "intensity": [{"_target_": "NormalizeIntensityd", "keys": "image"}]})
