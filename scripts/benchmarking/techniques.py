@@ -27,7 +27,7 @@ from scripts.training.run_record import git_revision
 CONFIGS = MENUS.parent
 PLAIN = "plain recipe"
 NOT_OVERLAYS = {"benchmark", "evaluate", "hpo", "hpo_augmentation", "inference", "labels", "metadata", "train", "usual"}
-# Other scans, other weights to start from or to learn from, other epochs, several processes; or they only show and keep.
+# Other scans, weights to start or to learn from, other epochs, several processes; or they only show and keep.
 NOT_COMPARED = {"baseline", "contrasts", "distill", "distributed", "events", "finetune", "keep_checkpoints"}
 NOT_COMPARED |= {"simulated_patients", "tracking"}
 
