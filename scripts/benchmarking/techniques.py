@@ -28,8 +28,8 @@ CONFIGS = MENUS.parent
 PLAIN = "plain recipe"
 NOT_OVERLAYS = {"benchmark", "evaluate", "hpo", "hpo_augmentation", "inference", "labels", "metadata", "train", "usual"}
 NOT_OVERLAYS |= {"protocol", "ensemble", "volumes"}
-# Other scans, other weights to start from or to learn from, several processes; or they only show and keep.
-NOT_COMPARED = {"contrasts", "distill", "distributed", "events", "finetune", "keep_checkpoints"}
+# Other scans, weights to start or to learn from, other epochs, several processes; or they only show and keep.
+NOT_COMPARED = {"baseline", "contrasts", "distill", "distributed", "events", "finetune", "keep_checkpoints"}
 NOT_COMPARED |= {"simulated_patients", "tracking"}
 
 
@@ -49,7 +49,7 @@ def benchmark_techniques(
         output_dir: folder of the results; a training's own folder is removed when it is measured.
         only: names of techniques, such as "ema, loss_name focal"; all by default. The plain recipe is always one. A
             name may also be a value, "channels 5", or several joined by " + ", and braces are the weights of another
-            row: "channels 26, distill + teacher {channels 26}".
+            row: "channels 26, distill + teacher {channels 26}, baseline + epochs 1".
         seeds: of the trainings.
         epochs: of each training.
         dataset_dir: a cohort; by default the one that is simulated.
@@ -76,7 +76,7 @@ def benchmark_techniques(
         if str(seed) not in runs:
             given = ["--dataset_dir", str(Path(dataset_dir).resolve())] if dataset_dir else []
             overlays, overrides = known[name]
-            given = [*_filled(overrides, output_dir, seed), *given, "--seed", str(seed), "--epochs", str(epochs)]
+            given += ["--seed", str(seed), "--epochs", str(epochs), *_filled(overrides, output_dir, seed)]
             runs[str(seed)] = _measure(overlays, given, _weights(output_dir, name, seed))
         for file_name, text in (("results.json", json.dumps(results, indent=4)), ("results.md", table(results))):
             with replace_file(Path(output_dir, file_name)) as file:

@@ -64,10 +64,10 @@ def test_a_student_is_measured_beside_its_teacher_of_the_same_seed(
     assert len(given) == 6
     for seed in (0, 7):
         teacher = tmp_path / "weights" / f"channels_26-{seed}.pt"
-        assert given[teacher] == ([], ["--channels", "26", "--seed", str(seed), "--epochs", "1"])
+        assert given[teacher] == ([], ["--seed", str(seed), "--epochs", "1", "--channels", "26"])
         overlays, overrides = given[tmp_path / "weights" / f"distill_teacher_channels_26_temperature_4-{seed}.pt"]
         assert [Path(path).name for path in overlays] == ["distill.json"]
-        assert overrides[:4] == ["--teacher", str(teacher), "--temperature", "4"]
+        assert overrides[4:] == ["--teacher", str(teacher), "--temperature", "4"]
 
 
 @pytest.mark.parametrize("name", ["chanels 5", "loss_name dcie", "ema + emma", "train"])
