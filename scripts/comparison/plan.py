@@ -136,7 +136,10 @@ class Plan:
     def overlays(self, network: str) -> list[str]:
         """The config files after train.json; a bare name is one of the bundle's own."""
         given = [*self.common["overlays"], *self.networks[network].get("overlays", [])]
-        return [path if Path(path).is_file() else str(MENUS.parent / path) for path in given]
+        paths = [path if Path(path).is_file() else str(MENUS.parent / path) for path in given]
+        if missing := [path for path in paths if not Path(path).is_file()]:
+            raise InputError(f"{network}: overlay {Path(missing[0]).name}: no such file here or in configs/")
+        return paths
 
     def overrides(self, run: Run) -> dict:
         """What a run's training differs in from train.json and its overlays, but for its folders."""

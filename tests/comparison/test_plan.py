@@ -83,6 +83,9 @@ def test_a_misspelt_key_of_a_network_is_a_line(plan_of: Callable, tmp_path: Path
     with pytest.raises((InputError, RuntimeError)) as error:
         plan_of(tmp_path, **{"+networks": [{"name": "other", "epochs": 3}]})
     assert "'epochs' was unexpected" in describe(error.value)
+    plan = plan_of(tmp_path, **{"+networks": [{"name": "other", "overlays": ["emma.json"]}]})
+    with pytest.raises(InputError, match=r"^other: overlay emma\.json: no such file here or in configs/$"):
+        plan.check()
 
 
 def test_what_does_not_fit_the_grid_is_left_out_with_its_reason(
