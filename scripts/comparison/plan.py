@@ -161,8 +161,8 @@ class Plan:
 def _chosen(networks: list[dict], only: str | list[str]) -> dict[str, dict]:
     """The networks to compare by name; each may name the folders of those before it."""
     known = {entry["name"]: entry for entry in networks}
-    if len(known) < len(networks):
-        raise InputError("networks: two have the same name")
+    if min(len(known), len({entry.get("paper", entry["name"]) for entry in networks})) < len(networks):
+        raise InputError("networks: two have the same name or row of the paper")
     names = [name.strip() for name in (only if isinstance(only, str) else ",".join(only)).split(",") if name.strip()]
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"only {unknown[0]}: no such network; there are {', '.join(known)}")
