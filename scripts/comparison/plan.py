@@ -136,7 +136,10 @@ class Plan:
     def overlays(self, network: str) -> list[str]:
         """The config files after train.json; a bare name is one of the bundle's own."""
         given = [*self.common["overlays"], *self.networks[network].get("overlays", [])]
-        return [path if Path(path).is_file() else str(MENUS.parent / path) for path in given]
+        paths = [path if Path(path).is_file() else str(MENUS.parent / path) for path in given]
+        if missing := [path for path in paths if not Path(path).is_file()]:
+            raise InputError(f"{network}: overlay {Path(missing[0]).name}: no such file here or in configs/")
+        return paths
 
     def overrides(self, run: Run) -> dict:
         """What a run's training differs in from train.json and its overlays, but for its folders."""
@@ -158,8 +161,8 @@ class Plan:
 def _chosen(networks: list[dict], only: str | list[str]) -> dict[str, dict]:
     """The networks to compare by name; each may name the folders of those before it."""
     known = {entry["name"]: entry for entry in networks}
-    if len(known) < len(networks):
-        raise InputError("networks: two have the same name")
+    if min(len(known), len({entry.get("paper", entry["name"]) for entry in networks})) < len(networks):
+        raise InputError("networks: two have the same name or row of the paper")
     names = [name.strip() for name in (only if isinstance(only, str) else ",".join(only)).split(",") if name.strip()]
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"only {unknown[0]}: no such network; there are {', '.join(known)}")

@@ -62,7 +62,7 @@ def test_a_network_may_name_the_folder_of_an_earlier_one_and_waits_for_it(plan_o
         ({"restarts": 0}, "restarts 0: expected a whole number of at least 1"),
         ({"overrides": {"seed": 1}}, "overrides#seed: the comparison sets this itself, leave it out"),
         ({"networks": [STUDENT]}, "student: its overrides name wide, which must be compared too and stand before it"),
-        ({"networks": [{"name": "a"}, {"name": "a"}]}, "networks: two have the same name"),
+        ({"networks": [{"name": "a"}, {"name": "a"}]}, "networks: two have the same name or row of the paper"),
     ],
 )
 def test_a_wrong_value_is_a_line(plan_of: Callable, tmp_path: Path, flags: dict, line: str) -> None:
@@ -83,6 +83,9 @@ def test_a_misspelt_key_of_a_network_is_a_line(plan_of: Callable, tmp_path: Path
     with pytest.raises((InputError, RuntimeError)) as error:
         plan_of(tmp_path, **{"+networks": [{"name": "other", "epochs": 3}]})
     assert "'epochs' was unexpected" in describe(error.value)
+    plan = plan_of(tmp_path, **{"+networks": [{"name": "other", "overlays": ["emma.json"]}]})
+    with pytest.raises(InputError, match=r"^other: overlay emma\.json: no such file here or in configs/$"):
+        plan.check()
 
 
 def test_what_does_not_fit_the_grid_is_left_out_with_its_reason(
