@@ -52,6 +52,7 @@ function open(scan) {
   for (const id of ['error', 'warning']) $(id).textContent = ''
   $('result').hidden = true
   $('work').hidden = false
+  drawn = drawn.then(() => viewer.clear()) // no mask stays in sight under another scan's name
   showList()
   worker ??= startWorker()
   worker.postMessage({ kind: 'open', file: scan.file, probability: scan.probability })

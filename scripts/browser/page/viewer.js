@@ -18,11 +18,15 @@ export class Viewer {
   async showScan(bytes) {
     this.attached ??= this.niivue.attachToCanvas(this.canvas)
     await this.attached
-    this.mask = undefined
-    for (const volume of [...this.niivue.volumes]) this.niivue.removeVolume(volume)
+    this.clear()
     this.niivue.opts.multiplanarShowRender = SHOW_RENDER.NEVER // drawing in 3D and segmenting at once would slow both
     this.niivue.addVolume(await NVImage.new(bytes.buffer, 'scan.nii', 'gray'))
     this.niivue.setSliceType(this.planes)
+  }
+
+  clear() {
+    this.mask = undefined
+    for (const volume of [...this.niivue.volumes]) this.niivue.removeVolume(volume)
   }
 
   /** A mask's bytes over the scan, looked at in its ``middle`` (mm); if one is there, only its voxels change. */

@@ -23,7 +23,8 @@ self.onmessage = async ({ data }) => {
 
 async function start() {
   card = await (await fetch('card.json')).json()
-  if (navigator.gpu && 'Suspending' in WebAssembly && (await navigator.gpu.requestAdapter())) {
+  const gpu = 'Suspending' in WebAssembly && (await navigator.gpu?.requestAdapter()) // its build wants JSPI
+  if (gpu && !gpu.info?.isFallbackAdapter) { // one that is no graphics card is slower than WebAssembly
     try {
       return await load('./ort.jspi.min.mjs', 'webgpu', 'WebGPU')
     } catch (error) {
