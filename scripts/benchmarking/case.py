@@ -17,6 +17,8 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.optim.swa_utils import update_bn
 
 from scripts.common.errors import print_cause
+from scripts.networks import interleaved, openvino_runtime
+from scripts.networks.air import infer_in_air
 from scripts.networks.meshnet import MeshNet
 from scripts.training.losses import WeightedCrossEntropyLoss
 from scripts.training.precision import autocast_dtype
@@ -32,6 +34,26 @@ class DilatedMeshNet(MeshNet):
         for layer in self.layers:
             x = layer(x)
         return self.classifier(x)
+
+
+class HeadMeshNet(MeshNet):
+    """The same without air: in inference computed in a box as large as the head of M2265 is in 256x256x256 voxels."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map an image (B, in_channels, D, H, W) to class logits (B, out_channels, D, H, W)."""
+        if self.training:
+            return super().forward(x)
+        sides = (int(side * share) for side, share in zip(x.shape[2:], (160 / 256, 208 / 256, 192 / 256), strict=True))
+        box = tuple(slice((n - side) // 2, (n + side) // 2) for n, side in zip(x.shape[2:], sides, strict=True))
+        return infer_in_air(self, x, box, x.new_zeros(x.shape[1]))
+
+
+class OpenVINOMeshNet(MeshNet):
+    """The same as inference's ``--runtime openvino`` computes it, its graph made for each volume."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map an image (B, in_channels, D, H, W) to class logits (B, out_channels, D, H, W)."""
+        return super().forward(x) if self.training else interleaved.forward(self, x, openvino_runtime.infer)
 
 
 def measure(case: dict) -> dict:
@@ -142,7 +164,8 @@ def _timed(step: Step, device: str) -> tuple[torch.Tensor, float]:
 def _compare(output: np.ndarray, case: dict) -> dict:
     if case["is_reference"]:
         np.save(case["reference"], output)
-    if not Path(case["reference"]).is_file() or not case["channels"]:
+    is_part = case["network"]["_target_"].endswith("HeadMeshNet")  # of noise that fills the volume
+    if not Path(case["reference"]).is_file() or not case["channels"] or is_part:
         return {}
     expected = np.load(case["reference"])
     different = float((output.argmax(1) != expected.argmax(1)).mean())

@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -97,10 +98,10 @@ class Masks:
         self.derivative.write_description()
         self.stopwatch.start()
 
-    def segment(self, engine: Engine, batch: dict) -> dict:
-        """An evaluator's ``iteration_update``: MONAI's own with its postprocessing.
+    def segment(self, engine: Engine, batch: dict, postprocessing: Callable) -> dict:
+        """An evaluator's ``iteration_update``: MONAI's own.
 
-        The files of the scan are made and written while the next one is computed.
+        Its postprocessing and the files of the scan are done while the next scan is computed.
         """
         self.stopwatch.lap("waiting for the scan")
         (scan,), (digest,) = batch["scan"], batch["sha256"]
@@ -109,17 +110,17 @@ class Masks:
             if "error" in batch:
                 raise InputError(batch["error"][0])
             (item,) = engine._iteration(engine, batch)
-            self.stopwatch.lap("back to its grid")
             self.saving.result()  # no more than one is held in memory
-            self.saving = self.saver.submit(self._save, scan, digest, item)
+            self.saving = self.saver.submit(self._save, scan, digest, item, postprocessing)
         except Exception as error:  # the other scans go on
             self._leave_out(scan, error)
         self.stopwatch.lap("waiting for files")
         return {}  # no volume is kept
 
-    def _save(self, scan: str, digest: str, item: dict) -> None:
-        """Measure, draw and write."""
+    def _save(self, scan: str, digest: str, item: dict, postprocessing: Callable) -> None:
+        """Bring back to the scan's grid, measure, draw and write."""
         try:
+            item = postprocessing(item)
             mask, image = item["pred"].cpu(), LoadImage(ensure_channel_first=True)(scan)
             if odd := unusual(item["image"][0].cpu().numpy(), self.card):
                 logger.warning(f"{scan}: unlike the scans these weights were trained on: {odd}; do not trust its mask")

@@ -90,3 +90,16 @@ def test_peak_memory_is_that_of_what_was_held_at_once() -> None:
 
 def test_the_dilated_network_is_the_same_module_otherwise() -> None:
     assert DilatedMeshNet(channels=5).state_dict().keys() == DilatedMeshNet.__mro__[1](channels=5).state_dict().keys()
+
+
+def test_a_head_in_air_is_computed_in_a_box_and_compared_with_nothing(folder: Path) -> None:
+    head = {"_target_": "scripts.benchmarking.case.HeadMeshNet", "channels": "@channels"}
+    result = run(folder, head, channels_last=True)
+    assert result["parameters"] == 5_682
+    assert "different_voxels" not in result
+
+
+def test_openvino_answers_in_the_benchmark_as_the_reference_does(folder: Path) -> None:
+    pytest.importorskip("openvino")
+    network = {"_target_": "scripts.benchmarking.case.OpenVINOMeshNet", "channels": "@channels"}
+    assert run(folder, network)["max_difference"] < 1e-3
