@@ -1,6 +1,8 @@
 """Make the page that segments in a browser, or serve it: ``python scripts/browser_app.py --help``."""
 
+import logging
 import sys
+import warnings
 from pathlib import Path
 
 if __name__ == "__main__":  # run as a command, Python looks in scripts/ instead of the bundle's root
@@ -32,6 +34,9 @@ def browser_app(
         return serve_site(str(serve), port)
     from scripts.browser.site import build_site  # torch and MONAI are not needed to serve
 
+    warnings.simplefilter("ignore", FutureWarning)  # torch's exporter, of torch, and of torchvision
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    print("Fetching the viewer and the runtime, simulating the example, exporting the network ...", flush=True)
     build_site(str(output_dir), str(ckpt_path), example)
 
 

@@ -1,9 +1,10 @@
-"""What ``configs/inference.json`` does to one scan, as four ONNX graphs: a browser computes nothing by itself.
+"""What ``configs/inference.json`` does to one scan, as four ONNX graphs, so that the page computes little by itself.
 
 scan -> prepare -> image -> network, a view at a time -> logits
 logits -> agree -> probability -> restore, some slices at a time -> probability on the scan's own grid
 """
 
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
@@ -130,7 +131,8 @@ def write_graphs(ckpt_path: str, folder: Path, card: dict) -> None:
     Raises:
         InputError: a card that the page cannot follow, or a network that gives another answer as a graph.
     """
-    export(ckpt_path, str(folder), "onnx")
+    with redirect_stdout(None):  # what it prints is about the unfinished folder
+        export(ckpt_path, str(folder), "onnx")
     (folder / f"{Path(ckpt_path).stem}.onnx").rename(folder / "network.onnx")
     side = torch.export.Dim.DYNAMIC
     grid, views = card["spatial_size"], 2 if card.get("flip_averaging") else 1
