@@ -67,7 +67,7 @@ def page(start: Callable, address: str) -> Chromium:
     """A browser with the page open, which keeps it for use without a network."""
     browser = start()
     browser.open(address)
-    browser.wait_for("document.body.dataset.offline")
+    browser.wait_for("document.body?.dataset.offline")
     return browser
 
 

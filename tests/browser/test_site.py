@@ -107,7 +107,7 @@ def test_it_works_without_a_network_once_loaded(start: Callable, site: Path, sca
     page, server = start(), server_of(str(site), 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     page.open(f"http://localhost:{server.server_port}/")
-    page.wait_for("document.body.dataset.offline")
+    page.wait_for("document.body?.dataset.offline")
     server.shutdown()
     server.server_close()
     page.open(f"http://localhost:{server.server_port}/")
@@ -125,7 +125,7 @@ def test_a_plain_host_without_headers_gets_its_threads_by_the_service_worker(sta
         threading.Thread(target=server.serve_forever, daemon=True).start()
         page = start()
         page.open(f"http://localhost:{server.server_port}/")
-        page.wait_for("window.crossOriginIsolated && document.body.dataset.offline")
+        page.wait_for("window.crossOriginIsolated && document.body?.dataset.offline")
         server.shutdown()
 
 
