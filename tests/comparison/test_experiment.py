@@ -50,7 +50,7 @@ def start(coarse_dir: Path) -> Iterator[Callable[..., subprocess.Popen]]:
 def test_all_runs_are_done_once(compared: Path) -> None:
     trials = trials_of(f"sqlite:///{compared}/study.db")
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
-    assert len({run_of(trial) for trial in trials}) == len(trials) == 2 * 2 + 2
+    assert len({run_of(trial) for trial in trials}) == len(trials) == 2 * 2 * 2 + 2 * 2
     for trial in trials:
         result = json.loads((compared / run_of(trial).name / "result.json").read_text())
         assert trial.value == pytest.approx(result["dice"])
@@ -139,7 +139,7 @@ def test_two_workers_one_killed_lose_no_run_and_do_none_twice(start: Callable, t
         "networks": [{"name": name, "overrides": {"channels": i + 1}} for i, name in enumerate(("thin", "wide"))],
         "overrides": {"amp": False},
     }
-    flags = {"storage": postgres, "study_name": "two", "heartbeat_interval": 3, "epochs": 3, "restarts": 2}
+    flags = {"storage": postgres, "study_name": "compared", "heartbeat_interval": 3, "epochs": 3, "restarts": 2}
     flags |= {"reference": "thin", "only": "thin,wide", "folds": "[0]"}
     folder, workers = tmp_path / "protocol", []
     for i in range(2):
@@ -150,10 +150,10 @@ def test_two_workers_one_killed_lose_no_run_and_do_none_twice(start: Callable, t
         assert time.monotonic() < deadline
         time.sleep(0.1)
         if any(folder.rglob("checkpoint_last.pt")):
-            running = [t for t in trials_of(postgres, "two") if t.state == TrialState.RUNNING]
+            running = [t for t in trials_of(postgres, "compared") if t.state == TrialState.RUNNING]
     workers[0].kill()
     assert workers[1].wait(300) == 0, (tmp_path / "log1").read_text()[-2000:]
-    trials = trials_of(postgres, "two")
+    trials = trials_of(postgres, "compared")
     done = [run_of(trial) for trial in trials if trial.state == TrialState.COMPLETE]
     assert len(done) == len({*done}) == 2 * 2 + 2
     assert {t.state for t in trials} <= {TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED}
