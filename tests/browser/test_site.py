@@ -99,6 +99,29 @@ def test_sliders_change_the_mask_without_another_run(page: Chromium, scans: Path
     page.ask("document.querySelector('#minVolume').value = 1000")
 
 
+def test_a_mask_that_comes_late_is_not_taken_for_that_of_the_next_scan(start: Callable, address: str) -> None:
+    page = start()
+    page.open(address)
+    page.click("#example")
+    page.wait_for("document.querySelectorAll('#list .done').length === 1")
+    shown = page.text("#list .done")
+    page.ask("""(async () => {
+        const bytes = await (await fetch('example_T2w.nii.gz')).arrayBuffer(), files = new DataTransfer()
+        files.items.add(new File(['no scan'], 'broken.nii.gz'))
+        files.items.add(new File([bytes], 'again.nii.gz'))
+        const slider = document.querySelector('#minVolume'), input = document.querySelector('#files')
+        slider.value = slider.max
+        slider.dispatchEvent(new Event('input'))
+        slider.value = 0
+        input.files = files.files
+        input.dispatchEvent(new Event('change'))
+    })()""")
+    page.wait_for("document.querySelectorAll('#list .done').length === 2 && document.querySelector('#work').hidden")
+    states = page.ask("[...document.querySelectorAll('#list button')].map((one) => one.lastChild.className)")
+    assert states == ["done", "failed", "done"]
+    assert page.text("#list .done") == shown
+
+
 def test_it_works_without_a_network_once_loaded(start: Callable, site: Path, scans: Path) -> None:
     import threading
 

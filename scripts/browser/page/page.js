@@ -7,7 +7,7 @@ import { describe, stem, table } from './words.js'
 const $ = (id) => document.getElementById(id)
 const viewer = new Viewer($('canvas'), (mm) => { $('location').textContent = mm })
 const scans = [] // {name, file, state, probability, row, mask}
-let card, worker, current, bar, asked = false, wanted, drawn = Promise.resolve()
+let card, worker, current, bar, turn = 0, asked = false, wanted, drawn = Promise.resolve()
 
 async function start() {
   card = await (await fetch('card.json')).json()
@@ -48,6 +48,8 @@ function next() {
 
 function open(scan) {
   current = scan
+  turn++ // a mask of the scan before that is still to come is not this one's
+  asked = wanted = false
   scan.state = 'working'
   for (const id of ['error', 'warning']) $(id).textContent = ''
   $('result').hidden = true
@@ -55,12 +57,12 @@ function open(scan) {
   drawn = drawn.then(() => viewer.clear()) // no mask stays in sight under another scan's name
   showList()
   worker ??= startWorker()
-  worker.postMessage({ kind: 'open', file: scan.file, probability: scan.probability })
+  worker.postMessage({ kind: 'open', turn, file: scan.file, probability: scan.probability })
 }
 
 function startWorker() {
   const made = new Worker('worker.js', { type: 'module' })
-  made.onmessage = ({ data }) => { if (made === worker) answers[data.kind](data) }
+  made.onmessage = ({ data }) => { if (made === worker && data.turn === turn) answers[data.kind](data) }
   made.onerror = (event) => { if (made === worker) fail(`it could not be segmented (${event.message})`) }
   return made
 }

@@ -5,9 +5,9 @@ import { maskFile, readNifti, ScanError } from './nifti.js'
 import { maskOf, measure, midline } from './lesions.js'
 
 const SLAB = 2 ** 21 // voxels of the scan that are restored at a time
-let ort, card, engine, sessions, scan
+let ort, card, engine, sessions, scan, turn
 
-const post = (kind, content = {}, moved = []) => self.postMessage({ kind, ...content }, moved)
+const post = (kind, content = {}, moved = []) => self.postMessage({ kind, turn, ...content }, moved)
 /** The bar goes from one share of the work to another, probably in so many seconds, of ``left`` to the end. */
 const progress = (text, from, to, seconds = 0, left = 0) => post('progress', { text, from, to, seconds, left })
 
@@ -71,7 +71,8 @@ async function probe() {
 }
 
 /** Read a scan; segment it, unless its probability on the network's grid is known from before. */
-async function open({ file, probability }) {
+async function open({ file, probability, turn: now }) {
+  turn = now
   progress('Reading', 0, 0.02)
   scan = await readNifti(file)
   scan.voxelVolume = Math.abs(determinant(scan.affine.slice(0, 3).map((row) => row.slice(0, 3))))
