@@ -90,6 +90,25 @@ def trained(cohort_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     return {"root": root, "arguments": arguments, "scans": scans, "stdout": result.stdout, "stderr": result.stderr}
 
 
+@pytest.fixture
+def start_command() -> Iterator[Callable[..., subprocess.Popen]]:
+    """Start a command of scripts/ in a process of its own, in its log's folder; none outlives the test."""
+    started = []
+
+    def start(name: str, log: Path, flags: dict) -> subprocess.Popen:
+        arguments = [part for key, value in flags.items() for part in (f"--{key}", str(value))]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # bit-identical only then
+        command = [sys.executable, str(ROOT / "scripts" / name), *arguments]
+        with log.open("a") as out:
+            started.append(subprocess.Popen(command, cwd=log.parent, env=environment, stdout=out, stderr=out))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
 def restoring(trainer: Engine, log: Callable[[Engine], None], restored: int) -> None:
     """Let a trainer of two iterations an epoch do what ours do: hook ``log`` in as it starts, and restore a state.
 

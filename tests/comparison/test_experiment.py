@@ -1,17 +1,14 @@
 """Each run of a comparison is done once, however often its workers are stopped or killed."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
 import pytest
-from conftest import ROOT
 from optuna.trial import TrialState
 
 from scripts.common.errors import describe
@@ -27,24 +24,16 @@ def trials_of(url: str, study_name: str = "default") -> list[optuna.trial.Frozen
 
 
 @pytest.fixture
-def start(coarse_dir: Path) -> Iterator[Callable[..., subprocess.Popen]]:
-    """Start the command in a process of its own."""
-    started = []
+def start(coarse_dir: Path, start_command: Callable) -> Callable[..., subprocess.Popen]:
+    """Start the comparison in a process of its own."""
 
     def run(folder: Path, log: Path, overlay: dict, **flags: object) -> subprocess.Popen:
-        (log.parent / "overlay.json").write_text(json.dumps(overlay))
-        flags = {"overlay": log.parent / "overlay.json", "dataset_dir": coarse_dir, "output_dir": folder, **flags}
-        arguments = [part for key, value in flags.items() for part in (f"--{key}", str(value))]
-        command = [sys.executable, str(ROOT / "scripts" / "protocol.py"), *arguments]
-        with log.open("a") as out:
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            started.append(subprocess.Popen(command, cwd=log.parent, env=environment, stdout=out, stderr=out))
-        return started[-1]
+        path = log.parent / "overlay.json"
+        path.write_text(json.dumps(overlay))
+        flags = {"overlay": path, "dataset_dir": coarse_dir, "output_dir": folder, **flags}
+        return start_command("protocol.py", log, flags)
 
-    yield run
-    for process in started:
-        process.kill()
-        process.wait()
+    return run
 
 
 def test_all_runs_are_done_once(compared: Path) -> None:

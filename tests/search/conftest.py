@@ -1,17 +1,13 @@
 """A cohort of a few voxels, and searches of the smallest networks in this process: what is tested is the search."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
 import pytest
-import torch
-from conftest import ROOT
 
 from scripts.common.errors import describe
 from scripts.hpo import hpo
@@ -109,20 +105,10 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
 
 
 @pytest.fixture
-def start_search(coarse_dir: Path) -> Iterator[Callable[..., subprocess.Popen]]:
-    """Start the command in a process of its own, in the log's folder."""
-    started = []
+def start_search(coarse_dir: Path, start_command: Callable) -> Callable[..., subprocess.Popen]:
+    """Start the search in a process of its own."""
 
     def start(folder: Path, log: Path, **flags: object) -> subprocess.Popen:
-        flags = {"dataset_dir": coarse_dir, "output_dir": folder, **SMALL, **flags}
-        arguments = [part for key, value in flags.items() for part in (f"--{key}", str(value))]
-        command = [sys.executable, str(ROOT / "scripts" / "hpo.py"), *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # bit-identical only then
-        with log.open("a") as out:
-            started.append(subprocess.Popen(command, cwd=log.parent, env=environment, stdout=out, stderr=out))
-        return started[-1]
+        return start_command("hpo.py", log, {"dataset_dir": coarse_dir, "output_dir": folder, **SMALL, **flags})
 
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
+    return start
