@@ -42,8 +42,10 @@ def run_benchmark(
         only: part of the name of the cases to run, such as "inference 128x128x128 16"; all by default.
 
     Raises:
-        InputError: no such case or implementation, or a number that is too small.
+        InputError: no such case, implementation or device, or a number that is too small.
     """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"device {device}: torch {torch.__version__} finds no GPU here")
     if threads < 1 or rounds < 1 or min_seconds < 0:
         raise InputError(f"threads {threads}, rounds {rounds}, min_seconds {min_seconds}: expected at least 1, 1 and 0")
     cases = {name: case for name, case in _cases(config) if only in name}
@@ -108,12 +110,14 @@ def machine(threads: int, device: str) -> dict:
     }
 
 
-def benchmark(overlay: str | None = None, **overrides: Any) -> None:
+def benchmark(overlay: str | None = None, gpu: bool = False, **overrides: Any) -> None:
     """Measure by ``configs/benchmark.json``.
 
     Args:
         overlay: a config file with what differs from it.
+        gpu: measure on a GPU what ``configs/benchmark_gpu.json`` says, on whole volumes of 256x256x256 voxels.
         overrides: any key of it, as a flag.
     """
-    configs = [str(ROOT / "configs" / "benchmark.json"), *([overlay] if overlay else [])]
+    names = ["benchmark.json", *["benchmark_gpu.json"] * gpu]
+    configs = [*(str(ROOT / "configs" / name) for name in names), *([overlay] if overlay else [])]
     monai.bundle.run(config_file=configs, meta_file=str(ROOT / "configs" / "metadata.json"), **overrides)

@@ -17,8 +17,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils.checkpoint import checkpoint
 
 # Inference takes larger volumes one interleaved sub-volume after another. A part and its result then fit into a CPU's
-# cache, and memory holds an eighth of a layer at a time.
-VOXELS_AT_ONCE = 2**19
+# cache, and memory holds an eighth of a layer at a time. Elsewhere parts only save memory, and cost calls.
+VOXELS_AT_ONCE, VOXELS_AT_ONCE_ON_GPU = 2**19, 2**25
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,8 @@ def infer(x: torch.Tensor, steps: list, folded: list[Folded]) -> torch.Tensor:
     """Run ``steps``; what lies between a split and its merge is done on one part of a large volume after another."""
     while steps:
         step, *steps = steps
-        is_large = len(x) * x[0, 0].numel() > VOXELS_AT_ONCE and not torch.compiler.is_compiling()
+        most = VOXELS_AT_ONCE if x.device.type == "cpu" else VOXELS_AT_ONCE_ON_GPU
+        is_large = len(x) * x[0, 0].numel() > most and not torch.compiler.is_compiling()
         if isinstance(step, Split) and is_large:
             x, steps = _infer_parts(x, [step, *steps], folded, widen=None)
         elif isinstance(step, Split | Merge):

@@ -1,19 +1,23 @@
 """`python scripts/benchmark.py` measures what its config says, in turns, and keeps what it has after each case."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
 from monai.bundle import ConfigParser
 
 from scripts.benchmarking import benchmark as benchmarking
 from scripts.benchmarking.benchmark import _cases, benchmark, run_benchmark
+from scripts.benchmarking.case import measure
 from scripts.common.errors import InputError, describe
 
 CONFIG = ROOT / "configs" / "benchmark.json"
+GPU = ROOT / "configs" / "benchmark_gpu.json"
 
 
 @pytest.fixture(scope="module")
@@ -110,14 +114,36 @@ def test_wrong_keys_and_values_are_one_line(tmp_path: Path, monkeypatch: pytest.
     assert not list(tmp_path.iterdir())
 
 
-def test_the_shipped_work_names_implementations_that_exist_and_has_a_reference_before_what_is_compared() -> None:
-    seen, names = set(), [name for name, _ in _cases(ConfigParser.load_config_file(CONFIG))]
-    for _, case in _cases(ConfigParser.load_config_file(CONFIG)):
+@pytest.mark.parametrize("files", [[CONFIG], [CONFIG, GPU]], ids=["cpu", "gpu"])
+def test_the_shipped_work_names_implementations_that_exist_and_has_a_reference_before_what_is_compared(
+    files: list[Path],
+) -> None:
+    cases = dict(_cases(ConfigParser.load_config_files(files)))
+    seen, names = set(), [name for name, _ in _cases(ConfigParser.load_config_files(files))]
+    for case in cases.values():
         work = (case["mode"], str(case["grid"]), case["channels"])
-        assert case["is_reference"] or case["channels"] is None or case["mode"] == "training" or work in seen
+        compared = case["mode"] == "inference" and not case["amp"]  # half precision is another answer
+        assert case["is_reference"] or case["channels"] is None or not compared or work in seen
         seen.add(work)
     assert len(set(names)) == len(names)
-    assert "inference 128x128x128 16 this bundle" in names
+    assert "inference 256x256x256 16 this bundle" in names
+
+
+def test_what_is_measured_on_a_gpu_computes_in_half_precision_but_for_the_reference_and_can_be_built() -> None:
+    cases = dict(_cases(ConfigParser.load_config_files([CONFIG, GPU])))
+    assert {case["implementation"] for case in cases.values() if not case["amp"]} == {"dilated, eager torch"}
+    for name, case in cases.items():
+        here = {"device": "cpu", "threads": 2, "min_seconds": 0.0, "reference": "", "grid": [64, 64, 64]}
+        if case["channels"] in (5, None) and case["mode"] == "inference":
+            assert measure(case | here)["seconds"] > 0, name
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_benchmark_of_one_says_so(tmp_path: Path) -> None:
+    with pytest.raises((RuntimeError, InputError)) as error:
+        benchmark(gpu=True, output_dir=str(tmp_path / "out"))
+    assert re.search("device cuda: torch .* finds no GPU here", describe(error.value))
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_implementation_is_one_line() -> None:

@@ -240,6 +240,7 @@ def test_inference_preprocesses_as_training_does() -> None:
     order = [name for name in order if name not in ("SelectItemsd", "Lambdad")]
     card = "scripts.networks.model_card.intensity_from_card"
     assert [t["_target_"] for t in ours] == [card if name == "%intensity" else name for name in order]
+    assert next(t for t in ours if t["_target_"] == "Spacingd").pop("dtype") == "$torch.float32"  # whole scans: memory
     for step in ours:
         theirs = for_training.get(step["_target_"], {})
         for key in set(step) - {"_target_", "card", "keys", "pixdim", "spatial_size"}:

@@ -132,6 +132,20 @@ def test_a_large_volume_goes_through_inference_in_parts(monkeypatch: pytest.Monk
     torch.testing.assert_close(answer, plain(network, x).detach(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("device", "in_parts"), [("cpu", True), ("meta", False)])
+def test_only_a_cpu_takes_a_volume_that_fits_in_parts(
+    device: str, in_parts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, x, calls = MeshNet(channels=3).eval().to(device), torch.empty(1, 1, 32, 32, 32, device=device), []
+    convolve = lambda *args, **kw: calls.append(args) or nn.functional.conv3d(*args, **kw)  # noqa: E731
+    monkeypatch.setattr(interleaved, "conv3d", convolve)
+    monkeypatch.setattr(interleaved, "VOXELS_AT_ONCE", 5000)
+    steps = plan([layer[0].dilation for layer in network.layers], x.shape[2:])
+    with torch.inference_mode():
+        assert interleaved.infer(x, steps, interleaved.fold(network, "cpu")).shape == (1, 2, 32, 32, 32)
+    assert (len(calls) > len(network.layers) + 1) is in_parts
+
+
 @pytest.mark.parametrize("dilations", [(2,), (2, 1), (2, 4, 1), (4, 2)])
 def test_the_first_layer_may_be_the_last_of_its_part(dilations: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interleaved, "VOXELS_AT_ONCE", 20)
