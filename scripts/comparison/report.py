@@ -72,4 +72,4 @@ def _run(plan: Plan, run: Run, subjects: pandas.DataFrame | None, state: dict) -
 def _csv(content: pandas.DataFrame, path: Path) -> None:
     with replace_file(path, unique=True) as file:
         whole = {name: "Int64" for name in ("restart", "scans", "parameters") if name in content}
-        content.round(6).astype(whole).to_csv(file, index=False, lineterminator="\n")
+        content.astype(whole).to_csv(file, index=False, lineterminator="\n", float_format="%.8g")

@@ -9,7 +9,7 @@ import pandas
 import pytest
 
 from scripts.comparison.plan import Run
-from scripts.comparison.report import report
+from scripts.comparison.report import _csv, report
 
 
 def test_every_planned_run_is_in_the_csv_with_the_mean_of_its_scans(compared: Path) -> None:
@@ -50,3 +50,8 @@ def test_what_is_missing_is_said(
     assert "| MeshNet-5 | 274 |" in out
     assert "1 of 2 runs are done" in out
     assert "| 1 of 1 |" in out
+
+
+def test_a_small_p_is_written_with_its_digits(tmp_path: Path) -> None:
+    _csv(pandas.DataFrame({"row": ["wide"], "n": [60], "p": [2.4567e-10], "dice": [0.8765432]}), tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_text() == "row,n,p,dice\nwide,60,2.4567e-10,0.8765432\n"
