@@ -20,15 +20,18 @@ def run_command(function: Callable) -> Any:
     Fire calls a function before it complains of an unknown flag; here nothing is done then, and the exit status is 2.
     It reads ``--flag false`` as a text; here it is False where the default is a boolean.
     """
-    flags = {n for n, p in inspect.signature(function).parameters.items() if isinstance(p.default, bool)}
+    signature = inspect.signature(function)
+    flags = {name for name, parameter in signature.parameters.items() if isinstance(parameter.default, bool)}
 
     @wraps(function)
     def request(*args: Any, **options: Any) -> SimpleNamespace:
-        for name in flags & options.keys():
-            options[name] = BOOLEANS.get(str(options[name]).lower(), options[name])
-            if not isinstance(options[name], bool):
-                raise fire.core.FireError(f"--{name} {options[name]}: expected true or false")
-        return SimpleNamespace(call=partial(function, *args, **options))
+        given = signature.bind(*args, **options)  # Fire hands over flags by their places
+        for name in flags & given.arguments.keys():
+            value = given.arguments[name]
+            given.arguments[name] = BOOLEANS.get(str(value).lower(), value)
+            if not isinstance(given.arguments[name], bool):
+                raise fire.core.FireError(f"--{name} {value}: expected true or false")
+        return SimpleNamespace(call=partial(function, *given.args, **given.kwargs))
 
     sys.excepthook = print_cause
     wants_help = {"-h", "--help"} & set(sys.argv[1:])  # a function that takes any flag would take this one

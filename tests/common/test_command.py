@@ -1,10 +1,13 @@
-"""A misspelt flag stops a command before it has done anything."""
+"""A misspelt flag stops a command before it has done anything, and a boolean is what it says."""
 
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from scripts.common.command import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,3 +28,50 @@ def test_help_lists_the_arguments_from_any_directory(script: str, tmp_path: Path
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0
     assert "--spacing" in result.stdout + result.stderr
+
+
+def all_given(folder: str = "here", example: bool = True) -> tuple:
+    return folder, example
+
+
+def any_flag(overlay: str | None = None, dry_run: bool = False, **overrides: Any) -> tuple:
+    return overlay, dry_run, overrides
+
+
+def needs_one(path: str, quantiles: bool = False) -> tuple:
+    return path, quantiles
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "answer"),
+    [
+        (all_given, [], ("here", True)),
+        (all_given, ["--example", "false"], ("here", False)),
+        (all_given, ["--example=False"], ("here", False)),
+        (all_given, ["there", "true"], ("there", True)),
+        (any_flag, ["--dry_run", "false"], (None, False, {})),
+        (any_flag, ["--dry_run", "true", "--epochs", "3"], (None, True, {"epochs": 3})),
+        (any_flag, ["--dry_run"], (None, True, {})),
+        (needs_one, ["a", "--quantiles", "false"], ("a", False)),
+        (needs_one, ["--path", "a", "--quantiles", "true"], ("a", True)),
+    ],
+)
+def test_a_boolean_is_what_it_says(
+    function: Any, arguments: list[str], answer: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["command.py", *arguments])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # the command sets its own
+    assert run_command(function) == answer
+
+
+@pytest.mark.parametrize("function", [all_given, any_flag])
+def test_another_word_for_a_boolean_is_refused(
+    function: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    name = "example" if function is all_given else "dry_run"
+    monkeypatch.setattr(sys, "argv", ["command.py", f"--{name}", "maybe"])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    with pytest.raises(SystemExit) as stop:
+        run_command(function)
+    assert stop.value.code == 2
+    assert f"--{name} maybe: expected true or false" in capsys.readouterr().err
