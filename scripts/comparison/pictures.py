@@ -76,10 +76,10 @@ def _by_parameters(runs: pandas.DataFrame) -> Figure:
     axis.errorbar(
         theirs["parameters"], theirs["mean"], theirs["sd"], **style, mfc="white", color="grey", label="paper, ARC"
     )
-    for points, colour, side, x in ((ours, "C0", "right", -4), (theirs, "grey", "left", 4)):
+    for points, colour in ((ours, "C0"), (theirs, "grey")):
         for i, (name, point) in enumerate(points.sort_values("parameters").iterrows()):
-            where = {"xytext": (x, (5, -11, 16)[i % 3]), "textcoords": "offset points", "fontsize": 7, "ha": side}
-            axis.annotate(name, (point["parameters"], point["mean"]), color=colour, **where)
+            where = {"xytext": (4, (5, -11, 16)[i % 3]), "textcoords": "offset points", "fontsize": 7, "color": colour}
+            axis.annotate(name, (point["parameters"], point["mean"]), **where)
     axis.set(xscale="log", xlabel="parameters", ylabel="DICE with background, mean and sd of runs")
     axis.legend()
     return figure
