@@ -127,11 +127,19 @@ def test_the_shipped_work_names_implementations_that_exist_and_has_a_reference_b
     assert f"inference {'256x256x256' if GPU in files else '128x128x128'} 16 this bundle" in names
 
 
-def test_what_is_measured_on_a_gpu_computes_in_half_precision_but_for_the_reference_and_can_be_built() -> None:
+def test_what_is_measured_on_a_gpu_computes_in_half_precision_but_for_the_reference_and_can_be_built(
+    tmp_path: Path,
+) -> None:
     cases = dict(_cases(ConfigParser.load_config_files([CONFIG, GPU])))
     assert {case["implementation"] for case in cases.values() if not case["amp"]} == {"dilated, eager torch"}
     for name, case in cases.items():
-        here = {"device": "cpu", "threads": 2, "min_seconds": 0.0, "reference": "", "grid": [64, 64, 64]}
+        here = {
+            "device": "cpu",
+            "threads": 2,
+            "min_seconds": 0.0,
+            "reference": str(tmp_path / "o.npy"),
+            "grid": [64, 64, 64],
+        }
         if case["channels"] in (5, None) and case["mode"] == "inference":
             assert measure(case | here)["seconds"] > 0, name
 
