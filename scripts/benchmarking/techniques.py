@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from itertools import product
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import torch
@@ -39,11 +40,12 @@ def benchmark_techniques(
     seeds: tuple = (0, 1, 2),
     epochs: int = 50,
     dataset_dir: str = "",
+    processes: int = 1,
 ) -> None:
     """Train the recipe plain and with each technique, and evaluate on the held-out test fold.
 
-    One after another, seed by seed, so that what disturbs the machine disturbs all alike. ``results.json`` and
-    ``results.md`` are kept up to date; the same command again goes on with what is missing.
+    Seed by seed, so that what disturbs the machine disturbs all alike. ``results.json`` and ``results.md`` are kept up
+    to date; the same command again goes on with what is missing.
 
     Args:
         output_dir: folder of the results; a training's own folder is removed when it is measured.
@@ -53,15 +55,23 @@ def benchmark_techniques(
         seeds: of the trainings.
         epochs: of each training.
         dataset_dir: a cohort; by default the one that is simulated.
+        processes: trainings at a time, which share the cores; 1 where a row has another's weights.
     """
     known = dict(techniques())
     names = [PLAIN, *(name.strip() for name in (only if isinstance(only, str) else ",".join(only)).split(",") if name)]
     known |= {name: _joined(name, known) for name in names}
     path = Path(output_dir, "results.json")
+    cores = os.cpu_count() or 1
+    if not 1 <= processes <= cores:
+        raise InputError(f"processes {processes}: this machine has 1 to {cores}")
+    if processes > 1 and any("{" in name for name in names):
+        raise InputError("processes: a row that has another's weights waits for it; leave --processes out")
+    threads = cores // processes
     settings = {"epochs": epochs, "dataset_dir": dataset_dir or "the default cohort", "git_revision": git_revision()}
+    settings |= {"processes": processes}
     results = {
         "settings": settings,
-        **machine(os.cpu_count() or 1, "cuda" if torch.cuda.is_available() else "cpu"),
+        **machine(threads, "cuda" if torch.cuda.is_available() else "cpu"),
         "runs": {},
     }
     if path.is_file():
@@ -69,18 +79,25 @@ def benchmark_techniques(
         if earlier["settings"] != settings:
             raise InputError(f"{path}: measured with {earlier['settings']}, not {settings}; give another --output_dir")
         results = earlier
-    wanted = list(product(seeds if isinstance(seeds, tuple | list) else [seeds], names if only else known))
-    for seed, name in (turns := tqdm(wanted, unit="training")):
-        turns.set_description(name)
-        runs = results["runs"].setdefault(name, {})
-        if str(seed) not in runs:
-            given = ["--dataset_dir", str(Path(dataset_dir).resolve())] if dataset_dir else []
-            overlays, overrides = known[name]
-            given += ["--seed", str(seed), "--epochs", str(epochs), *_filled(overrides, output_dir, seed)]
-            runs[str(seed)] = _measure(overlays, given, _weights(output_dir, name, seed))
-        for file_name, text in (("results.json", json.dumps(results, indent=4)), ("results.md", table(results))):
-            with replace_file(Path(output_dir, file_name)) as file:
-                file.write(text)
+    runs = results["runs"]
+    wanted = product(seeds if isinstance(seeds, tuple | list) else [seeds], names if only else known)
+    wanted = [(seed, name) for seed, name in wanted if str(seed) not in runs.setdefault(name, {})]
+
+    def measure(row: tuple[int, str]) -> tuple[int, str, dict]:
+        seed, name = row
+        overlays, overrides = known[name]
+        given = ["--dataset_dir", str(Path(dataset_dir).resolve())] if dataset_dir else []
+        given += ["--seed", str(seed), "--epochs", str(epochs), *_filled(overrides, output_dir, seed)]
+        return seed, name, _measure(overlays, given, _weights(output_dir, name, seed), threads)
+
+    with ThreadPool(processes) as pool, tqdm(total=len(wanted), unit="training") as turns:
+        for seed, name, run in pool.imap_unordered(measure, wanted):
+            runs[name][str(seed)] = run
+            for file_name, text in (("results.json", json.dumps(results, indent=4)), ("results.md", table(results))):
+                with replace_file(Path(output_dir, file_name)) as file:
+                    file.write(text)
+            turns.set_description(name, refresh=False)
+            turns.update()
     print(table(results), f"Tables and numbers: {output_dir}", sep="\n")
 
 
@@ -125,7 +142,7 @@ def _filled(overrides: list[str], output_dir: str, seed: int) -> list[str]:
     return [re.sub(r"\{(.+?)\}", lambda row: str(_weights(output_dir, row[1], seed)), value) for value in overrides]
 
 
-def _measure(overlays: list[str], overrides: list[str], weights: Path) -> dict:
+def _measure(overlays: list[str], overrides: list[str], weights: Path, threads: int) -> dict:
     """Test DICE, parameters, seconds an epoch (median) and peak memory in MB of one training, or why there are none.
 
     Its ``weights`` are kept with their card.
@@ -133,9 +150,9 @@ def _measure(overlays: list[str], overrides: list[str], weights: Path) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         common = [*overrides, "--output_dir", folder, "--report", "false"]
         train = [str(CONFIGS / "train.json"), *overlays]
-        error, peak = _bundle("training", train, [*common, "--train#log#seconds", "true"])
+        error, peak = _bundle("training", train, [*common, "--train#log#seconds", "true"], threads)
         if not error:
-            error, _ = _bundle("evaluating", [*train, str(CONFIGS / "evaluate.json")], common)
+            error, _ = _bundle("evaluating", [*train, str(CONFIGS / "evaluate.json")], common, threads)
         if error:
             return {"failed": error}
         with open(f"{folder}/history.csv", newline="") as file:
@@ -153,11 +170,12 @@ def _measure(overlays: list[str], overrides: list[str], weights: Path) -> dict:
     }
 
 
-def _bundle(run_id: str, files: list[str], arguments: list[str]) -> tuple[str, int]:
+def _bundle(run_id: str, files: list[str], arguments: list[str], threads: int) -> tuple[str, int]:
     """Run a command of the bundle; return the last line of what went wrong, and the peak memory in bytes."""
     command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(files), *arguments]
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, cwd=CONFIGS.parent, stdout=log, stderr=log)
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        process = subprocess.Popen(command, cwd=CONFIGS.parent, stdout=log, stderr=log, env=environment)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         log.seek(0)
@@ -175,9 +193,10 @@ def table(results: dict) -> str:
         both = values(name, key), values(PLAIN, key)
         return f"{statistics.median(both[0]) / statistics.median(both[1]):.2f}" if all(both) else "-"
 
+    settings = results["settings"]
     lines = [
-        f"{results['device']}, {results['date']}; {results['settings']['epochs']} epochs on "
-        f"{results['settings']['dataset_dir']}; test DICE, mean ± sd over seeds; time of an epoch and peak memory as "
+        f"{results['device']}, {results['date']}; {settings['epochs']} epochs on {settings['dataset_dir']}, "
+        f"{settings['processes']} at a time; test DICE, mean ± sd over seeds; time of an epoch and peak memory as "
         "ratios to the plain recipe's",
         "",
         "| technique | test DICE | seeds | parameters | time | memory |",

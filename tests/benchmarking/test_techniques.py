@@ -1,6 +1,7 @@
 """Techniques are measured beside the plain recipe; what is there already is not measured again."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def test_the_table_has_means_deviations_and_ratios() -> None:
         return {"dice": dice, "seconds": seconds, "peak_mb": peak, "parameters": 56194, "epochs": 3}
 
     results = {
-        "device": "a machine", "date": "today", "settings": {"epochs": 3, "dataset_dir": "a cohort"},
+        "device": "a machine", "date": "today", "settings": {"epochs": 3, "dataset_dir": "a cohort", "processes": 2},
         "runs": {
             PLAIN: {"0": run(0.5, 2, 1000), "1": run(0.7, 4, 1000)},
             "ema": {"0": run(0.6, 6, 1500), "1": run(0.8, 3, 1500)},
@@ -51,7 +52,40 @@ def test_the_table_has_means_deviations_and_ratios() -> None:
         "| ema | 0.700 ± 0.141 | 2 | 56,194 | 1.50 | 1.50 |",
         "| plateau | no validation | 0 | - | - | - |",
     ]
-    assert "3 epochs on a cohort" in lines[0]
+    assert "3 epochs on a cohort, 2 at a time" in lines[0]
+
+
+def test_two_trainings_at_a_time_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = threading.Barrier(2, timeout=60)  # broken if one waits for the other to end
+    threads = []
+    monkeypatch.setattr(techniques.os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(
+        techniques, "_measure", lambda *run: threads.append(run[3]) or both.wait() * 0 or {"failed": "-"}
+    )
+    benchmark_techniques(output_dir=str(tmp_path), only="ema", seeds=(0, 7), processes=2)
+    assert threads == [3, 3, 3, 3]
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {name: sorted(runs) for name, runs in results["runs"].items()} == {PLAIN: ["0", "7"], "ema": ["0", "7"]}
+    assert results["settings"]["processes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"processes": 0}, r"^processes 0: this machine has 1 to \d+"),
+        ({"processes": 1000}, r"^processes 1000: this machine has 1 to \d+"),
+        (
+            {"processes": 2, "only": "channels 26,distill + teacher {channels 26}"},
+            "^processes: a row that has another's",
+        ),
+    ],
+)
+def test_a_number_of_processes_that_cannot_be_is_refused(
+    given: dict, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(techniques.os, "cpu_count", lambda: 6)
+    with pytest.raises(InputError, match=message):
+        benchmark_techniques(**given)
 
 
 def test_a_student_is_measured_beside_its_teacher_of_the_same_seed(
