@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise, product
 
 import torch
+from monai.data import MetaTensor
 from torch import nn
 from torch.nn.functional import conv3d, pad
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -70,8 +71,11 @@ def _factor(dilation: int, side: int) -> int:
 def forward(network: nn.Module, x: torch.Tensor, run: Callable | None = None) -> torch.Tensor:
     """Map an image (B, in_channels, D, H, W) to a ``MeshNet``'s class logits (B, out_channels, D, H, W).
 
-    In inference the steps are run by ``run``, by default ``infer``.
+    In inference the steps are run by ``run``, by default ``infer``. A ``MetaTensor`` stays one, but its metadata goes
+    past the steps, each of which would sort it out for hundreds of sub-volumes.
     """
+    if isinstance(x, MetaTensor):
+        return MetaTensor(forward(network, x.as_tensor(), run)).copy_meta_from(x, copy_attr=False)
     steps = plan([layer[0].dilation for layer in network.layers], x.shape[2:])
     looks_at_volume = any(getattr(norm, "running_mean", norm) is None for _, norm, *_ in network.layers)
     if network.training or torch.is_grad_enabled() or looks_at_volume:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.data import MetaTensor, decollate_batch
 from torch import nn
 
 from scripts.networks import interleaved
@@ -152,6 +153,24 @@ def test_the_first_layer_may_be_the_last_of_its_part(dilations: tuple, monkeypat
     network, x = MeshNet(channels=3, dilations=dilations).double().eval(), torch.rand(1, 1, 16, 16, 16).double()
     with torch.no_grad():
         torch.testing.assert_close(network(x), plain(network, x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_metadata_goes_past_the_layers(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = MeshNet(channels=2).train(training)
+    x, affine = torch.rand(1, 1, 32, 32, 32), torch.diag(torch.tensor([6.0, 6.0, 6.0, 1.0]))[None]
+    image = MetaTensor(x, affine=affine, meta={"filename_or_obj": ["a.nii.gz"]})
+    image.is_batch = True
+    calls, count = [], MetaTensor.update_meta
+    monkeypatch.setattr(MetaTensor, "update_meta", lambda *args: calls.append(args[1]) or count(*args))
+    with torch.set_grad_enabled(training):
+        out, expected = network(image), network(x)
+    assert len(calls) < 5  # each layer's dozen of calls would sort it out for hundreds of sub-volumes
+    assert torch.equal(out.as_tensor(), expected)
+    assert out.requires_grad is training
+    (one,) = decollate_batch(out)
+    assert torch.equal(one.affine, affine[0].double())
+    assert one.meta["filename_or_obj"] == "a.nii.gz"
 
 
 def test_dropout_drops_the_same_channels_of_whole_volumes() -> None:
