@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file, sha256
-from scripts.data.volumes import Image, off_grid, read_volume
+from scripts.data.volumes import Image, from_centre, off_grid, read_volume
 
 logger = logging.getLogger("meshnet")
 RULES = 2  # counted up when a rule changes, so that no report of older rules is used again
@@ -123,10 +123,8 @@ def _check_mask(scan: dict, image: Image, label: Image, data: np.ndarray, grid: 
     if data.min() < 0:
         report["warnings"].append(f"{path}: values below 0, taken as background")
     if grid and lesion.any():
-        axes = nib.io_orientation(label.affine)[:, 0].astype(int)  # RAS axis of each voxel axis
-        half = (np.array(grid[0]) * grid[1] / 2)[axes]
-        away = np.abs(np.argwhere(lesion) - (np.array(label.shape) - 1) / 2) * voxel_sizes(label.affine)
-        if outside := (away > half).any(axis=1).mean():
+        away = from_centre(label, np.argwhere(lesion))
+        if outside := (away > np.array(grid[0]) * grid[1] / 2).any(axis=1).mean():
             kind = "errors" if outside == 1 else "warnings"
             report[kind].append(f"{path}: {outside:.0%} of the lesion lies outside the recipe's grid")
 

@@ -10,13 +10,17 @@ from math import inf
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 from tqdm import tqdm
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
 from scripts.data.bids import check_files, read_description, scans_in_bids, scans_in_csv, stem
 from scripts.data.folds import assign_folds, table_of_folds
-from scripts.data.volumes import read_volume
+from scripts.data.volumes import from_centre, head_of, read_volume
+
+MARGIN = 6  # voxels of air around the head
+STEP = 16  # sides are multiples of it: the largest dilation is then interleaved in full
 
 
 def prepare_datalist(
@@ -31,7 +35,7 @@ def prepare_datalist(
     inner_folds: int = 3,
     seed: int = 0,
     spacing: float | tuple[float, float, float] = 1.0,
-    spatial_size: int | tuple[int, int, int] = 256,
+    spatial_size: int | tuple[int, int, int] | str = 256,
     name: str | None = None,
     output: str | None = None,
 ) -> str:
@@ -50,7 +54,8 @@ def prepare_datalist(
         inner_folds: folds to validate on, of the subjects outside each outer fold.
         seed: seed of the folds.
         spacing: voxel size in mm of the grid that scans are resampled to: one number, or three in RAS order.
-        spatial_size: size of that grid in voxels: one number, or three in RAS order.
+        spatial_size: size of that grid in voxels: one number, or three in RAS order, or "head": multiples of 16 that
+            hold every head, and 6 voxels around it. Air, which is most of a conformed scan, costs time and memory.
         name: the cohort's name; default: from dataset_description.json, else the folder's.
         output: file to write; default: datalist.json in ``dataset_dir``.
 
@@ -58,7 +63,8 @@ def prepare_datalist(
         Path of the file written. An ``InputError``, a line per problem, says what is not usable; nothing is written.
     """
     numbers = {"seed": seed, "outer_folds": outer_folds, "inner_folds": inner_folds}
-    settings = _settings(spacing, spatial_size, numbers)
+    around_heads = spatial_size == "head"
+    settings = _settings(spacing, 1 if around_heads else spatial_size, numbers)
     root, target = _places(dataset_dir, csv, labels, output)
     told = read_description(root / "dataset_description.json")
     others = [contrasts] if isinstance(contrasts, str) else [*map(str, contrasts)]
@@ -67,6 +73,8 @@ def prepare_datalist(
     else:
         found = scans_in_csv(Path(str(csv)), root, others)
     scans = _usable(root, found, keep_tse)
+    if around_heads:
+        settings["spatial_size"] = _around_heads([root / scan["image"] for scan in scans], settings["spacing"])
     assign_folds(scans, outer_folds, inner_folds, seed)
     content = {"name": str(name or told.get("Name") or root.name), "simulated": told.get("Simulated") is True}
     with replace_file(target) as file:
@@ -145,3 +153,19 @@ def _measure_lesion(root: Path, scan: dict) -> str | None:
     n_voxels = np.count_nonzero(mask > 0)  # never > 0.5: a scale slope can make a lesion's voxels 0.017
     scan["lesion_volume"] = round(float(n_voxels * abs(np.linalg.det(image.affine[:3, :3]))), 1)
     return None
+
+
+def _around_heads(paths: list[Path], spacing: list[float]) -> list[int]:
+    """The size in voxels, RAS, of the smallest grid that holds every scan's head and ``MARGIN`` voxels around it."""
+
+    def reach(path: Path) -> np.ndarray:
+        image, data = read_volume(path)
+        (box,) = ndimage.find_objects(head_of(data).astype(np.uint8))
+        return from_centre(image, np.array([[part.start, part.stop - 1] for part in box]).T).max(0)
+
+    with ThreadPoolExecutor(8) as pool:
+        far = np.max(list(tqdm(pool.map(reach, paths), "Finding heads", len(paths), leave=False)), axis=0)
+    voxels = 2 * far / spacing + 1 + 2 * MARGIN
+    size = [STEP * int(np.ceil(n / STEP)) for n in voxels]
+    print(f"Grid: {'x'.join(map(str, size))} voxels, with every head {MARGIN} or more inside")
+    return size

@@ -11,7 +11,7 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_tensor
 from torch.nn.functional import avg_pool3d
 
-from scripts.inference.lesions import head_of
+from scripts.data.volumes import head_of
 from scripts.networks.air import can_skip_air, infer_in_air
 from scripts.networks.interleaved import forward, infer
 

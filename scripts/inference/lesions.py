@@ -6,6 +6,7 @@ from monai.data import MetaTensor
 from nibabel.affines import apply_affine
 from scipy import ndimage
 
+from scripts.data.volumes import head_of
 from scripts.evaluation.lesion_detection import TOUCHING
 
 
@@ -39,13 +40,6 @@ def midline(image: np.ndarray, affine: np.ndarray) -> float:
     lines = head.any(axis)
     first, last = x.min(axis, where=head, initial=np.inf), x.max(axis, where=head, initial=-np.inf)
     return float(np.median(first[lines] + last[lines]) / 2)
-
-
-def head_of(image: np.ndarray) -> np.ndarray:
-    """The largest connected part of ``image`` (D, H, W) above a tenth of the robust range, as in FSL's BET."""
-    low, high = np.percentile(image, (2, 98))
-    parts, _ = ndimage.label(image >= low + 0.1 * (high - low))
-    return parts == np.bincount(parts.ravel())[1:].argmax() + 1
 
 
 def remove_small_lesions(mask: MetaTensor, min_volume: float) -> MetaTensor:

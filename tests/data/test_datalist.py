@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import ROOT
+from monai.transforms import Compose, Lambda, LoadImage, Orientation, ResizeWithPadOrCrop, Spacing
 
 from scripts.common.errors import InputError
 from scripts.data.cohort import load_cohort
@@ -150,6 +151,36 @@ def test_name_and_grid_have_defaults(cohort: Path):
     assert (content["name"], content["simulated"]) == ("cohort", False)
     assert (content["spacing"], content["spatial_size"], content["seed"]) == ([1.0] * 3, [256] * 3, 0)
     assert read_datalist(Path(prepare_datalist(str(cohort), name="Mine")))["name"] == "Mine"
+
+
+def test_a_grid_around_heads_holds_all_of_them_with_a_margin(cohort: Path):
+    random = np.random.default_rng(0)
+    for i, path in enumerate(sorted(cohort.glob("sub-*/**/*_T2w.nii.gz"))):
+        shape, centre = (60, 70, 80), np.array([28, 39, 36]) + random.integers(-3, 4, 3)
+        ras = np.indices(shape).transpose(1, 2, 3, 0)
+        head = (((ras - centre) / (14, 18, 16 + i)) ** 2).sum(-1) < 1
+        image = nib.Nifti1Image(500.0 * head + random.rayleigh(10, shape), np.diag([2, 1.5, 2.5, 1]))
+        turned = image.as_reoriented(nib.io_orientation(np.diag([-1, 1, -1, 1]))[[2, 0, 1]])  # to another orientation
+        nib.save(turned, path)
+        mask = nib.Nifti1Image((turned.get_fdata() > 400).astype(np.uint8), turned.affine)
+        nib.save(mask, cohort / "derivatives/lesion_masks" / path.relative_to(cohort).with_name(path.name[:-7] + DESC))
+    content = read_datalist(Path(prepare_datalist(str(cohort), spacing=2, spatial_size="head")))
+    size = content["spatial_size"]
+    assert all(n % 16 == 0 for n in size)
+    boxes = []
+    for scan in content["training"]:
+        cropped, whole = (
+            Compose([
+                LoadImage(ensure_channel_first=True), Orientation("RAS"), Spacing((2, 2, 2)),
+                ResizeWithPadOrCrop(sides), Lambda(lambda x: x[0] > 250),
+            ])(cohort / scan["image"])
+            for sides in (size, (128, 128, 128))
+        )  # fmt: skip
+        assert cropped.sum() == whole.sum() > 10_000
+        boxes.append([(i.min(), n - 1 - i.max()) for i, n in zip(np.nonzero(cropped.numpy()), size, strict=True)])
+    least = np.min(boxes, axis=(0, 2))  # voxels around the head, where there are fewest
+    assert (least >= 6).all()
+    assert (least <= 6 + 8).all()  # 16 fewer would leave less; 14, not 13, since resampling shifts half a voxel
 
 
 # ---- folds
@@ -310,6 +341,7 @@ def test_every_unreadable_mask_is_named_at_once(cohort: Path):
         ("spacing", (1, 1, -2.0), "spacing (1, 1, -2.0): expected a positive number of mm, or three"),
         ("spacing", float("nan"), "spacing nan: expected a positive number of mm, or three"),
         ("spatial_size", 25.6, "spatial_size 25.6: expected a positive whole number of voxels, or three"),
+        ("spatial_size", "heads", "spatial_size heads: expected a positive whole number of voxels, or three"),
         ("spatial_size", True, "spatial_size True: expected a positive whole number of voxels, or three"),
         ("outer_folds", 13, "12 subjects are too few for 13 outer and 3 inner folds"),
         ("inner_folds", 9, "12 subjects are too few for 3 outer and 9 inner folds"),
