@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file, sha256
-from scripts.data.volumes import Image, from_centre, off_grid, read_volume
+from scripts.data.placement import share_outside
+from scripts.data.volumes import Image, off_grid, read_volume
 
 logger = logging.getLogger("meshnet")
-RULES = 2  # counted up when a rule changes, so that no report of older rules is used again
+RULES = 3  # counted up when a rule changes, so that no report of older rules is used again
 
 
 def check_scans(
@@ -86,10 +87,10 @@ def _check_scan(scan: dict, grid: list | None) -> dict:
             volume, data = read_volume(scan[key])
             report["sha256"][key] = sha256(scan[key])
             if key == "image":
-                image = volume
+                image, voxels = volume, data
                 _check_image(scan["image"], image, data, report)
             elif not report["errors"]:
-                _check_mask(scan, image, volume, data, grid, report)
+                _check_mask(scan, image, voxels, volume, data, grid, report)
         except InputError as error:
             report["errors"].append(str(error))
         except MemoryError:
@@ -110,7 +111,9 @@ def _check_image(path: str, image: Image, data: np.ndarray, report: dict) -> Non
         report["warnings"].append(f"{path}: its header does not say where left and right are (both form codes are 0)")
 
 
-def _check_mask(scan: dict, image: Image, label: Image, data: np.ndarray, grid: list | None, report: dict) -> None:
+def _check_mask(
+    scan: dict, image: Image, voxels: np.ndarray, label: Image, data: np.ndarray, grid: list | None, report: dict
+) -> None:
     path, lesion = scan["label"], data > 0
     if wrong := off_grid(label, image):
         report["errors"].append(f"{path}: {wrong}: {scan['image']}")
@@ -122,11 +125,9 @@ def _check_mask(scan: dict, image: Image, label: Image, data: np.ndarray, grid: 
         report["warnings"].append(f"{path}: {n_values} different values above 0, all taken as lesion")
     if data.min() < 0:
         report["warnings"].append(f"{path}: values below 0, taken as background")
-    if grid and lesion.any():
-        away = from_centre(label, np.argwhere(lesion))
-        if outside := (away > np.array(grid[0]) * grid[1] / 2).any(axis=1).mean():
-            kind = "errors" if outside == 1 else "warnings"
-            report[kind].append(f"{path}: {outside:.0%} of the lesion lies outside the recipe's grid")
+    if grid and lesion.any() and (outside := share_outside(image, voxels, lesion, *grid)):
+        kind = "errors" if outside == 1 else "warnings"
+        report[kind].append(f"{path}: {outside:.0%} of the lesion lies outside the recipe's grid")
 
 
 def _add_duplicates(scans: list[dict], reports: list[dict]) -> None:

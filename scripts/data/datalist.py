@@ -10,14 +10,14 @@ from math import inf
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 from tqdm import tqdm
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
 from scripts.data.bids import check_files, read_description, scans_in_bids, scans_in_csv, stem
 from scripts.data.folds import assign_folds, table_of_folds
-from scripts.data.volumes import from_centre, head_of, read_volume
+from scripts.data.placement import head_in_mm
+from scripts.data.volumes import read_volume
 
 MARGIN = 6  # voxels of air around the head
 STEP = 16  # sides are multiples of it: the largest dilation is then interleaved in full
@@ -159,13 +159,11 @@ def _around_heads(paths: list[Path], spacing: list[float]) -> list[int]:
     """The size in voxels, RAS, of the smallest grid that holds every scan's head and ``MARGIN`` voxels around it."""
 
     def reach(path: Path) -> np.ndarray:
-        image, data = read_volume(path)
-        (box,) = ndimage.find_objects(head_of(data).astype(np.uint8))
-        return from_centre(image, np.array([[part.start, part.stop - 1] for part in box]).T).max(0)
+        sides, extent = head_in_mm(*read_volume(path))
+        return np.abs(extent - sides[:, None] / 2).max(1)
 
     with ThreadPoolExecutor(8) as pool:
         far = np.max(list(tqdm(pool.map(reach, paths), "Finding heads", len(paths), leave=False)), axis=0)
-    voxels = 2 * far / spacing + 1 + 2 * MARGIN
-    size = [STEP * int(np.ceil(n / STEP)) for n in voxels]
+    size = [STEP * int(np.ceil(n / STEP)) for n in 2 * far / spacing + 2 * MARGIN]
     print(f"Grid: {'x'.join(map(str, size))} voxels, with every head {MARGIN} or more inside")
     return size

@@ -7,7 +7,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
-from scipy import ndimage
 
 from scripts.common.errors import InputError
 
@@ -62,19 +61,10 @@ def off_grid(label: Image, image: Image) -> str | None:
     return f"its affine moves it {shift:.1f} mm away from its image" if shift > 0.1 * theirs.min() else None
 
 
-def head_of(image: np.ndarray) -> np.ndarray:
-    """The largest connected part of ``image`` (D, H, W) above a tenth of the robust range, as in FSL's BET."""
-    low, high = np.percentile(image, (2, 98))
-    parts, _ = ndimage.label(image >= low + 0.1 * (high - low))
-    return parts == np.bincount(parts.ravel())[1:].argmax() + 1
-
-
-def from_centre(image: Image, voxels: np.ndarray) -> np.ndarray:
-    """How far (N, 3; mm, along the RAS axes) ``voxels`` (N, 3; indices) are from the centre, about which scans are
-    padded and cropped.
-    """
-    away = np.abs(voxels - (np.array(image.shape) - 1) / 2) * voxel_sizes(image.affine)
-    return away[:, np.argsort(nib.io_orientation(image.affine)[:, 0])]
+def in_ras(image: Image, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A view of the ``data`` (D, H, W) of ``image`` with its axes along R, A and S, and their voxel sizes in mm."""
+    turn = nib.io_orientation(image.affine)
+    return nib.apply_orientation(data, turn), voxel_sizes(image.affine)[np.argsort(turn[:, 0])]
 
 
 def _read(path: Path) -> tuple[Image, np.ndarray]:

@@ -5,18 +5,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from monai.inferers import Inferer
 from monai.utils import convert_to_tensor
-from torch.nn.functional import avg_pool3d
 
-from scripts.data.volumes import head_of
+from scripts.data.placement import head_extent
 from scripts.networks.air import can_skip_air, infer_in_air
 from scripts.networks.interleaved import forward, infer
 
 Box = tuple[slice, slice, slice]
-COARSE = 64  # voxels along an axis are enough to find a head
 MARGIN = 6  # voxels of air that are computed, see docs/performance.md
 STEP = 16  # sides are multiples of it: the largest dilation is then interleaved in full
 WORTH = 0.5  # a grid that leaves less air than this was made for heads, and its network knows where it ends
@@ -48,11 +45,9 @@ class HeadInferer(Inferer):
 
 def head_box(image: torch.Tensor) -> Box | None:
     """The box of the head in ``image`` (D, H, W), ``MARGIN`` voxels larger; None if it is ``WORTH`` of it or more."""
-    blocks = [max(1, side // COARSE) for side in image.shape]
-    head = np.nonzero(head_of(avg_pool3d(image[None].float(), blocks)[0].cpu().numpy()))
     box = []
-    for found, block, side in zip(head, blocks, image.shape, strict=True):
-        first, last = found.min() * block - MARGIN, (found.max() + 1) * block + MARGIN
+    for (first, last), side in zip(head_extent(image), image.shape, strict=True):
+        first, last = first - MARGIN, last + MARGIN
         size = min(side, math.ceil((last - first) / STEP) * STEP)
         start = int(min(max(0, (first + last - size) // 2), side - size))
         box.append(slice(start, start + size))

@@ -6,7 +6,7 @@ from monai.data import MetaTensor
 from nibabel.affines import apply_affine
 from scipy import ndimage
 
-from scripts.data.volumes import head_of
+from scripts.data.placement import head_of
 from scripts.evaluation.lesion_detection import TOUCHING
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
-from scripts.data.volumes import head_of
+from scripts.data.placement import head_of
 from scripts.networks.ensemble import SHARED
 from scripts.networks.model_card import read_card
 

@@ -249,17 +249,33 @@ def test_a_scan_given_as_mask_is_an_error(scan: dict) -> None:
 
 @pytest.mark.parametrize("orientation", ["RAS", "PSR", "LPI"])
 def test_a_lesion_beyond_the_grid_is_found_in_any_orientation(scan: dict, orientation: str) -> None:
-    mask = np.zeros((24, 30, 20), np.uint8)
-    mask[0:4, 10, 10] = 1  # at the left edge
-    for path, data in ((scan["image"], nib.load(scan["image"]).get_fdata()), (scan["label"], mask)):
-        image = nib.Nifti1Image(data, AFFINE)
-        turn = nib.orientations.ornt_transform(nib.io_orientation(AFFINE), nib.orientations.axcodes2ornt(orientation))
-        nib.save(image.as_reoriented(turn), path)
+    with_head(scan, slice(0, 24), orientation)  # wider than the grid
     assert warned([scan], **GRID) == []
     narrow = {**GRID, "spatial_size": (20, 30, 20)}  # loses 2 voxels of 2 mm on either side
     assert warned([scan], **narrow) == [f"{scan['label']}: 50% of the lesion lies outside the recipe's grid"]
     with pytest.raises(InputError, match="100% of the lesion lies outside the recipe's grid"):
         refuse([scan], **{**GRID, "spatial_size": (16, 30, 20)})
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "PSR", "LPI"])
+def test_a_grid_about_a_head_off_the_centre_holds_its_lesion(scan: dict, orientation: str) -> None:
+    with_head(scan, slice(0, 12), orientation)
+    assert warned([scan], **{**GRID, "spatial_size": (12, 30, 20)}) == []
+    with_head(scan, slice(2, 14), orientation)
+    (line,) = warned([scan], **{**GRID, "spatial_size": (12, 30, 20)})
+    assert line == f"{scan['label']}: 50% of the lesion lies outside the recipe's grid"
+
+
+def with_head(scan: dict, width: slice, orientation: str) -> None:
+    """A head this wide, and at the left edge a lesion of 4 voxels."""
+    mask, head = np.zeros((2, 24, 30, 20))
+    mask[0:4, 10, 10] = 1
+    head[width, 5:25, 5:15] = 100
+    head += np.random.default_rng(0).random(head.shape)
+    for path, data in ((scan["image"], head), (scan["label"], mask.astype(np.uint8))):
+        image = nib.Nifti1Image(data, AFFINE)
+        turn = nib.orientations.ornt_transform(nib.io_orientation(AFFINE), nib.orientations.axcodes2ornt(orientation))
+        nib.save(image.as_reoriented(turn), path)
 
 
 def test_a_scan_that_is_there_twice_is_an_error(tmp_path: Path, scan: dict) -> None:

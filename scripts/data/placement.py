@@ -1,0 +1,84 @@
+"""MONAI pads and crops about a scan's centre, where a head need not be: this says which voxels the grid should take."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch.nn.functional import avg_pool3d
+
+from scripts.data.volumes import Image, in_ras
+
+COARSE = 64  # voxels along an axis are enough to find a head
+
+
+def head_of(image: np.ndarray) -> np.ndarray:
+    """The largest connected part of ``image`` (D, H, W) above a tenth of the robust range, as in FSL's BET."""
+    low, high = np.percentile(image, (2, 98))
+    parts, _ = ndimage.label(image >= low + 0.1 * (high - low))
+    return parts == np.bincount(parts.ravel())[1:].argmax() + 1
+
+
+def head_extent(image: torch.Tensor) -> list[tuple[int, int]]:
+    """The first voxel of the head in ``image`` (D, H, W) and the one after its last, along each axis."""
+    blocks = [max(1, side // COARSE) for side in image.shape]
+    head = np.nonzero(head_of(avg_pool3d(image[None].float(), blocks)[0].cpu().numpy()))
+    ends = [(int(found.min()), int(found.max()) + 1) for found in head]
+    return [(first * block, last * block) for (first, last), block in zip(ends, blocks, strict=True)]
+
+
+def grid_starts(
+    sides: Sequence[float], spatial_size: Sequence[float], extent: Sequence[tuple[float, float]], orientation: str
+) -> list[float]:
+    """Where along each axis of a scan with these sides a smaller grid starts, all in voxels of the grid.
+
+    That is where MONAI crops, about the centre, if the head's ``extent`` is then in the grid; else about the head's
+    centre; and where the grid is too small for what is connected to the head, as a neck is, at the top of the head.
+    """
+    starts = []
+    for side, size, (first, last), towards in zip(sides, spatial_size, extent, orientation, strict=True):
+        start = side // 2 - size // 2
+        if side > size and not start <= first < last <= start + size:
+            start = (first + last - size) // 2
+            if last - first > size and towards in "SI":
+                start = last - size if towards == "S" else first
+            start = min(max(0, start), side - size)
+        starts.append(start)
+    return starts
+
+
+def voxels_on_grid(image: torch.Tensor, spatial_size: Sequence[int], orientation: str) -> torch.Tensor:
+    """A mask (1, D, H, W) of the box of ``image`` (C, D, H, W) about whose centre to pad and crop: MONAI's
+    ``CropForeground`` takes this as its ``select_fn``.
+    """
+    sides = image.shape[1:]
+    chosen = torch.ones(1, *sides, dtype=torch.bool, device=image.device)
+    if all(side <= size for side, size in zip(sides, spatial_size, strict=True)):
+        return chosen
+    starts = grid_starts(sides, spatial_size, head_extent(image.amax(0)), orientation)
+    for axis, (side, size, start) in enumerate(zip(sides, spatial_size, starts, strict=True), 1):
+        if start != side // 2 - size // 2:
+            chosen.narrow(axis, 0, start).fill_(False)
+            chosen.narrow(axis, start + size, side - start - size).fill_(False)
+    return chosen
+
+
+def head_in_mm(image: Image, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The sides of a scan (3,), and from where to where the head reaches in it (3, 2), in mm along R, A and S."""
+    data, voxel = in_ras(image, data)
+    extent = head_extent(torch.from_numpy(np.ascontiguousarray(data, np.float32)))
+    return data.shape * voxel, np.array(extent) * voxel[:, None]
+
+
+def share_outside(
+    image: Image, data: np.ndarray, lesion: np.ndarray, spacing: Sequence[float], spatial_size: Sequence[int]
+) -> float:
+    """The share of ``lesion`` (D, H, W; boolean), drawn on a scan and its ``data``, that the grid does not hold.
+
+    Spacing in mm and size in voxels are in RAS order.
+    """
+    sides, extent = head_in_mm(image, data)
+    starts = grid_starts(sides / spacing, spatial_size, extent / np.array(spacing)[:, None], "RAS")
+    lesion, voxel = in_ras(image, lesion)
+    places = (np.argwhere(lesion) + 0.5) * voxel / spacing - starts
+    return float(((places < 0) | (places > spatial_size)).any(1).mean())
