@@ -108,6 +108,7 @@ def scans(head: nib.Nifti1Image, tmp_path_factory: pytest.TempPathFactory) -> Pa
     save(on_grid((20, -15, 10), (3, 3, 3), (70, 84, 70)), "oblique.nii.gz", np.float64)
     save(on_grid((-35, 12, 170), (2, 5, 2), (100, 46, 98)), "oblique_anisotropic.nii", np.int32, nib.Nifti2Image)
     save(head, "qform.nii.gz", sform=0)
+    save(nib.Nifti1Image(np.pad(data, ((0, 0), (0, 0), (data.shape[2], 0))), affine), "air_below.nii.gz")
     big = nib.Nifti1Image(data.astype(">i2"), affine, nib.Nifti1Header(endianness=">"))
     nib.save(big, folder / "bigendian.nii")
     scaled = nib.Nifti1Image(on_grid((5, 0, -8), (2.5, 2.5, 3.5), (80, 96, 56)).get_fdata() / 600, np.eye(4))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +14,7 @@ from browser.chromium import Chromium
 from monai.data import MetaTensor
 from monai.transforms import (
     Compose,
+    CropForegroundd,
     Invertd,
     Orientationd,
     ResizeWithPadOrCropd,
@@ -23,6 +25,7 @@ from scipy.spatial.transform import Rotation
 
 from scripts.browser.graphs import Agree, Prepare, percentile
 from scripts.common.errors import InputError
+from scripts.data.placement import grid_starts
 
 CARD = {
     "orientation": "RAS",
@@ -49,21 +52,29 @@ def affines() -> list[tuple[np.ndarray, list[int]]]:
 
 def test_geometry_and_graphs_agree_with_monai_there_and_back(page: Chromium, graphs: Callable) -> None:
     card = {**CARD, "orientation": "LIA"}  # scans in RAS are segmented in test_site.py
-    cases = [{"affine": affine.tolist(), "sides": sides} for affine, sides in affines()]
-    call = f"cases.map((c) => geometry(c.affine, c.sides, {json.dumps(card)}))"
+    rng = np.random.default_rng(2)
+    heads = [np.sort(rng.integers(0, np.array(sides)[:, None] + 1, (3, 2)), 1) for _, sides in affines()]
+    heads = [np.maximum(head, [[0, 1]]) for head in heads]
+    cases = [
+        {"affine": affine.tolist(), "sides": sides, "head": head.tolist()}
+        for (affine, sides), head in zip(affines(), heads, strict=True)
+    ]
+    call = f"cases.map((c) => geometry(c.affine, c.sides, {json.dumps(card)}, c.head))"
     found = page.ask(
         f"import('./geometry.js').then(({{ geometry }}) => {{ const cases = {json.dumps(cases)}; return {call} }})"
     )
     prepare, agree, restore = graphs(card)
-    transform = Compose(
-        [
-            Orientationd("image", axcodes=card["orientation"], labels=None),
-            Spacingd("image", pixdim=card["spacing"], mode="bilinear"),
-            ResizeWithPadOrCropd("image", spatial_size=card["spatial_size"]),
-        ]
-    )
-    rng = np.random.default_rng(1)
-    for (affine, sides), lies in zip(affines(), found, strict=True):
+    rng, moved = np.random.default_rng(1), []
+    for (affine, sides), extent, lies in zip(affines(), heads, found, strict=True):
+        on_grid = partial(about_head, extent=extent, affine=affine, sides=sides, card=card, moved=moved)
+        transform = Compose(
+            [
+                Orientationd("image", axcodes=card["orientation"], labels=None),
+                Spacingd("image", pixdim=card["spacing"], mode="bilinear"),
+                CropForegroundd("image", "image", on_grid, start_coord_key=None, end_coord_key=None),
+                ResizeWithPadOrCropd("image", spatial_size=card["spatial_size"]),
+            ]
+        )
         maps = {name: np.array(lies[name], np.float32) for name in ("toScan", "back", "limits")}
         scan = rng.random(sides, np.float32)
         item = transform({"image": MetaTensor(torch.tensor(scan[None]), affine=torch.tensor(affine))})
@@ -77,6 +88,24 @@ def test_geometry_and_graphs_agree_with_monai_there_and_back(page: Chromium, gra
         inverse = Invertd("pred", transform=transform, orig_keys="image", nearest_interp=False)
         back = inverse({**item, "pred": MetaTensor(lesion, affine=item["image"].affine)})["pred"]
         np.testing.assert_allclose(got[0, 0].T, back[0].numpy(), atol=2e-4)
+    assert sum(moved) > 20
+
+
+def about_head(
+    image: MetaTensor, extent: np.ndarray, affine: np.ndarray, sides: list, card: dict, moved: list
+) -> torch.Tensor:
+    """As ``voxels_on_grid``, but it is told the head's extent along the axes of the scan."""
+    shape, size, ends, chosen = image.shape[1:], card["spatial_size"], np.zeros((3, 2)), torch.ones_like(image)
+    to = nib.orientations.axcodes2ornt(card["orientation"])
+    turn = nib.orientations.ornt_transform(nib.io_orientation(affine), to).astype(int)
+    for (axis, sign), (first, last), side in zip(turn, extent, sides, strict=True):
+        ends[axis] = np.array([first, last] if sign > 0 else [side - last, side - first]) * shape[axis] / side
+    for axis, start in enumerate(np.floor(grid_starts(shape, size, ends, card["orientation"])).astype(int)):
+        if (more := shape[axis] - size[axis]) > 0:
+            moved.append(start != shape[axis] // 2 - size[axis] // 2)
+            chosen.narrow(axis + 1, 0, start).fill_(0)
+            chosen.narrow(axis + 1, start + size[axis], more - start).fill_(0)
+    return chosen > 0
 
 
 @pytest.fixture

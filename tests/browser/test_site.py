@@ -37,7 +37,7 @@ def refused(page: Chromium, file: Path) -> str:
     return page.wait_for(f"document.querySelector('#error').textContent.split({name})[1]")
 
 
-def test_ten_kinds_of_scans_get_the_masks_of_inference(
+def test_all_kinds_of_scans_get_the_masks_of_inference(
     start: Callable, address: str, scans: Path, inferred: Path
 ) -> None:
     """In a browser that cannot draw (no WebGL), so that only segmenting takes time."""

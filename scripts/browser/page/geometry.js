@@ -1,5 +1,5 @@
 // Where the network's grid lies in a scan: MONAI's Orientation, Spacing and ResizeWithPadOrCrop (1.6), which are linear
-// in the voxels' indices, put together. Matrices are lists of rows; x, y, z is the order of axes in the file.
+// in the voxels' indices, and scripts/data/placement.py, put together. Matrices are lists of rows; x, y, z is the order of axes in the file.
 
 const TOLERANCE = 1e-3 // MONAI's AFFINE_TOL
 const NONE = 1e-8 // where np.allclose sees 0
@@ -62,10 +62,11 @@ function round(value) {
  * @param {number[][]} affine (4, 4), from the scan's voxels to mm
  * @param {number[]} sides of the scan in voxels
  * @param {{orientation: string, spacing: number[], spatial_size: number[]}} card of the network
+ * @param {number[][]} extent of the head along the scan's axes: its first voxel, and the one after its last
  * @returns toScan and back, (3, 4) each, from the grid to the scan and the other way; limits (2, 3), the first and the
  *   last voxel of the grid on which the scan lies
  */
-export function geometry(affine, sides, card) {
+export function geometry(affine, sides, card, extent) {
   const axes = [...card.orientation].map((letter) => ['LR', 'PA', 'IS'].map((pair) =>
     (pair.includes(letter) ? ('RAS'.includes(letter) ? 1 : -1) : 0)))
   const linear = affine.slice(0, 3).map((row) => row.slice(0, 3))
@@ -92,8 +93,14 @@ export function geometry(affine, sides, card) {
   if (same && box.every((side, i) => side === shape[i])) [toTurned, origin] = [EYE, [0, 0, 0]] // it resamples nothing
 
   const shift = box.map((side, i) => { // voxel of the box = voxel of the grid + shift
-    const size = card.spatial_size[i]
-    return side > size ? Math.floor(side / 2) - Math.floor(size / 2) : -Math.floor((size - side) / 2)
+    const size = card.spatial_size[i], centred = Math.floor(side / 2) - Math.floor(size / 2)
+    if (side <= size) return -Math.floor((size - side) / 2)
+    const axis = turn.findIndex((row) => row[i]), ends = extent[axis].map((end) => (end * side) / shape[i])
+    const [first, last] = turn[axis][i] > 0 ? ends : [side - ends[1], side - ends[0]]
+    if (centred <= first && last <= centred + size) return centred
+    const top = { S: last - size, I: first }[card.orientation[i]]
+    const start = last - first > size && top !== undefined ? top : (first + last - size) / 2
+    return Math.floor(Math.min(Math.max(0, start), side - size))
   })
   const matrix = product(turn, toTurned), first = plus(times(matrix, shift), plus(times(turn, origin), flipped))
   const back = inverse(matrix)

@@ -82,11 +82,29 @@ export function measure(mask, lesions, [nx, ny], affine, middle, voxelVolume) {
   return { row, centre: total ? sum.map((value) => value / total) : null }
 }
 
-/** x (mm) of the middle of the head: the median over its lines of voxels from left to right. */
-export function midline(values, sides, affine) {
+/** The runs of voxels, as of ``parts``, of the head: the largest part above a tenth of the robust range. */
+export function headOf(values, sides) {
   const [low, high] = percentiles(values, [2, 98]), least = low + 0.1 * (high - low)
   const { starts, ends, of, size } = parts((i) => values[i] >= least, sides, false)
   const head = [...size].reduce((a, b) => (b[1] > a[1] ? b : a))[0]
+  return starts.map((start, run) => [start, ends[run]]).filter((_, run) => of[run] === head)
+}
+
+/** The first voxel of the head and the one after its last, along x, y and z. */
+export function extentOf(head, [nx, ny]) {
+  const extent = [0, 1, 2].map(() => [Infinity, 0])
+  for (const [start, end] of head) {
+    const row = Math.floor(start / nx), at = [start - row * nx, row % ny, Math.floor(row / ny)]
+    extent.forEach((range, axis) => {
+      range[0] = Math.min(range[0], at[axis])
+      range[1] = Math.max(range[1], at[axis] + (axis ? 1 : end - start))
+    })
+  }
+  return extent
+}
+
+/** x (mm) of the middle of the head: the median over its lines of voxels from left to right. */
+export function midline(head, sides, affine) {
   const across = affine[0].slice(0, 3).map(Math.abs), axis = across.indexOf(Math.max(...across))
   const [nx, ny] = sides, strides = [1, nx, nx * ny], others = [0, 1, 2].filter((i) => i !== axis)
   const lines = sides[others[0]] * sides[others[1]]
@@ -98,11 +116,10 @@ export function midline(values, sides, affine) {
     first[line] = Math.min(first[line], x)
     last[line] = Math.max(last[line], x)
   }
-  starts.forEach((start, run) => {
-    if (of[run] !== head) return
-    if (axis) for (let i = start; i < ends[run]; i++) see(i)
-    else [start, ends[run] - 1].forEach(see)
-  })
+  for (const [start, end] of head) {
+    if (axis) for (let i = start; i < end; i++) see(i)
+    else [start, end - 1].forEach(see)
+  }
   const middles = first.map((x, i) => (x + last[i]) / 2).filter(Number.isFinite).sort()
   const half = middles.length >> 1
   return middles.length % 2 ? middles[half] : (middles[half - 1] + middles[half]) / 2
