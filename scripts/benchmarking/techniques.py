@@ -58,12 +58,13 @@ def benchmark_techniques(
         processes: trainings at a time, which share the cores; 1 where a row has another's weights.
     """
     known = dict(techniques())
-    names = [PLAIN, *(name.strip() for name in (only if isinstance(only, str) else ",".join(only)).split(",") if name)]
+    given = (only if isinstance(only, str) else ",".join(only)).split(",")
+    names = [*dict.fromkeys([PLAIN, *(name.strip() for name in given if name)])]
     known |= {name: _joined(name, known) for name in names}
     path = Path(output_dir, "results.json")
-    cores = os.cpu_count() or 1
+    cores = torch.get_num_threads()
     if not 1 <= processes <= cores:
-        raise InputError(f"processes {processes}: this machine has 1 to {cores}")
+        raise InputError(f"processes {processes}: expected 1 to {cores}, the threads that torch has here")
     if processes > 1 and any("{" in name for name in names):
         raise InputError("processes: a row that has another's weights waits for it; leave --processes out")
     threads = cores // processes
@@ -80,7 +81,7 @@ def benchmark_techniques(
             raise InputError(f"{path}: measured with {earlier['settings']}, not {settings}; give another --output_dir")
         results = earlier
     runs = results["runs"]
-    wanted = product(seeds if isinstance(seeds, tuple | list) else [seeds], names if only else known)
+    wanted = product(dict.fromkeys(seeds if isinstance(seeds, tuple | list) else [seeds]), names if only else known)
     wanted = [(seed, name) for seed, name in wanted if str(seed) not in runs.setdefault(name, {})]
 
     def measure(row: tuple[int, str]) -> tuple[int, str, dict]:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
@@ -16,11 +17,8 @@ from scripts.common.errors import InputError
 from scripts.common.files import replace_file
 from scripts.data.bids import check_files, read_description, scans_in_bids, scans_in_csv, stem
 from scripts.data.folds import assign_folds, table_of_folds
-from scripts.data.placement import head_in_mm
+from scripts.data.placement import MARGIN, STEP, head_in_mm
 from scripts.data.volumes import read_volume
-
-MARGIN = 6  # voxels of air around the head
-STEP = 16  # sides are multiples of it: the largest dilation is then interleaved in full
 
 
 def prepare_datalist(
@@ -55,7 +53,7 @@ def prepare_datalist(
         seed: seed of the folds.
         spacing: voxel size in mm of the grid that scans are resampled to: one number, or three in RAS order.
         spatial_size: size of that grid in voxels: one number, or three in RAS order, or "head": multiples of 16 that
-            hold every head, and 6 voxels around it. Air, which is most of a conformed scan, costs time and memory.
+            hold every head and 6 voxels around it. Air, which is most of a conformed scan, costs time and memory.
         name: the cohort's name; default: from dataset_description.json, else the folder's.
         output: file to write; default: datalist.json in ``dataset_dir``.
 
@@ -74,7 +72,7 @@ def prepare_datalist(
         found = scans_in_csv(Path(str(csv)), root, others)
     scans = _usable(root, found, keep_tse)
     if around_heads:
-        settings["spatial_size"] = _around_heads([root / scan["image"] for scan in scans], settings["spacing"])
+        settings["spatial_size"] = _around_heads(root, scans, settings["spacing"])
     assign_folds(scans, outer_folds, inner_folds, seed)
     content = {"name": str(name or told.get("Name") or root.name), "simulated": told.get("Simulated") is True}
     with replace_file(target) as file:
@@ -90,10 +88,12 @@ def _settings(spacing: object, spatial_size: object, numbers: dict) -> dict:
     """The grid, three values each, and ``numbers``; an ``InputError`` says which is out of its range."""
     grid = {"spacing": spacing, "spatial_size": spatial_size}
     for key, value in grid.items():
-        kinds, what = ((int, float), "number of mm") if key == "spacing" else ((int,), "whole number of voxels")
+        kinds, what = (int,), "whole number of voxels, three, or head"
+        if key == "spacing":
+            kinds, what = (int, float), "number of mm, or three"
         grid[key] = list(value) if isinstance(value, (list, tuple)) else [value] * 3
         if len(grid[key]) != 3 or not all(type(v) in kinds and 0 < v < inf for v in grid[key]):
-            raise InputError(f"{key} {value}: expected a positive {what}, or three")
+            raise InputError(f"{key} {value}: expected a positive {what}")
         grid[key] = [kinds[-1](v) for v in grid[key]]
     for key, value in numbers.items():
         low = 0 if key == "seed" else 2
@@ -155,15 +155,25 @@ def _measure_lesion(root: Path, scan: dict) -> str | None:
     return None
 
 
-def _around_heads(paths: list[Path], spacing: list[float]) -> list[int]:
+def _around_heads(root: Path, scans: list[dict], spacing: list[float]) -> list[int]:
     """The size in voxels, RAS, of the smallest grid that holds every scan's head and ``MARGIN`` voxels around it."""
 
-    def reach(path: Path) -> np.ndarray:
-        sides, extent = head_in_mm(*read_volume(path))
-        return np.abs(extent - sides[:, None] / 2).max(1)
+    def measure(scan: dict) -> tuple[np.ndarray, np.ndarray] | str:
+        try:
+            return head_in_mm(*read_volume(root / scan["image"]))
+        except InputError as error:
+            return str(error)
+        except nib.orientations.OrientationError:
+            return f"{root / scan['image']}: its affine is not one of a scan; repair the header"
 
     with ThreadPoolExecutor(8) as pool:
-        far = np.max(list(tqdm(pool.map(reach, paths), "Finding heads", len(paths), leave=False)), axis=0)
-    size = [STEP * int(np.ceil(n / STEP)) for n in 2 * far / spacing + 2 * MARGIN]
-    print(f"Grid: {'x'.join(map(str, size))} voxels, with every head {MARGIN} or more inside")
+        found = list(tqdm(pool.map(measure, scans), "Finding heads", len(scans), leave=False))
+    if problems := [one for one in found if isinstance(one, str)]:
+        raise InputError("\n".join(problems))
+    needed = np.array(
+        [np.minimum(np.ptp(extent, axis=1) / spacing + 2 * MARGIN, sides / spacing) for sides, extent in found]
+    )
+    size = [STEP * int(np.ceil(round(n, 3) / STEP)) for n in needed.max(0)]
+    largest = ", ".join(dict.fromkeys(scans[i]["image"] for i in needed.argmax(0)))
+    print(f"Grid: {'x'.join(map(str, size))} voxels, for the largest heads and {MARGIN} voxels around them: {largest}")
     return size

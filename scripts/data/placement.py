@@ -10,6 +10,8 @@ from torch.nn.functional import avg_pool3d
 from scripts.data.volumes import Image, in_ras
 
 COARSE = 64  # voxels along an axis are enough to find a head
+MARGIN = 6  # voxels of air around it
+STEP = 16  # sides are multiples of it: the largest dilation is then interleaved in full
 
 
 def head_of(image: np.ndarray) -> np.ndarray:
@@ -22,34 +24,38 @@ def head_of(image: np.ndarray) -> np.ndarray:
 def head_extent(image: torch.Tensor) -> list[tuple[int, int]]:
     """The first voxel of the head in ``image`` (D, H, W) and the one after its last, along each axis."""
     blocks = [max(1, side // COARSE) for side in image.shape]
-    head = np.nonzero(head_of(avg_pool3d(image[None].float(), blocks)[0].cpu().numpy()))
+    head = np.nonzero(head_of(avg_pool3d(image[None].float(), blocks, ceil_mode=True)[0].cpu().numpy()))
     ends = [(int(found.min()), int(found.max()) + 1) for found in head]
-    return [(first * block, last * block) for (first, last), block in zip(ends, blocks, strict=True)]
+    each = zip(ends, blocks, image.shape, strict=True)
+    return [(first * block, min(last * block, side)) for (first, last), block, side in each]
 
 
 def grid_starts(
     sides: Sequence[float], spatial_size: Sequence[float], extent: Sequence[tuple[float, float]], orientation: str
 ) -> list[float]:
-    """Where along each axis of a scan with these sides a smaller grid starts, all in voxels of the grid.
+    """Where along each axis of a scan with these sides a grid starts, all in voxels of the grid.
 
-    That is where MONAI crops, about the centre, if the head's ``extent`` is then in the grid; else about the head's
-    centre; and where the grid is too small for what is connected to the head, as a neck is, at the top of the head.
+    That is where MONAI pads and crops, about the centre, if the head's ``extent`` is then in the grid. Else it is about
+    the head's centre; and where what is connected to the head, such as a neck, is too long for the grid, ``MARGIN``
+    above its top. An extent of the whole scan tells nothing: air that is as bright as a head.
     """
+    found = any(first > 0 or last < side for (first, last), side in zip(extent, sides, strict=True))
     starts = []
     for side, size, (first, last), towards in zip(sides, spatial_size, extent, orientation, strict=True):
-        start = side // 2 - size // 2
-        if side > size and not start <= first < last <= start + size:
+        start = side // 2 - size // 2 if side > size else -((size - side) // 2)
+        if found and side > size and not (start <= first and last <= start + size):
             start = (first + last - size) // 2
             if last - first > size and towards in "SI":
-                start = last - size if towards == "S" else first
+                start = last + MARGIN - size if towards == "S" else first - MARGIN
             start = min(max(0, start), side - size)
         starts.append(start)
     return starts
 
 
 def voxels_on_grid(image: torch.Tensor, spatial_size: Sequence[int], orientation: str) -> torch.Tensor:
-    """A mask (1, D, H, W) of the box of ``image`` (C, D, H, W) about whose centre to pad and crop: MONAI's
-    ``CropForeground`` takes this as its ``select_fn``.
+    """False (1, D, H, W) where the grid must not reach in ``image`` (C, D, H, W).
+
+    With this as its ``select_fn`` MONAI's ``CropForeground`` leaves a box about whose centre MONAI then pads and crops.
     """
     sides = image.shape[1:]
     chosen = torch.ones(1, *sides, dtype=torch.bool, device=image.device)
@@ -77,8 +83,9 @@ def share_outside(
 
     Spacing in mm and size in voxels are in RAS order.
     """
-    sides, extent = head_in_mm(image, data)
-    starts = grid_starts(sides / spacing, spatial_size, extent / np.array(spacing)[:, None], "RAS")
+    in_mm, extent = head_in_mm(image, data)
+    sides = np.round(in_mm / spacing)
+    starts = grid_starts(sides, spatial_size, extent * (sides / in_mm)[:, None], "RAS")
     lesion, voxel = in_ras(image, lesion)
     places = (np.argwhere(lesion) + 0.5) * voxel / spacing - starts
     return float(((places < 0) | (places > spatial_size)).any(1).mean())

@@ -9,13 +9,11 @@ import torch
 from monai.inferers import Inferer
 from monai.utils import convert_to_tensor
 
-from scripts.data.placement import head_extent
+from scripts.data.placement import MARGIN, STEP, head_extent
 from scripts.networks.air import can_skip_air, infer_in_air
 from scripts.networks.interleaved import forward, infer
 
 Box = tuple[slice, slice, slice]
-MARGIN = 6  # voxels of air that are computed, see docs/performance.md
-STEP = 16  # sides are multiples of it: the largest dilation is then interleaved in full
 WORTH = 0.5  # a grid that leaves less air than this was made for heads, and its network knows where it ends
 
 

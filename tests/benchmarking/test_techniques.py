@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from scripts.benchmarking import techniques
 from scripts.benchmarking.techniques import PLAIN, benchmark_techniques, table
@@ -58,7 +59,7 @@ def test_the_table_has_means_deviations_and_ratios() -> None:
 def test_two_trainings_at_a_time_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both = threading.Barrier(2, timeout=60)  # broken if one waits for the other to end
     threads = []
-    monkeypatch.setattr(techniques.os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
     monkeypatch.setattr(
         techniques, "_measure", lambda *run: threads.append(run[3]) or both.wait() * 0 or {"failed": "-"}
     )
@@ -69,11 +70,25 @@ def test_two_trainings_at_a_time_share_the_cores(tmp_path: Path, monkeypatch: py
     assert results["settings"]["processes"] == 2
 
 
+def test_a_training_gets_its_share_of_the_threads_and_a_row_given_twice_is_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "threads $OMP_NUM_THREADS"\necho >> "$0.calls"\nexit 1\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(techniques.sys, "executable", str(python))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    benchmark_techniques(output_dir=str(tmp_path), only="ema,plain recipe,ema", seeds=(3, 3), processes=2)
+    runs = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert runs == {name: {"3": {"failed": "threads 3"}} for name in (PLAIN, "ema")}
+    assert (tmp_path / "python.calls").read_text() == "\n\n"
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"processes": 0}, r"^processes 0: this machine has 1 to \d+"),
-        ({"processes": 1000}, r"^processes 1000: this machine has 1 to \d+"),
+        ({"processes": 0}, "^processes 0: expected 1 to 6, the threads"),
+        ({"processes": 7}, "^processes 7: expected 1 to 6, the threads"),
         (
             {"processes": 2, "only": "channels 26,distill + teacher {channels 26}"},
             "^processes: a row that has another's",
@@ -83,7 +98,7 @@ def test_two_trainings_at_a_time_share_the_cores(tmp_path: Path, monkeypatch: py
 def test_a_number_of_processes_that_cannot_be_is_refused(
     given: dict, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(techniques.os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
     with pytest.raises(InputError, match=message):
         benchmark_techniques(**given)
 

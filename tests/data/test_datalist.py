@@ -11,8 +11,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import ROOT
-from monai.transforms import Compose, Lambda, LoadImage, Orientation, ResizeWithPadOrCrop, Spacing
+from conftest import ROOT, TRAIN
+from monai.bundle import ConfigParser
 
 from scripts.common.errors import InputError
 from scripts.data.cohort import load_cohort
@@ -153,10 +153,11 @@ def test_name_and_grid_have_defaults(cohort: Path):
     assert read_datalist(Path(prepare_datalist(str(cohort), name="Mine")))["name"] == "Mine"
 
 
-def test_a_grid_around_heads_holds_all_of_them_with_a_margin(cohort: Path):
-    random = np.random.default_rng(0)
-    for i, path in enumerate(sorted(cohort.glob("sub-*/**/*_T2w.nii.gz"))):
-        shape, centre = (60, 70, 80), np.array([28, 39, 36]) + random.integers(-3, 4, 3)
+def test_a_grid_around_heads_is_the_smallest_that_holds_them(cohort: Path, capsys: pytest.CaptureFixture):
+    random, steps = np.random.default_rng(0), json.loads(Path(TRAIN).read_text())["train"]["deterministic_transforms"]
+    paths = sorted(cohort.glob("sub-*/**/*_T2w.nii.gz"))
+    for i, path in enumerate(paths):
+        shape, centre = (60, 70, 120), np.array([28, 39, 36]) + random.integers(-3, 4, 3)  # air above
         ras = np.indices(shape).transpose(1, 2, 3, 0)
         head = (((ras - centre) / (14, 18, 16 + i)) ** 2).sum(-1) < 1
         image = nib.Nifti1Image(500.0 * head + random.rayleigh(10, shape), np.diag([2, 1.5, 2.5, 1]))
@@ -166,21 +167,42 @@ def test_a_grid_around_heads_holds_all_of_them_with_a_margin(cohort: Path):
         nib.save(mask, cohort / "derivatives/lesion_masks" / path.relative_to(cohort).with_name(path.name[:-7] + DESC))
     content = read_datalist(Path(prepare_datalist(str(cohort), spacing=2, spatial_size="head")))
     size = content["spatial_size"]
+    assert f"Grid: {size[0]}x{size[1]}x{size[2]} voxels, for the largest heads" in (out := capsys.readouterr().out)
+    assert paths[-1].name in out
     assert all(n % 16 == 0 for n in size)
-    boxes = []
+    extents = []
     for scan in content["training"]:
-        cropped, whole = (
-            Compose([
-                LoadImage(ensure_channel_first=True), Orientation("RAS"), Spacing((2, 2, 2)),
-                ResizeWithPadOrCrop(sides), Lambda(lambda x: x[0] > 250),
-            ])(cohort / scan["image"])
-            for sides in (size, (128, 128, 128))
-        )  # fmt: skip
-        assert cropped.sum() == whole.sum() > 10_000
-        boxes.append([(i.min(), n - 1 - i.max()) for i, n in zip(np.nonzero(cropped.numpy()), size, strict=True)])
-    least = np.min(boxes, axis=(0, 2))  # voxels around the head, where there are fewest
-    assert (least >= 6).all()
-    assert (least <= 6 + 8).all()  # 16 fewer would leave less; 14, not 13, since resampling shifts half a voxel
+        masses = []
+        for sides in (size, [128, 128, 160]):
+            parser = ConfigParser({"steps": steps[1:7], "spacing": [2, 2, 2], "spatial_size": sides})
+            parser["orientation"], parser["all"] = "RAS", {"_target_": "Compose", "transforms": "@steps"}
+            item = parser.get_parsed_content("all")({key: str(cohort / scan[key]) for key in ("image", "label")})
+            assert ((item["label"] > 0) ^ (item["image"] > 250)).sum() < 0.05 * item[
+                "label"
+            ].sum()  # they are cut alike
+            masses.append(int(item["label"].sum()))
+        assert masses[0] == masses[1] > 5_000
+        found = np.nonzero(item["image"][0].numpy() > 250)
+        extents.append([np.ptp(i) + 1 for i in found])
+    assert (size >= np.max(extents, 0) + 12 - 1).all()  # resampling blurs half a voxel
+    assert (size < np.max(extents, 0) + 12 + 16 + 2).all()
+
+
+def test_a_grid_around_heads_is_no_larger_than_the_scans(cohort: Path):
+    content = read_datalist(Path(prepare_datalist(str(cohort), spacing=1, spatial_size="head")))
+    assert content["spatial_size"] == [16, 16, 16]  # they have 8 voxels of 2 mm, and no air
+
+
+def test_scans_in_which_no_head_can_be_looked_for_are_named(cohort: Path):
+    bad, worse, *_ = sorted(cohort.glob("sub-*/**/*_T2w.nii.gz"))
+    bad.write_bytes(bad.read_bytes()[:200])
+    image = nib.Nifti1Image(np.random.default_rng(0).random((8, 8, 8)), None)
+    image.header.set_sform(np.diag([2.0, 0, 2, 1]), code=1)
+    nib.save(image, worse)
+    first, second = message(str(cohort), spatial_size="head").splitlines()
+    assert first.startswith(f"{bad}: ")
+    assert second == f"{worse}: its affine is not one of a scan; repair the header"
+    assert not (cohort / "datalist.json").exists()
 
 
 # ---- folds
@@ -340,9 +362,9 @@ def test_every_unreadable_mask_is_named_at_once(cohort: Path):
         ("spacing", (1, 1), "spacing (1, 1): expected a positive number of mm, or three"),
         ("spacing", (1, 1, -2.0), "spacing (1, 1, -2.0): expected a positive number of mm, or three"),
         ("spacing", float("nan"), "spacing nan: expected a positive number of mm, or three"),
-        ("spatial_size", 25.6, "spatial_size 25.6: expected a positive whole number of voxels, or three"),
-        ("spatial_size", "heads", "spatial_size heads: expected a positive whole number of voxels, or three"),
-        ("spatial_size", True, "spatial_size True: expected a positive whole number of voxels, or three"),
+        ("spatial_size", 25.6, "spatial_size 25.6: expected a positive whole number of voxels, three, or head"),
+        ("spatial_size", "heads", "spatial_size heads: expected a positive whole number of voxels, three, or head"),
+        ("spatial_size", True, "spatial_size True: expected a positive whole number of voxels, three, or head"),
         ("outer_folds", 13, "12 subjects are too few for 13 outer and 3 inner folds"),
         ("inner_folds", 9, "12 subjects are too few for 3 outer and 9 inner folds"),
     ],

@@ -31,9 +31,12 @@ def volume(sides: tuple, head: tuple[slice, slice, slice]) -> torch.Tensor:
         (100, 60, (50, 98), "R", 40),  # and no further than the scan
         (100, 60, (2, 30), "L", 0),
         (100, 60, (10, 100), "R", 25),  # it does not fit: about its centre
-        (100, 60, (0, 90), "S", 30),  # a neck: from the top
-        (100, 60, (10, 100), "I", 10),
+        (100, 60, (0, 90), "S", 36),  # a neck: from the top
+        (100, 60, (10, 100), "I", 4),
+        (100, 60, (0, 98), "S", 40),
+        (100, 60, (0, 100), "S", 20),  # all of it is no head
         (40, 60, (10, 40), "S", -10),  # a scan that is smaller is padded
+        (41, 60, (10, 40), "R", -9),
     ],
 )
 def test_the_grid_starts_where_it_holds_the_head(
@@ -45,6 +48,8 @@ def test_the_grid_starts_where_it_holds_the_head(
 def test_the_head_is_found_to_within_a_block() -> None:
     image = volume((40, 130, 256), (slice(3, 30), slice(20, 101), slice(99, 256)))
     assert head_extent(image[0]) == [(3, 30), (20, 102), (96, 256)]
+    image = volume((40, 131, 319), (slice(3, 30), slice(20, 131), slice(99, 319)))
+    assert head_extent(image[0]) == [(3, 30), (20, 131), (96, 319)]
 
 
 @pytest.mark.parametrize("sides", [(40, 48, 40), (41, 70, 33), (20, 60, 80)])

@@ -1,7 +1,9 @@
 // Where the network's grid lies in a scan: MONAI's Orientation, Spacing and ResizeWithPadOrCrop (1.6), which are linear
-// in the voxels' indices, and scripts/data/placement.py, put together. Matrices are lists of rows; x, y, z is the order of axes in the file.
+// in the voxels' indices, and scripts/data/placement.py, put together. Matrices are lists of rows; x, y, z is the order of
+// axes in the file.
 
 const TOLERANCE = 1e-3 // MONAI's AFFINE_TOL
+const MARGIN = 6 // voxels above a head that is too long for the grid
 const NONE = 1e-8 // where np.allclose sees 0
 const EYE = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
 
@@ -92,13 +94,14 @@ export function geometry(affine, sides, card, extent) {
     (alike(toTurned, EYE) && origin.every((value) => close(value, 0)))
   if (same && box.every((side, i) => side === shape[i])) [toTurned, origin] = [EYE, [0, 0, 0]] // it resamples nothing
 
+  const found = extent.some(([first, last], axis) => first > 0 || last < sides[axis])
   const shift = box.map((side, i) => { // voxel of the box = voxel of the grid + shift
     const size = card.spatial_size[i], centred = Math.floor(side / 2) - Math.floor(size / 2)
     if (side <= size) return -Math.floor((size - side) / 2)
     const axis = turn.findIndex((row) => row[i]), ends = extent[axis].map((end) => (end * side) / shape[i])
     const [first, last] = turn[axis][i] > 0 ? ends : [side - ends[1], side - ends[0]]
-    if (centred <= first && last <= centred + size) return centred
-    const top = { S: last - size, I: first }[card.orientation[i]]
+    if (!found || (centred <= first && last <= centred + size)) return centred
+    const top = { S: last + MARGIN - size, I: first - MARGIN }[card.orientation[i]]
     const start = last - first > size && top !== undefined ? top : (first + last - size) / 2
     return Math.floor(Math.min(Math.max(0, start), side - size))
   })

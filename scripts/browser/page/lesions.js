@@ -83,28 +83,40 @@ export function measure(mask, lesions, [nx, ny], affine, middle, voxelVolume) {
 }
 
 /** The runs of voxels, as of ``parts``, of the head: the largest part above a tenth of the robust range. */
-export function headOf(values, sides) {
+function headOf(values, sides) {
   const [low, high] = percentiles(values, [2, 98]), least = low + 0.1 * (high - low)
   const { starts, ends, of, size } = parts((i) => values[i] >= least, sides, false)
   const head = [...size].reduce((a, b) => (b[1] > a[1] ? b : a))[0]
   return starts.map((start, run) => [start, ends[run]]).filter((_, run) => of[run] === head)
 }
 
-/** The first voxel of the head and the one after its last, along x, y and z. */
-export function extentOf(head, [nx, ny]) {
-  const extent = [0, 1, 2].map(() => [Infinity, 0])
-  for (const [start, end] of head) {
-    const row = Math.floor(start / nx), at = [start - row * nx, row % ny, Math.floor(row / ny)]
+/** The first voxel of the head and the one after its last, along x, y and z; blocks of voxels are enough to find it. */
+export function extentOf(values, sides) {
+  const block = sides.map((side) => Math.max(1, Math.floor(side / 64)))
+  const coarse = sides.map((side, axis) => Math.ceil(side / block[axis])), extent = sides.map(() => [Infinity, 0])
+  const sum = new Float32Array(coarse[0] * coarse[1] * coarse[2]), count = new Uint32Array(sum.length)
+  for (let z = 0, i = 0; z < sides[2]; z++) {
+    for (let y = 0; y < sides[1]; y++) {
+      const row = coarse[0] * (Math.floor(y / block[1]) + coarse[1] * Math.floor(z / block[2]))
+      for (let x = 0; x < sides[0]; x++, i++) {
+        const at = row + Math.floor(x / block[0])
+        sum[at] += values[i]
+        count[at]++
+      }
+    }
+  }
+  for (const [start, end] of headOf(sum.map((value, i) => value / count[i]), coarse)) {
+    const row = Math.floor(start / coarse[0]), at = [start - row * coarse[0], row % coarse[1], Math.floor(row / coarse[1])]
     extent.forEach((range, axis) => {
-      range[0] = Math.min(range[0], at[axis])
-      range[1] = Math.max(range[1], at[axis] + (axis ? 1 : end - start))
+      range[0] = Math.min(range[0], at[axis] * block[axis])
+      range[1] = Math.max(range[1], Math.min((at[axis] + (axis ? 1 : end - start)) * block[axis], sides[axis]))
     })
   }
   return extent
 }
 
 /** x (mm) of the middle of the head: the median over its lines of voxels from left to right. */
-export function midline(head, sides, affine) {
+export function midline(values, sides, affine) {
   const across = affine[0].slice(0, 3).map(Math.abs), axis = across.indexOf(Math.max(...across))
   const [nx, ny] = sides, strides = [1, nx, nx * ny], others = [0, 1, 2].filter((i) => i !== axis)
   const lines = sides[others[0]] * sides[others[1]]
@@ -116,7 +128,7 @@ export function midline(head, sides, affine) {
     first[line] = Math.min(first[line], x)
     last[line] = Math.max(last[line], x)
   }
-  for (const [start, end] of head) {
+  for (const [start, end] of headOf(values, sides)) {
     if (axis) for (let i = start; i < end; i++) see(i)
     else [start, end - 1].forEach(see)
   }

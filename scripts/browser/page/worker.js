@@ -2,7 +2,7 @@
 
 import { determinant, geometry } from './geometry.js'
 import { maskFile, readNifti, ScanError } from './nifti.js'
-import { extentOf, headOf, maskOf, measure, midline } from './lesions.js'
+import { extentOf, maskOf, measure, midline } from './lesions.js'
 
 const SLAB = 2 ** 21 // voxels of the scan that are restored at a time
 let ort, card, engine, sessions, scan, turn
@@ -83,11 +83,10 @@ async function open({ file, probability, turn: now }) {
     progress('Loading the network', 0.02, 0.04)
     await start()
   } else post('engine', { name: engine })
-  const head = headOf(scan.values, scan.sides)
-  const lies = geometry(scan.affine, scan.sides, card, extentOf(head, scan.sides))
+  const lies = geometry(scan.affine, scan.sides, card, extentOf(scan.values, scan.sides))
   const known = probability ?? (await segment(lies))
   await restore(known, lies, probability ? 0 : 0.9)
-  scan.middle = midline(head, scan.sides, scan.affine)
+  scan.middle = midline(scan.values, scan.sides, scan.affine)
   delete scan.values
   post('segmented', { probability: known })
 }
