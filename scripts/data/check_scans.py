@@ -101,6 +101,13 @@ def _check_scan(scan: dict, grid: list | None) -> dict:
 def _check_image(path: str, image: Image, data: np.ndarray, report: dict) -> None:
     if data.min() == data.max():
         report["errors"].append(f"{path}: every voxel is {data.flat[0]:g}; is this the right file?")
+    if data.min() < 0:
+        low, high = np.percentile(data, (2, 98))
+        if low < -0.1 * (high - low):
+            report["warnings"].append(
+                f"{path}: values are standardized, or no MRI's (a fiftieth is below {low:.3g}): air must be the "
+                "darkest, so give the scan as the scanner stored it"
+            )
     zooms, volume = voxel_sizes(image.affine), abs(np.linalg.det(image.affine[:3, :3]))
     shown = "x".join(f"{zoom:.3g}" for zoom in zooms)
     if not (volume >= 0.1 * np.prod(zooms) and min(zooms) >= 0.01 and max(zooms) <= 100):  # NaN is not, either

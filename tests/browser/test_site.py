@@ -69,6 +69,17 @@ def test_all_kinds_of_scans_get_the_masks_of_inference(
         pytest.skip("the other scans agree; the patient's scan is not here")
 
 
+def test_standardized_intensities_are_a_warning(page: Chromium, scans: Path, tmp_path: Path) -> None:
+    head = nib.load(scans / "plain_T2w.nii.gz")
+    data = head.get_fdata()
+    standardized = np.where(data > 50, (data - data[data > 50].mean()) / data[data > 50].std(), 0).astype(np.float32)
+    nib.save(nib.Nifti1Image(standardized, head.affine), tmp_path / "standardized.nii.gz")
+    segment(page, tmp_path / "standardized.nii.gz")
+    assert page.text("#warning").startswith("its values are standardized, or no MRI")
+    segment(page, scans / "plain_T2w.nii.gz")
+    assert page.text("#warning") == ""
+
+
 def test_it_asks_no_other_host_and_breaks_no_rule_of_its_own(page: Chromium, address: str, scans: Path) -> None:
     segment(page, scans / "plain_T2w.nii.gz")
     assert [url for url in page.requests if not url.startswith((address, "data:", f"blob:{address}"))] == []

@@ -171,6 +171,23 @@ def test_thick_slices_are_a_warning(scan: dict) -> None:
     assert warned([{"image": scan["image"]}]) == [f"{scan['image']}: unusual spacing, 1x1x20 mm"]
 
 
+@pytest.mark.parametrize("air", [0.0, None])
+def test_standardized_intensities_are_a_warning(scan: dict, air: float | None) -> None:
+    data = np.random.default_rng(0).normal(0, 1, (24, 30, 20))
+    if air is not None:
+        data[:, :8] = air
+    write(Path(scan["image"]), data.astype(np.float32))
+    (line,) = warned([{"image": scan["image"]}])
+    assert line.startswith(f"{scan['image']}: values are standardized, or no MRI's (a fiftieth is below -")
+
+
+def test_values_below_0_that_resampling_left_in_the_air_are_no_warning(scan: dict) -> None:
+    data = 500 * np.random.default_rng(0).random((24, 30, 20))
+    data[:, :8] = np.random.default_rng(1).normal(0, 10, (24, 8, 20))
+    write(Path(scan["image"]), data.astype(np.float32))
+    assert warned([{"image": scan["image"]}]) == []
+
+
 def test_a_range_beyond_float32_is_an_error(scan: dict) -> None:
     data = np.linspace(-3e38, 3e38, 24 * 30 * 20).astype(np.float32).reshape(24, 30, 20)
     with pytest.raises(InputError, match=r"T2w.nii.gz: values from -3e\+38 to 3e\+38, more than float32 can hold"):

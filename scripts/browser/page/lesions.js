@@ -138,7 +138,7 @@ export function midline(values, sides, affine) {
 }
 
 /** As ``np.percentile``, of float32: a histogram of the upper halves of their bits, then only one bin is sorted. */
-function percentiles(values, percents) {
+export function percentiles(values, percents) {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length), counts = new Uint32Array(2 ** 16)
   const key = (bit) => (bit >>> 31 ? ~bit >>> 16 : (bit >>> 16) | 0x8000) // ascends as the floats do
   for (let i = 0; i < bits.length; i++) counts[key(bits[i])]++

@@ -2,7 +2,7 @@
 
 import { determinant, geometry } from './geometry.js'
 import { maskFile, readNifti, ScanError } from './nifti.js'
-import { extentOf, maskOf, measure, midline } from './lesions.js'
+import { extentOf, maskOf, measure, midline, percentiles } from './lesions.js'
 
 const SLAB = 2 ** 21 // voxels of the scan that are restored at a time
 let ort, card, engine, sessions, scan, turn
@@ -78,6 +78,10 @@ async function open({ file, probability, turn: now }) {
   scan.voxelVolume = Math.abs(determinant(scan.affine.slice(0, 3).map((row) => row.slice(0, 3))))
   const shown = scan.bytes
   delete scan.bytes
+  const [low, high] = percentiles(scan.values, [2, 98])
+  if (low < -0.1 * (high - low)) {
+    scan.warnings.push('its values are standardized, or no MRI’s: air must be the darkest, so give the scan as it was stored')
+  }
   post('scan', { bytes: shown, warnings: scan.warnings }, [shown.buffer])
   if (!sessions) {
     progress('Loading the network', 0.02, 0.04)
