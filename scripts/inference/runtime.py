@@ -40,7 +40,7 @@ def choose_runtime(runtime: str, network: torch.nn.Module, dtype: torch.dtype | 
         for one in each(network)
         for layer in getattr(one, "layers", [None])
     ):
-        why = "takes MeshNets with ReLU or ELU and without instance normalization only; give --runtime torch"
+        why = "takes MeshNets with ReLU or ELU only, and none that normalizes by the scan; give --runtime torch"
     if why and runtime == "openvino":
         raise InputError(f"runtime openvino: it {why}")
     if why or runtime == "torch":

@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise, product
 import torch
 from torch import nn
 
-from scripts.networks.interleaved import Folded, fold, infer, plan
+from scripts.networks.interleaved import Folded, fold, infer, looks_at_volume, plan
 from scripts.networks.meshnet import MeshNet
 
 Ends = tuple[tuple[bool, bool], ...]  # for each axis: whether the volume begins and ends with the box
@@ -48,10 +48,8 @@ class FoldedInAir(Folded):
 
 
 def can_skip_air(network: nn.Module) -> bool:
-    """Whether its answer to a voxel depends on what lies around it only: a MeshNet without instance normalization."""
-    return isinstance(network, MeshNet) and all(
-        getattr(norm, "running_mean", norm) is not None for _, norm, *_ in network.layers
-    )
+    """Whether its answer to a voxel depends on what lies around it only."""
+    return isinstance(network, MeshNet) and not looks_at_volume(network)
 
 
 def reach(dilations: Sequence[int]) -> int:

@@ -17,6 +17,8 @@ from torch.nn.functional import conv3d, pad
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils.checkpoint import checkpoint
 
+from scripts.networks.adaptive_norm import AdaptiveBatchNorm3d
+
 # Inference takes larger volumes one interleaved sub-volume after another. A part and its result then fit into a CPU's
 # cache, and memory holds an eighth of a layer at a time. Elsewhere parts only save memory, and cost calls.
 VOXELS_AT_ONCE, VOXELS_AT_ONCE_ON_GPU = 2**19, 2**25
@@ -77,10 +79,15 @@ def forward(network: nn.Module, x: torch.Tensor, run: Callable | None = None) ->
     if isinstance(x, MetaTensor):
         return MetaTensor(forward(network, x.as_tensor(), run)).copy_meta_from(x, copy_attr=False)
     steps = plan([layer[0].dilation for layer in network.layers], x.shape[2:])
-    looks_at_volume = any(getattr(norm, "running_mean", norm) is None for _, norm, *_ in network.layers)
-    if network.training or torch.is_grad_enabled() or looks_at_volume:
+    if network.training or torch.is_grad_enabled() or looks_at_volume(network):
         return _train(network, x, steps)
     return (run or infer)(x, steps, fold(network, x.device.type))
+
+
+def looks_at_volume(network: nn.Module) -> bool:
+    """Whether a ``MeshNet`` normalizes by what is in the volume, so that an answer to a part of it is another one."""
+    norms = [norm for _, norm, *_ in network.layers]
+    return any(isinstance(norm, AdaptiveBatchNorm3d) or getattr(norm, "running_mean", norm) is None for norm in norms)
 
 
 def _train(network: nn.Module, x: torch.Tensor, steps: list) -> torch.Tensor:

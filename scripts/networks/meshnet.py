@@ -7,6 +7,7 @@ from monai.networks.layers import get_act_layer, get_norm_layer
 from torch import nn
 
 from scripts.networks import interleaved
+from scripts.networks.adaptive_norm import AdaptiveBatchNorm3d
 
 PAPER_DILATIONS = (1, 2, 4, 8, 16, 16, 8, 4, 2)
 
@@ -30,6 +31,7 @@ class MeshNet(nn.Module):
         act: in MONAI's words: "relu", "elu", ("leakyrelu", {"negative_slope": 0.1}), ...
         norm_eval: in training, too, BatchNorm normalizes by its running statistics, and they do not move: for
             fine-tuning, where one scan's own statistics are not those that inference will use.
+        norm_adaptation: in evaluation, BatchNorm normalizes by a mixture with this share of the scan's own statistics.
 
     Raises:
         ValueError: no such network; it names the argument, its value and what is expected.
@@ -46,6 +48,7 @@ class MeshNet(nn.Module):
         norm: str | tuple | None = "batch",
         act: str | tuple = "relu",
         norm_eval: bool = False,
+        norm_adaptation: float = 0.0,
     ) -> None:
         super().__init__()
         counts = {"in_channels": in_channels, "out_channels": out_channels, "channels": channels}
@@ -56,11 +59,17 @@ class MeshNet(nn.Module):
             raise ValueError(f"dilations must be one or more positive integers, got {dilations!r}")
         if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout!r}")
+        if type(norm_adaptation) not in (int, float) or not 0 <= norm_adaptation <= 1:
+            raise ValueError(f"norm_adaptation must be in [0, 1], got {norm_adaptation!r}")
+        if norm_adaptation and norm != "batch":
+            raise ValueError(f'norm_adaptation is for norm "batch", got {norm!r}')
         self.checkpoint_layers, self.norm_eval = checkpoint_layers, norm_eval
         self.layers = nn.ModuleList(
             nn.Sequential(
                 nn.Conv3d(channels if i else in_channels, channels, kernel_size=3, padding=dilation, dilation=dilation),
-                _made("norm", norm, lambda: get_norm_layer(norm or "", 3, channels), channels),
+                AdaptiveBatchNorm3d(channels, norm_adaptation)
+                if norm_adaptation
+                else _made("norm", norm, lambda: get_norm_layer(norm or "", 3, channels), channels),
                 _made("act", act, lambda: get_act_layer(act), channels),
                 *([nn.Dropout3d(dropout)] if dropout else []),
             )

@@ -15,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from scripts.common.errors import InputError
 from scripts.common.json_file import read_json
+from scripts.networks.interleaved import looks_at_volume
 from scripts.networks.meshnet import MeshNet
 
 ACTIVATIONS = ("elu", "gelu", "mish", "relu", "relu6", "selu", "sigmoid", "swish", "tanh")  # MONAI has the same words
@@ -71,10 +72,10 @@ def write(network: nn.Module, path: Path, act: str, metadata: dict) -> None:
     if act not in ACTIVATIONS:
         raise InputError(f"network_def: act {act!r} is none of TensorFlow.js; expected one of {', '.join(ACTIVATIONS)}")
     convolutions = {}
+    if looks_at_volume(network):
+        name = type(network.layers[0][1]).__name__
+        raise InputError(f"network_def: {name} of each scan is no layer of TensorFlow.js; only batch norm or none")
     for i, (convolution, norm, *_) in enumerate(network.layers):
-        if not isinstance(norm, nn.Identity) and getattr(norm, "running_mean", None) is None:
-            name = type(norm).__name__
-            raise InputError(f"network_def: {name} of each scan is no layer of TensorFlow.js; only batch norm or none")
         convolutions[f"conv3d_{i}"] = (
             convolution if isinstance(norm, nn.Identity) else fuse_conv_bn_eval(convolution, norm)
         )

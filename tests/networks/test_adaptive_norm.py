@@ -1,0 +1,82 @@
+"""A mixture of statistics normalizes in evaluation; training is BatchNorm's."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from scripts.networks.adaptive_norm import AdaptiveBatchNorm3d
+from scripts.networks.meshnet import MeshNet
+
+
+def moved(network: nn.Module) -> nn.Module:
+    """The network with statistics and weights that are not those of the start."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            for values in (module.running_mean, module.running_var, module.weight.data, module.bias.data):
+                values.copy_(0.2 + torch.rand(values.shape, generator=generator))
+    return network
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    return torch.rand(1, 3, 8, 9, 10, generator=torch.Generator().manual_seed(1)) * 5
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_it_normalizes_by_the_mixture_of_mean_and_variance(share: float, image: torch.Tensor) -> None:
+    norm = moved(AdaptiveBatchNorm3d(3, share)).eval()
+    own = image.movedim(1, 0).flatten(1)
+    mean = (1 - share) * norm.running_mean + share * own.mean(1)
+    var = (1 - share) * norm.running_var + share * own.var(1, correction=0)
+    standard = (image - mean[:, None, None, None]) / (var + norm.eps).sqrt()[:, None, None, None]
+    expected = standard * norm.weight[:, None, None, None] + norm.bias[:, None, None, None]
+    torch.testing.assert_close(norm(image), expected)
+    before = copy.deepcopy(norm.state_dict())
+    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])  # None is what update_bn sets
+def test_training_is_that_of_batch_norm(momentum: float | None, image: torch.Tensor) -> None:
+    ours, torchs = AdaptiveBatchNorm3d(3, 0.5), nn.BatchNorm3d(3)
+    ours.momentum = torchs.momentum = momentum
+    for factor in (1, 2):
+        assert torch.equal(ours(factor * image), torchs(factor * image))
+    for name, value in torchs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], value)
+
+
+def test_an_interleaved_network_adapts_as_the_dilated_one_and_takes_old_weights() -> None:
+    plain, network = moved(MeshNet(channels=4)).eval(), MeshNet(channels=4, norm_adaptation=0.5).eval()
+    network.load_state_dict(plain.state_dict())
+    x = torch.rand(1, 1, 32, 40, 32, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), network.plain(x), atol=1e-4, rtol=1e-4)
+        assert (network(x) - plain(x)).abs().max() > 0.1
+
+
+def test_with_the_scans_own_statistics_alone_brightness_and_contrast_do_not_matter() -> None:
+    network = moved(MeshNet(channels=4, norm_adaptation=1.0)).eval()
+    x = torch.rand(1, 1, 24, 24, 24, generator=torch.Generator().manual_seed(3))
+    network.layers[0][1].eps = 0.0
+    first = network.layers[0]
+    with torch.no_grad():  # but for the zeros beyond the volume
+        inner = (..., slice(1, -1), slice(1, -1), slice(1, -1))
+        one, other = (first[1](first[0](v)[inner]) for v in (x, 3 * x + 7))
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"norm_adaptation": 1.5}, r"norm_adaptation must be in \[0, 1\], got 1.5"),
+        ({"norm_adaptation": True}, r"norm_adaptation must be in \[0, 1\], got True"),
+        ({"norm_adaptation": "0.5"}, r"norm_adaptation must be in \[0, 1\], got '0.5'"),
+        ({"norm_adaptation": 0.5, "norm": "instance"}, "norm_adaptation is for norm \"batch\", got 'instance'"),
+    ],
+)
+def test_a_share_that_cannot_be_is_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MeshNet(**arguments)
