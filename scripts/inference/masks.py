@@ -125,6 +125,8 @@ class Masks:
             if odd := unusual(item["image"][0].cpu().numpy(), self.card):
                 logger.warning(f"{scan}: unlike the scans these weights were trained on: {odd}; do not trust its mask")
             lesions = {**measure(mask, image), "quality": item["quality"], "unusual": odd}
+            if not lesions["lesion_voxels"] and self.derivative.made_by["Settings"].get("norm_adaptation") == 0:
+                logger.info(f"{scan}: no lesion found; if its skull was removed, try --norm_adaptation 0.35")
             shown = f"{Path(scan).name}: lesion {lesions['lesion_volume']:,.0f} mm3 in {lesions['lesions']} part(s)"
             files = {PICTURE: qc_picture.draw(image, {"red": mask}, shown)} if PICTURE in self.wanted else {}
             for output, key in ((MASK, "pred"), (PROBABILITY, "probability"), (UNCERTAINTY, "uncertainty")):

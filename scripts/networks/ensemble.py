@@ -7,6 +7,7 @@ import torch
 from ignite.engine import Engine
 
 from scripts.common.errors import InputError
+from scripts.networks.meshnet import MeshNet
 from scripts.networks.model_card import network_from_card, read_card
 from scripts.networks.weights import CheckpointLoader
 
@@ -52,9 +53,15 @@ def card_of(members: dict[str, dict]) -> dict:
     return cards[0] if len(cards) == 1 else {**cards[0], "simulated": any(card.get("simulated") for card in cards)}
 
 
-def network_of(members: dict[str, dict]) -> torch.nn.Module:
-    """The network of the only member, or a ``ModuleList`` of all, without weights."""
-    networks = [network_from_card(card) for card in members.values()]
+def network_of(members: dict[str, dict], norm_adaptation: float | None = None) -> torch.nn.Module:
+    """The network of the only member, or a ``ModuleList`` of all, without weights.
+
+    ``norm_adaptation`` is another than the cards'. ``InputError``: a member is none that it is for.
+    """
+    others = {} if norm_adaptation is None else {"norm_adaptation": norm_adaptation}
+    networks = [network_from_card(card, **others) for card in members.values()]
+    if norm_adaptation and not all(isinstance(network, MeshNet) for network in networks):
+        raise InputError(f"norm_adaptation {norm_adaptation}: is for MeshNets only; leave it out")
     return networks[0] if len(networks) == 1 else torch.nn.ModuleList(networks)
 
 

@@ -17,8 +17,9 @@ from nibabel.processing import conform, resample_from_to
 from scipy import ndimage
 from sklearn.metrics import f1_score
 
-from scripts.common.errors import describe
+from scripts.common.errors import InputError, describe
 from scripts.networks import interleaved
+from scripts.networks.ensemble import network_of
 
 WEIGHTS = ROOT / "models" / "model.pt"
 
@@ -162,9 +163,40 @@ def test_threshold_min_volume_and_flip_averaging_are_overrides(
         "threshold": 0.3,
         "min_volume": 20_000,
         "flip_averaging": True,
+        "norm_adaptation": 0,
         "crop_to_head": True,
         "runtime": "torch",
     }
+
+
+def test_a_share_of_the_scans_own_statistics_is_an_override_and_may_be_in_the_card(
+    segment: Callable, weights: Path, scans: list[dict], cohort_dir: Path, tmp_path: Path
+) -> None:
+    card, image = json.loads(weights.with_suffix(".json").read_text()), cohort_dir / scans[0]["image"]
+    settings = {"save_probability": True, "amp": False, "ckpt_path": str(weights)}
+    segment(image, tmp_path / "plain", **settings)
+    segment(image, tmp_path / "override", **settings, norm_adaptation=0.4)
+    card["network_def"]["norm_adaptation"] = 0.4
+    shutil.copy(weights, tmp_path / "adaptive.pt")
+    (tmp_path / "adaptive.json").write_text(json.dumps(card))
+    workflow = segment(image, tmp_path / "card", **settings | {"ckpt_path": str(tmp_path / "adaptive.pt")})
+    assert workflow.parser.get_parsed_content("derivative").made_by["Settings"]["norm_adaptation"] == 0.4
+    segment(image, tmp_path / "off", **settings | {"ckpt_path": str(tmp_path / "adaptive.pt")}, norm_adaptation=0)
+    plain, override, by_card, off = (
+        nib.load(next((tmp_path / name).glob("*probseg.nii.gz"))).get_fdata()
+        for name in ("plain", "override", "card", "off")
+    )
+    assert np.array_equal(override, by_card)
+    assert np.array_equal(plain, off)
+    assert np.abs(plain - override).max() > 0.001
+
+
+def test_other_networks_have_no_share_of_the_scans_own_statistics() -> None:
+    card = {"network_def": {"_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2,
+                            "channels": [2, 4], "strides": [2]}}  # fmt: skip
+    with pytest.raises(InputError, match=r"^norm_adaptation 0.4: is for MeshNets only; leave it out"):
+        network_of({"unet.pt": card}, norm_adaptation=0.4)
+    assert type(network_of({"unet.pt": card}, norm_adaptation=0)).__name__ == "UNet"
 
 
 def test_the_card_decides_network_grid_intensities_and_defaults(
@@ -221,7 +253,9 @@ def test_scans_of_one_name_in_two_folders_keep_a_mask_each(
         assert picture.startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("overrides", [{"threshold": 2}, {"min_volume": -1}, {"flip_averaging": "maybe"}, {"qc": 3}])
+@pytest.mark.parametrize(
+    "overrides", [{"threshold": 2}, {"min_volume": -1}, {"flip_averaging": "maybe"}, {"qc": 3}, {"norm_adaptation": 2}]
+)
 def test_a_value_that_cannot_be_is_refused_before_anything_is_written(
     segment: Callable, scans: list[dict], cohort_dir: Path, tmp_path: Path, overrides: dict
 ) -> None:

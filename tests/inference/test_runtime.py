@@ -50,7 +50,7 @@ def test_auto_takes_the_faster_one_and_says_so(
 
 @pytest.mark.usefixtures("installed")
 def test_networks_and_devices_that_it_cannot_take_are_computed_by_torch() -> None:
-    for arguments in ({"norm": "instance"}, {"act": "gelu"}):
+    for arguments in ({"norm": "instance"}, {"norm_adaptation": 0.5}, {"act": "gelu"}):
         assert choose("auto", **arguments) is interleaved.infer
         with pytest.raises(InputError, match="MeshNets with ReLU or ELU"):
             choose("openvino", **arguments)

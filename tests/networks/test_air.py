@@ -87,6 +87,7 @@ def test_networks_that_look_at_the_whole_volume_cannot() -> None:
     assert can_skip_air(MeshNet(channels=2))
     assert can_skip_air(MeshNet(channels=2, norm=None))
     assert not can_skip_air(MeshNet(channels=2, norm="instance"))
+    assert not can_skip_air(MeshNet(channels=2, norm_adaptation=0.5))
     assert not can_skip_air(MeshNet(channels=2, norm=("batch", {"track_running_stats": False})))
     assert not can_skip_air(nn.Conv3d(1, 2, 3))
 

@@ -118,6 +118,7 @@ def test_nothing_that_is_there_is_replaced_and_nothing_half_is_left(published: P
 
 
 REFUSED = {
+    "network_def: AdaptiveBatchNorm3d of each scan is no layer": {"channels": 2, "norm_adaptation": 0.5},
     "network_def: InstanceNorm3d of each scan is no layer of TensorFlow.js": {"channels": 2, "norm": "instance"},
     r"network_def: act \['elu', {'alpha': 2}\] is none": {"channels": 2, "act": ["elu", {"alpha": 2}]},
     "network_def: a SegResNet cannot be written": {"_target_": "SegResNet", "spatial_dims": 3, "out_channels": 2},

@@ -78,6 +78,12 @@ def test_a_network_is_what_its_card_says_not_what_is_shipped(tmp_path: Path, cap
     assert "other.onnx in ONNX Runtime: largest difference" in capsys.readouterr().out
 
 
+def test_a_network_that_adapts_to_the_scan_does_so_when_exported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = save(tmp_path / "adaptive.pt", channels=4, norm_adaptation=0.5)
+    exporting.export(str(path))  # which compares with torch on three grids
+    assert capsys.readouterr().out.count("largest difference") == 2 + exporting.has_openvino
+
+
 @pytest.mark.parametrize(("formats", "change"), [("onnx", 0.01), ("torchscript", float("nan"))])
 def test_a_file_that_answers_otherwise_is_not_written(
     weights: Path, tmp_path: Path, formats: str, change: float, monkeypatch: pytest.MonkeyPatch
