@@ -204,6 +204,8 @@ def table(results: dict) -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, runs in results["runs"].items():
+        if not runs:
+            continue
         dice = values(name, "dice")
         spread = f" ± {statistics.stdev(dice):.3f}" if len(dice) > 1 else ""
         failed = next((run["failed"] for run in runs.values() if "failed" in run), "-")
