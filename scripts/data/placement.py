@@ -83,9 +83,11 @@ def share_outside(
 
     Spacing in mm and size in voxels are in RAS order.
     """
-    in_mm, extent = head_in_mm(image, data)
-    sides = np.round(in_mm / spacing)
-    starts = grid_starts(sides, spatial_size, extent * (sides / in_mm)[:, None], "RAS")
     lesion, voxel = in_ras(image, lesion)
+    sides = np.round(lesion.shape * voxel / spacing)
+    if (sides <= spatial_size).all():
+        return 0.0
+    in_mm, extent = head_in_mm(image, data)
+    starts = grid_starts(sides, spatial_size, extent * (sides / in_mm)[:, None], "RAS")
     places = (np.argwhere(lesion) + 0.5) * voxel / spacing - starts
     return float(((places < 0) | (places > spatial_size)).any(1).mean())
