@@ -58,8 +58,8 @@ def benchmark_techniques(
         processes: trainings at a time, which share the cores; 1 where a row has another's weights.
     """
     known = dict(techniques())
-    given = (only if isinstance(only, str) else ",".join(only)).split(",")
-    names = [*dict.fromkeys([PLAIN, *(name.strip() for name in given if name)])]
+    rows = (only if isinstance(only, str) else ",".join(only)).split(",")
+    names = [*dict.fromkeys([PLAIN, *(name.strip() for name in rows if name)])]
     known |= {name: _joined(name, known) for name in names}
     path = Path(output_dir, "results.json")
     cores = torch.get_num_threads()
@@ -68,8 +68,12 @@ def benchmark_techniques(
     if processes > 1 and any("{" in name for name in names):
         raise InputError("processes: a row that has another's weights waits for it; leave --processes out")
     threads = cores // processes
-    settings = {"epochs": epochs, "dataset_dir": dataset_dir or "the default cohort", "git_revision": git_revision()}
-    settings |= {"processes": processes}
+    settings = {
+        "epochs": epochs,
+        "dataset_dir": dataset_dir or "the default cohort",
+        "git_revision": git_revision(),
+        "processes": processes,
+    }
     results = {
         "settings": settings,
         **machine(threads, "cuda" if torch.cuda.is_available() else "cpu"),

@@ -61,6 +61,9 @@ class Masks:
         if save_uncertainty and predictions < 2:
             raise InputError("save_uncertainty: there is one prediction; give several weights or --flip_averaging true")
         self.derivative, self.card, self.save_uncertainty = derivative, card, save_uncertainty
+        network, adaptation = card["network_def"], derivative.made_by["Settings"].get("norm_adaptation")
+        has_batch_norm = network["_target_"].endswith("MeshNet") and network.get("norm", "batch") == "batch"
+        self.may_adapt = has_batch_norm and not adaptation
         self.wanted = [MASK, *[PICTURE] * qc, *[PROBABILITY] * save_probability, *[UNCERTAINTY] * save_uncertainty]
         self.problems: list[str] = []
         self.left: dict[str, None] = {}  # scans to do that were not reached yet, in their order
@@ -125,7 +128,7 @@ class Masks:
             if odd := unusual(item["image"][0].cpu().numpy(), self.card):
                 logger.warning(f"{scan}: unlike the scans these weights were trained on: {odd}; do not trust its mask")
             lesions = {**measure(mask, image), "quality": item["quality"], "unusual": odd}
-            if not lesions["lesion_voxels"] and self.derivative.made_by["Settings"].get("norm_adaptation") == 0:
+            if self.may_adapt and not lesions["lesion_voxels"]:
                 logger.info(f"{scan}: no lesion found; if its skull was removed, try --norm_adaptation 0.35")
             shown = f"{Path(scan).name}: lesion {lesions['lesion_volume']:,.0f} mm3 in {lesions['lesions']} part(s)"
             files = {PICTURE: qc_picture.draw(image, {"red": mask}, shown)} if PICTURE in self.wanted else {}

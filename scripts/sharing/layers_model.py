@@ -71,10 +71,10 @@ def write(network: nn.Module, path: Path, act: str, metadata: dict) -> None:
         raise InputError(f"network_def: a {type(network).__name__} cannot be written as brainchop's; only MeshNets can")
     if act not in ACTIVATIONS:
         raise InputError(f"network_def: act {act!r} is none of TensorFlow.js; expected one of {', '.join(ACTIVATIONS)}")
-    convolutions = {}
     if looks_at_volume(network):
         name = type(network.layers[0][1]).__name__
         raise InputError(f"network_def: {name} of each scan is no layer of TensorFlow.js; only batch norm or none")
+    convolutions = {}
     for i, (convolution, norm, *_) in enumerate(network.layers):
         convolutions[f"conv3d_{i}"] = (
             convolution if isinstance(norm, nn.Identity) else fuse_conv_bn_eval(convolution, norm)

@@ -9,8 +9,9 @@ import monai
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from conftest import write
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from scripts.common.errors import describe
 from scripts.evaluation import qc_picture
@@ -261,3 +262,38 @@ def test_shards_share_a_folder_and_its_table_has_all(segment: Callable, scans: P
         segment(scans, tmp_path / "out", shard=shard)
     assert files(tmp_path / "out") == sorted([*SHARED, *made("sub-1"), *made("sub-2")])
     assert len((tmp_path / "out" / "lesions.tsv").read_text().splitlines()) == 3
+
+
+UNET = {"_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [2, 4], "strides": [2]}
+
+
+@pytest.mark.parametrize(
+    ("definition", "overrides", "shown"),
+    [
+        ({}, {}, True),
+        ({}, {"norm_adaptation": 0.35}, False),
+        ({"norm_adaptation": 0.2}, {}, False),
+        ({"norm": None}, {}, False),
+        (UNET, {}, False),
+    ],
+)
+def test_a_scan_without_a_lesion_says_what_to_try_where_it_can_be_tried(
+    weights: Path, segment: Callable, scans: Path, caplog: pytest.LogCaptureFixture,
+    definition: dict, overrides: dict, shown: bool,
+) -> None:  # fmt: skip
+    card = json.loads(weights.with_suffix(".json").read_text())
+    card["network_def"] = definition if "_target_" in definition else card["network_def"] | definition
+    path = scans.parent / "any.pt"
+    torch.save(ConfigParser(card["network_def"]).get_parsed_content("").state_dict(), path)
+    path.with_suffix(".json").write_text(json.dumps(card))
+    with caplog.at_level("INFO"):
+        segment(scans / "sub-1", scans.parent / "out", ckpt_path=str(path), min_volume=1e9, **overrides)
+    assert ("no lesion found; if its skull was removed, try --norm_adaptation 0.35" in caplog.text) is shown
+
+
+def test_a_scan_with_a_lesion_says_nothing_of_the_kind(
+    segment: Callable, scans: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        segment(scans / "sub-1", tmp_path / "out")
+    assert "no lesion found" not in caplog.text

@@ -78,7 +78,7 @@ async function open({ file, probability, turn: now }) {
   scan.voxelVolume = Math.abs(determinant(scan.affine.slice(0, 3).map((row) => row.slice(0, 3))))
   const shown = scan.bytes
   delete scan.bytes
-  const [low, high] = percentiles(scan.values, [2, 98])
+  const [low, high] = scan.values.some((value) => value < 0) ? percentiles(scan.values, [2, 98]) : [0, 0]
   if (low < -0.1 * (high - low)) {
     scan.warnings.push('its values are standardized, or no MRI’s: air must be the darkest, so give the scan as it was stored')
   }
