@@ -1,9 +1,13 @@
-"""What ``configs/inference.json`` does to one scan, as four ONNX graphs, so that the page computes little by itself.
+"""What ``configs/inference.json`` does to one scan, as ONNX graphs, so that the page computes little by itself.
 
 scan -> prepare -> image -> network, a view at a time -> logits
+where the card has a limit: image -> shift, and beyond it image -> adapted -> logits
 logits -> agree -> probability -> restore, some slices at a time -> probability on the scan's own grid
 """
 
+import json
+import shutil
+import tempfile
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -12,6 +16,10 @@ from torch import nn
 from torch.nn.functional import grid_sample, pad
 
 from scripts.common.errors import InputError
+from scripts.networks.adaptive_norm import norm_shift
+from scripts.networks.meshnet import MeshNet
+from scripts.networks.model_card import network_from_card
+from scripts.networks.weights import read_checkpoint
 from scripts.sharing.export import export
 
 SCALINGS = ("ScaleIntensityd", "ScaleIntensityRangePercentilesd")
@@ -89,6 +97,17 @@ def percentile(values: torch.Tensor, percent: float) -> torch.Tensor:
     return low + (high - low) * share
 
 
+class Shift(nn.Module):
+    """The ``norm_shift`` of an image (1, 1, D, H, W) by the first layer of a ``network``."""
+
+    def __init__(self, network: MeshNet) -> None:
+        super().__init__()
+        self.convolution, self.norm, *_ = network.layers[0]
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return norm_shift(self.convolution, self.norm, image)
+
+
 class Agree(nn.Module):
     """The probability of lesion from the logits (views, 2, D, H, W) of a scan and its mirror image.
 
@@ -126,7 +145,7 @@ class Restore(nn.Module):
 
 
 def write_graphs(ckpt_path: str, folder: Path, card: dict) -> None:
-    """Write the four graphs of weights and their ``card`` to ``folder``; the network's is compared with torch's answer.
+    """Write the graphs of weights and their ``card`` to ``folder``; the network's are compared with torch's answer.
 
     Raises:
         InputError: a card that the page cannot follow, or a network that gives another answer as a graph.
@@ -134,6 +153,7 @@ def write_graphs(ckpt_path: str, folder: Path, card: dict) -> None:
     with redirect_stdout(None):  # what it prints is about the unfinished folder
         export(ckpt_path, str(folder), "onnx")
     (folder / f"{Path(ckpt_path).stem}.onnx").rename(folder / "network.onnx")
+    choice = _write_adapted(ckpt_path, folder, card) if "norm_shift_limit" in card["network_def"] else {}
     side = torch.export.Dim.DYNAMIC
     grid, views = card["spatial_size"], 2 if card.get("flip_averaging") else 1
     scan, placed = torch.rand(1, 1, 12, 14, 16), {"limits": torch.rand(2, 3)}
@@ -146,6 +166,7 @@ def write_graphs(ckpt_path: str, folder: Path, card: dict) -> None:
             {"probability": torch.rand(1, 1, *(n + 2 for n in grid)), "back": torch.rand(3, 4), **indices},
             "restored",
         ),
+        **choice,
     }
     for name, (module, inputs, output) in parts.items():
         sides = {"scan": {2: side, 3: side, 4: side}} | {axis: {0: side} for axis in "xyz"}
@@ -160,3 +181,15 @@ def write_graphs(ckpt_path: str, folder: Path, card: dict) -> None:
             verbose=False,
         )
         program.save(folder / f"{name}.onnx")
+
+
+def _write_adapted(ckpt_path: str, folder: Path, card: dict) -> dict[str, tuple]:
+    """Write ``adapted.onnx``, the network beyond the card's limit; what is to be known of the graph that chooses."""
+    definition = {**card["network_def"], "norm_shift_limit": None}
+    network = network_from_card({"network_def": definition}).eval()
+    network.load_state_dict(read_checkpoint(ckpt_path))
+    with tempfile.TemporaryDirectory() as other, redirect_stdout(None):
+        shutil.copy(ckpt_path, weights := Path(other, "adapted.pt"))
+        weights.with_suffix(".json").write_text(json.dumps({**card, "network_def": definition}))
+        export(str(weights), str(folder), "onnx")
+    return {"shift": (Shift(network), {"image": torch.rand(1, 1, *card["spatial_size"])}, "nats")}

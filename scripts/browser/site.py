@@ -100,6 +100,7 @@ def add_page(made: Path, name: str, card: dict, example: bool) -> None:
             shutil.copy(path, made)
     defaults = {"threshold": 0.5, "min_volume": 0, "flip_averaging": False}
     keys = ("orientation", "spacing", "spatial_size", *defaults, *SHOWN)
+    defaults["norm_shift_limit"] = card["network_def"].get("norm_shift_limit")
     shown = {"name": name, "example": example, **{key: card[key] for key in keys if key in card}}
     (made / "card.json").write_text(json.dumps({**defaults, **shown}, indent=1) + "\n")
     if example:

@@ -20,6 +20,7 @@ COLUMNS = {
     "quality": {
         "Description": "Agreement of the predictions: mean DICE of their pairs; n/a of one, or of none with a lesion"
     },
+    "norm_adaptation": {"Description": "Share of the scan's own statistics by which the network normalized"},
     "unusual": {
         "Description": "In what the scan is unlike those the weights were trained on; n/a: in nothing, or unknown"
     },

@@ -22,6 +22,7 @@ from scripts.inference.lesion_table import write_table
 from scripts.inference.lesions import measure
 from scripts.inference.stopwatch import Stopwatch
 from scripts.inference.usual import unusual
+from scripts.networks.ensemble import adaptation_to
 
 logger = logging.getLogger("meshnet")
 
@@ -61,9 +62,8 @@ class Masks:
         if save_uncertainty and predictions < 2:
             raise InputError("save_uncertainty: there is one prediction; give several weights or --flip_averaging true")
         self.derivative, self.card, self.save_uncertainty = derivative, card, save_uncertainty
-        network, adaptation = card["network_def"], derivative.made_by["Settings"].get("norm_adaptation")
-        has_batch_norm = network["_target_"].endswith("MeshNet") and network.get("norm", "batch") == "batch"
-        self.may_adapt = has_batch_norm and not adaptation
+        network = card["network_def"]
+        self.may_adapt = network["_target_"].endswith("MeshNet") and network.get("norm", "batch") == "batch"
         self.wanted = [MASK, *[PICTURE] * qc, *[PROBABILITY] * save_probability, *[UNCERTAINTY] * save_uncertainty]
         self.problems: list[str] = []
         self.left: dict[str, None] = {}  # scans to do that were not reached yet, in their order
@@ -113,6 +113,7 @@ class Masks:
             if "error" in batch:
                 raise InputError(batch["error"][0])
             (item,) = engine._iteration(engine, batch)
+            item["norm_adaptation"] = adaptation_to(item["image"][None], engine.network)
             self.saving.result()  # no more than one is held in memory
             self.saving = self.saver.submit(self._save, scan, digest, item, postprocessing)
         except Exception as error:  # the other scans go on
@@ -127,8 +128,11 @@ class Masks:
             mask, image = item["pred"].cpu(), LoadImage(ensure_channel_first=True)(scan)
             if odd := unusual(item["image"][0].cpu().numpy(), self.card):
                 logger.warning(f"{scan}: unlike the scans these weights were trained on: {odd}; do not trust its mask")
-            lesions = {**measure(mask, image), "quality": item["quality"], "unusual": odd}
-            if self.may_adapt and not lesions["lesion_voxels"]:
+            quality, adaptation = item["quality"], item["norm_adaptation"]
+            lesions = {**measure(mask, image), "quality": quality, "norm_adaptation": adaptation, "unusual": odd}
+            if adaptation:
+                logger.info(f"{scan}: normalized by {adaptation:g} of its own statistics")
+            elif self.may_adapt and not lesions["lesion_voxels"]:
                 logger.info(f"{scan}: no lesion found; if its skull was removed, try --norm_adaptation 0.35")
             shown = f"{Path(scan).name}: lesion {lesions['lesion_volume']:,.0f} mm3 in {lesions['lesions']} part(s)"
             files = {PICTURE: qc_picture.draw(image, {"red": mask}, shown)} if PICTURE in self.wanted else {}

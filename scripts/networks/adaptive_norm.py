@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn.functional import conv3d
 
 
 class AdaptiveBatchNorm3d(nn.BatchNorm3d):
@@ -21,11 +22,27 @@ class AdaptiveBatchNorm3d(nn.BatchNorm3d):
         """Normalize."""
         if self.training:
             return self._train(input)
-        var, mean = torch.var_mean(input.float(), dim=[0, 2, 3, 4], correction=0)
-        mean = torch.lerp(self.running_mean, mean, self.adaptation)
-        var = torch.lerp(self.running_var, var, self.adaptation)
+        mean, var = self.running_mean, self.running_var
+        if self.adaptation > 0:
+            own_var, own_mean = torch.var_mean(input.float(), dim=[0, 2, 3, 4], correction=0)
+            mean, var = torch.lerp(mean, own_mean, self.adaptation), torch.lerp(var, own_var, self.adaptation)
         return nn.functional.batch_norm(input, mean, var, self.weight, self.bias, False, 0.0, self.eps)
 
     @torch.jit.unused  # TorchScript knows no super(), and is for evaluation
     def _train(self, input: torch.Tensor) -> torch.Tensor:
         return super().forward(input)
+
+
+def norm_shift(convolution: nn.Conv3d, norm: nn.BatchNorm3d, image: torch.Tensor) -> torch.Tensor:
+    """How unlike training's an image's statistics are after the first convolution of a network, in nats.
+
+    It is the Kullback-Leibler divergence D(own || running) of normal distributions with the image's own statistics and
+    the running ones of ``norm``, its mean over channels. Every second voxel of ``image`` (B, C, D, H, W) along each
+    axis counts.
+    """
+    with torch.autocast(image.device.type, enabled=False):
+        x = conv3d(image.float(), convolution.weight, convolution.bias, stride=2, padding=1)
+    var, mean = torch.var_mean(x, dim=[0, 2, 3, 4], correction=0)
+    running = norm.running_var + norm.eps
+    ratio = (var + norm.eps) / running
+    return 0.5 * (ratio + (mean - norm.running_mean) ** 2 / running - 1 - ratio.log()).mean()

@@ -56,9 +56,9 @@ def card_of(members: dict[str, dict]) -> dict:
 def network_of(members: dict[str, dict], norm_adaptation: float | None = None) -> torch.nn.Module:
     """The network of the only member, or a ``ModuleList`` of all, without weights.
 
-    ``norm_adaptation`` is another than the cards'. ``InputError``: a member is none that it is for.
+    ``norm_adaptation`` is another than the cards', for all scans. ``InputError``: a member is none that it is for.
     """
-    others = {} if norm_adaptation is None else {"norm_adaptation": norm_adaptation}
+    others = {} if norm_adaptation is None else {"norm_adaptation": norm_adaptation, "norm_shift_limit": None}
     networks = [network_from_card(card, **others) for card in members.values()]
     if norm_adaptation and not all(isinstance(network, MeshNet) for network in networks):
         raise InputError(f"norm_adaptation {norm_adaptation}: is for MeshNets only; leave it out")
@@ -68,6 +68,11 @@ def network_of(members: dict[str, dict], norm_adaptation: float | None = None) -
 def each(network: torch.nn.Module) -> list[torch.nn.Module]:
     """The members of what ``network_of`` returned."""
     return list(network) if isinstance(network, torch.nn.ModuleList) else [network]
+
+
+def adaptation_to(image: torch.Tensor, network: torch.nn.Module) -> float:
+    """The largest share of its own statistics by which a member normalizes an image (B, C, D, H, W)."""
+    return max(one.adaptation_to(image) if isinstance(one, MeshNet) else 0.0 for one in each(network))
 
 
 class MembersLoader:

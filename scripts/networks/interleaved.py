@@ -17,8 +17,6 @@ from torch.nn.functional import conv3d, pad
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils.checkpoint import checkpoint
 
-from scripts.networks.adaptive_norm import AdaptiveBatchNorm3d
-
 # Inference takes larger volumes one interleaved sub-volume after another. A part and its result then fit into a CPU's
 # cache, and memory holds an eighth of a layer at a time. Elsewhere parts only save memory, and cost calls.
 VOXELS_AT_ONCE, VOXELS_AT_ONCE_ON_GPU = 2**19, 2**25
@@ -87,7 +85,7 @@ def forward(network: nn.Module, x: torch.Tensor, run: Callable | None = None) ->
 def looks_at_volume(network: nn.Module) -> bool:
     """Whether a ``MeshNet`` normalizes by what is in the volume, so that an answer to a part of it is another one."""
     norms = [norm for _, norm, *_ in network.layers]
-    return any(isinstance(norm, AdaptiveBatchNorm3d) or getattr(norm, "running_mean", norm) is None for norm in norms)
+    return any(getattr(norm, "adaptation", 0) or getattr(norm, "running_mean", norm) is None for norm in norms)
 
 
 def _train(network: nn.Module, x: torch.Tensor, steps: list) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """MONAI has no MeshNet: constant width, dilated convolutions, full resolution from the first layer to the last."""
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -7,7 +8,7 @@ from monai.networks.layers import get_act_layer, get_norm_layer
 from torch import nn
 
 from scripts.networks import interleaved
-from scripts.networks.adaptive_norm import AdaptiveBatchNorm3d
+from scripts.networks.adaptive_norm import AdaptiveBatchNorm3d, norm_shift
 
 PAPER_DILATIONS = (1, 2, 4, 8, 16, 16, 8, 4, 2)
 
@@ -31,7 +32,8 @@ class MeshNet(nn.Module):
         act: in MONAI's words: "relu", "elu", ("leakyrelu", {"negative_slope": 0.1}), ...
         norm_eval: in training, too, BatchNorm normalizes by its running statistics, and they do not move: for
             fine-tuning, where one scan's own statistics are not those that inference will use.
-        norm_adaptation: in evaluation, BatchNorm normalizes by a mixture with this share of the scan's own statistics.
+        norm_adaptation: in evaluation, BatchNorm normalizes by a mixture with this share of the image's own statistics.
+        norm_shift_limit: only for images whose ``norm_shift`` is beyond it, in nats; None for all.
 
     Raises:
         ValueError: no such network; it names the argument, its value and what is expected.
@@ -49,6 +51,7 @@ class MeshNet(nn.Module):
         act: str | tuple = "relu",
         norm_eval: bool = False,
         norm_adaptation: float = 0.0,
+        norm_shift_limit: float | None = None,
     ) -> None:
         super().__init__()
         counts = {"in_channels": in_channels, "out_channels": out_channels, "channels": channels}
@@ -63,11 +66,16 @@ class MeshNet(nn.Module):
             raise ValueError(f"norm_adaptation must be in [0, 1], got {norm_adaptation!r}")
         if norm_adaptation and norm != "batch":
             raise ValueError(f'norm_adaptation is for norm "batch", got {norm!r}')
+        if norm_shift_limit is not None and (type(norm_shift_limit) not in (int, float) or norm_shift_limit < 0):
+            raise ValueError(f"norm_shift_limit must be at least 0, got {norm_shift_limit!r}")
+        if norm_shift_limit is not None and not norm_adaptation:
+            raise ValueError("norm_shift_limit is for a norm_adaptation above 0")
         self.checkpoint_layers, self.norm_eval = checkpoint_layers, norm_eval
+        self.norm_adaptation, self.norm_shift_limit = norm_adaptation, norm_shift_limit
         self.layers = nn.ModuleList(
             nn.Sequential(
                 nn.Conv3d(channels if i else in_channels, channels, kernel_size=3, padding=dilation, dilation=dilation),
-                AdaptiveBatchNorm3d(channels, norm_adaptation)
+                AdaptiveBatchNorm3d(channels, norm_adaptation if norm_shift_limit is None else 0.0)
                 if norm_adaptation
                 else _made("norm", norm, lambda: get_norm_layer(norm or "", 3, channels), channels),
                 _made("act", act, lambda: get_act_layer(act), channels),
@@ -94,10 +102,28 @@ class MeshNet(nn.Module):
             return self.plain(x)
         else:  # which TorchScript leaves alone
             exported = torch.jit.is_tracing() or torch.compiler.is_exporting()
-            return self.plain(x) if exported else interleaved.forward(self, x)
+            return self.plain(x) if exported else interleaved.forward(self.adapted_to(x), x)
+
+    @torch.jit.unused
+    def adaptation_to(self, x: torch.Tensor) -> float:
+        """The share of its own statistics that an image (B, in_channels, D, H, W) is normalized by in evaluation."""
+        limit, (convolution, norm, *_) = self.norm_shift_limit, self.layers[0]
+        is_beyond = limit is None or bool(norm_shift(convolution, norm, x) > limit)
+        return self.norm_adaptation if is_beyond else 0.0
+
+    @torch.jit.unused
+    def adapted_to(self, x: torch.Tensor) -> "MeshNet":
+        """What evaluates ``x``: this network, or where ``x`` is beyond ``norm_shift_limit`` one that mixes."""
+        if self.training or self.norm_shift_limit is None or not self.adaptation_to(x):
+            return self
+        network = copy.deepcopy(self)
+        network.norm_shift_limit = None
+        for _, norm, *_ in network.layers:
+            norm.adaptation = self.norm_adaptation
+        return network
 
     def plain(self, x: torch.Tensor) -> torch.Tensor:
-        """What ``forward`` computes, layer after layer, its convolutions dilated."""
+        """What ``forward`` computes, layer after layer, its convolutions dilated; it knows no ``norm_shift_limit``."""
         for layer in self.layers:
             x = layer(x)
         return self.classifier(x)

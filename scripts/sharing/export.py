@@ -34,6 +34,7 @@ def export(ckpt_path: str = WEIGHTS, output_dir: str | None = None, formats: str
 
     The ONNX file is run by ONNX Runtime, and by OpenVINO where it is installed; brainchop's files, ``model.json`` and
     ``model.bin`` in a folder ``model_brainchop``, are read again as they are imported. What fails is not written.
+    Where the card has a ``norm_shift_limit``, the export normalizes by the running statistics whatever the image.
 
     Args:
         ckpt_path: the weights; the network is built from the card beside them.
@@ -49,6 +50,8 @@ def export(ckpt_path: str = WEIGHTS, output_dir: str | None = None, formats: str
     for name in (set(formats) or {"''"}) - set(SUFFIXES):
         raise InputError(f"--formats {name}: expected some of {', '.join(SUFFIXES)}")
     card, weights = read_card(ckpt_path), read_checkpoint(ckpt_path)
+    if (definition := card["network_def"]).get("norm_shift_limit") is not None:  # no graph here chooses by the scan
+        card["network_def"] = {**definition, "norm_adaptation": 0, "norm_shift_limit": None}
     network = network_from_card(card).eval()
     refuse_other_weights(ckpt_path, network.state_dict(), weights)
     network.load_state_dict(weights)

@@ -1,5 +1,6 @@
 """The page with the small released weights, made and served once, and browsers to open it in."""
 
+import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -18,17 +19,27 @@ from scripts.browser.serve import server_of
 from scripts.browser.site import build_site, example_scan
 from scripts.common.errors import InputError
 
-WEIGHTS = ROOT / "models" / "model_5.pt"
 PATIENT = ROOT.parent / "shared" / "real" / "patients" / "M2265_T2w.nii.gz"
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small released weights, with a limit beyond which the network adapts."""
+    path = tmp_path_factory.mktemp("weights") / "model_5.pt"
+    shutil.copy(ROOT / "models" / path.name, path)
+    card = json.loads((ROOT / "models" / "model_5.json").read_text())
+    card["network_def"] |= {"norm_adaptation": 0.2, "norm_shift_limit": 0.3}
+    path.with_suffix(".json").write_text(json.dumps(card))
+    return path
+
+
+@pytest.fixture(scope="session")
+def site(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page's folder."""
     if not shutil.which("npm"):
         pytest.skip("npm is not installed, which fetches what the page is made of")
     try:
-        return build_site(str(tmp_path_factory.mktemp("page") / "site"), str(WEIGHTS))
+        return build_site(str(tmp_path_factory.mktemp("page") / "site"), str(weights))
     except InputError as error:
         if str(error).startswith("npm ci") and any(
             word in str(error) for word in ("ENOTFOUND", "EAI_AGAIN", "network")
@@ -115,16 +126,18 @@ def scans(head: nib.Nifti1Image, tmp_path_factory: pytest.TempPathFactory) -> Pa
     scaled = nib.Nifti1Image(scaled.get_fdata(), on_grid((5, 0, -8), (2.5, 2.5, 3.5), (80, 96, 56)).affine)
     scaled.header.set_data_dtype(np.int16)  # nibabel finds slope and intercept
     nib.save(scaled, folder / "scaled.nii.gz")
+    darker = 600 * (np.clip(data, 0, 600) / 600) ** 2.5
+    save(nib.Nifti1Image(darker, affine), "darker.nii.gz")
     if PATIENT.is_file():
         (folder / PATIENT.name).symlink_to(PATIENT)
     return folder
 
 
 @pytest.fixture(scope="session")
-def inferred(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inferred(weights: Path, scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ``configs/inference.json`` makes of them, in float32 as the browser computes."""
     folder = tmp_path_factory.mktemp("inferred")
-    options = {"ckpt_path": str(WEIGHTS), "device": "cpu", "amp": False, "qc": False}
+    options = {"ckpt_path": str(weights), "device": "cpu", "amp": False, "qc": False}
     paths = {"input": str(scans / "*.nii*"), "output_dir": str(folder)}
     workflow = ConfigWorkflow(INFERENCE, workflow_type="infer", logging_file=False, **paths, **options)
     workflow.initialize()

@@ -32,6 +32,7 @@ CARD = {
     "spacing": [3.0, 3.5, 2.5],
     "spatial_size": [14, 12, 15],
     "intensity": [{"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0}],
+    "network_def": {},
 }
 
 

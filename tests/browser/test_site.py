@@ -50,6 +50,7 @@ def test_all_kinds_of_scans_get_the_masks_of_inference(
     assert page.text("#engine") == f"Computed by WebAssembly, {page.ask('navigator.hardwareConcurrency')} threads."
     ours = pandas.read_csv(page.download("#saveTable", "lesions.tsv"), sep="\t", index_col="mask")
     theirs = pandas.read_csv(inferred / "lesions.tsv", sep="\t", index_col="mask")
+    assert theirs.norm_adaptation[theirs.norm_adaptation > 0].to_dict() == {"darker_desc-lesion_mask.nii.gz": 0.2}
     for file in files:
         item = ITEM.format(json.dumps(file.name))
         page.ask(f"{item}.click()")

@@ -164,6 +164,7 @@ def test_threshold_min_volume_and_flip_averaging_are_overrides(
         "min_volume": 20_000,
         "flip_averaging": True,
         "norm_adaptation": 0,
+        "norm_shift_limit": None,
         "crop_to_head": True,
         "runtime": "torch",
     }
@@ -189,6 +190,27 @@ def test_a_share_of_the_scans_own_statistics_is_an_override_and_may_be_in_the_ca
     assert np.array_equal(override, by_card)
     assert np.array_equal(plain, off)
     assert np.abs(plain - override).max() > 0.001
+
+
+@pytest.mark.parametrize(("limit", "share"), [(0.0, 0.4), (1e6, 0)])
+def test_a_card_may_limit_the_share_to_scans_beyond_a_shift(
+    segment: Callable, weights: Path, scans: list[dict], cohort_dir: Path, tmp_path: Path, limit: float, share: float
+) -> None:
+    card, image = json.loads(weights.with_suffix(".json").read_text()), cohort_dir / scans[0]["image"]
+    card["network_def"] |= {"norm_adaptation": 0.4, "norm_shift_limit": limit}
+    shutil.copy(weights, tmp_path / "limited.pt")
+    (tmp_path / "limited.json").write_text(json.dumps(card))
+    settings = {"ckpt_path": str(tmp_path / "limited.pt"), "save_probability": True, "amp": False}
+    workflow = segment(image, tmp_path / "by_card", **settings)
+    assert workflow.parser.get_parsed_content("derivative").made_by["Settings"]["norm_shift_limit"] == limit
+    segment(image, tmp_path / "override", **settings, norm_adaptation=share)  # which knows no limit
+    by_card, override = (
+        nib.load(next((tmp_path / name).glob("*probseg.nii.gz"))).get_fdata() for name in ("by_card", "override")
+    )
+    assert np.array_equal(by_card, override)
+    for name in ("by_card", "override"):
+        (row,) = csv.DictReader((tmp_path / name / "lesions.tsv").open(), delimiter="\t")
+        assert float(row["norm_adaptation"]) == share
 
 
 def test_other_networks_have_no_share_of_the_scans_own_statistics() -> None:

@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Normal, kl_divergence
 
-from scripts.networks.adaptive_norm import AdaptiveBatchNorm3d
+from scripts.networks.adaptive_norm import AdaptiveBatchNorm3d, norm_shift
 from scripts.networks.meshnet import MeshNet
 
 
@@ -75,8 +76,47 @@ def test_with_the_scans_own_statistics_alone_brightness_and_contrast_do_not_matt
         ({"norm_adaptation": True}, r"norm_adaptation must be in \[0, 1\], got True"),
         ({"norm_adaptation": "0.5"}, r"norm_adaptation must be in \[0, 1\], got '0.5'"),
         ({"norm_adaptation": 0.5, "norm": "instance"}, "norm_adaptation is for norm \"batch\", got 'instance'"),
+        ({"norm_adaptation": 0.5, "norm_shift_limit": -1}, "norm_shift_limit must be at least 0, got -1"),
+        ({"norm_adaptation": 0.5, "norm_shift_limit": "0.3"}, "norm_shift_limit must be at least 0, got '0.3'"),
+        ({"norm_shift_limit": 0.3}, "norm_shift_limit is for a norm_adaptation above 0"),
     ],
 )
 def test_a_share_that_cannot_be_is_refused(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MeshNet(**arguments)
+
+
+def test_the_shift_is_the_divergence_of_the_running_statistics_from_the_images_own() -> None:
+    convolution, norm = nn.Conv3d(1, 2, 3, padding=1), moved(nn.BatchNorm3d(2, eps=0.0)).eval()
+    nn.init.dirac_(convolution.weight)  # the first channel is the image
+    nn.init.zeros_(convolution.bias)
+    convolution.weight.data[1], convolution.bias.data[1] = -2 * convolution.weight.data[0], 1
+    image = torch.rand(1, 1, 7, 8, 9, generator=torch.Generator().manual_seed(4))
+    seen = image[..., ::2, ::2, ::2]
+    mean, sd = seen.mean(), seen.std(correction=0)
+    own = torch.stack([mean, 1 - 2 * mean]), torch.stack([sd, 2 * sd])
+    expected = kl_divergence(Normal(*own), Normal(norm.running_mean, norm.running_var.sqrt())).mean()
+    torch.testing.assert_close(norm_shift(convolution, norm, image), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(norm_shift(convolution, norm, image), norm_shift(convolution, norm, image).float())
+        torch.testing.assert_close(norm_shift(convolution, norm, image), expected)
+
+
+def test_only_images_beyond_the_limit_are_normalized_by_their_own_statistics() -> None:
+    plain, always = moved(MeshNet(channels=4)).eval(), MeshNet(channels=4, norm_adaptation=0.5).eval()
+    network = MeshNet(channels=4, norm_adaptation=0.5, norm_shift_limit=0.3).eval()
+    near = torch.rand(1, 1, 16, 24, 16, generator=torch.Generator().manual_seed(5))
+    x = plain.layers[0][0](near)
+    plain.layers[0][1].running_mean, plain.layers[0][1].running_var = x.mean((0, 2, 3, 4)), x.var((0, 2, 3, 4))
+    for other in (always, network):
+        other.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        assert torch.equal(network(near), plain(near))
+        assert network.adaptation_to(near) == 0
+        far = 3 * near
+        assert torch.equal(network(far), always(far))
+        assert network.adaptation_to(far) == always.adaptation_to(near) == 0.5
+        assert not torch.equal(network(far), plain(far))
+        assert torch.equal(network.plain(far), plain.plain(far))
+    assert network.adapted_to(near) is network
+    assert network.train().adapted_to(far) is network

@@ -84,6 +84,19 @@ def test_a_network_that_adapts_to_the_scan_does_so_when_exported(tmp_path: Path,
     assert capsys.readouterr().out.count("largest difference") == 2 + exporting.has_openvino
 
 
+def test_an_export_does_not_choose_by_the_scan(tmp_path: Path) -> None:
+    path = save(tmp_path / "limited.pt", channels=4, norm_adaptation=0.5, norm_shift_limit=0.0)
+    exporting.export(str(path), formats="onnx,torchscript,brainchop")
+    network = MeshNet(channels=4).eval()
+    network.load_state_dict(torch.load(path))
+    x = torch.rand(1, 1, 12, 10, 14)
+    with torch.no_grad():
+        expected = network(x)
+    session, scripted = onnxruntime.InferenceSession(tmp_path / "limited.onnx"), torch.jit.load(tmp_path / "limited.ts")
+    np.testing.assert_allclose(session.run(None, {"image": x.numpy()})[0], expected, atol=1e-4)
+    torch.testing.assert_close(scripted(x).detach(), expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize(("formats", "change"), [("onnx", 0.01), ("torchscript", float("nan"))])
 def test_a_file_that_answers_otherwise_is_not_written(
     weights: Path, tmp_path: Path, formats: str, change: float, monkeypatch: pytest.MonkeyPatch

@@ -5,7 +5,7 @@ import { maskFile, readNifti, ScanError } from './nifti.js'
 import { extentOf, maskOf, measure, midline, percentiles } from './lesions.js'
 
 const SLAB = 2 ** 21 // voxels of the scan that are restored at a time
-let ort, card, engine, sessions, scan, turn
+let ort, card, engine, sessions, create, scan, turn
 
 const post = (kind, content = {}, moved = []) => self.postMessage({ kind, turn, ...content }, moved)
 /** The bar goes from one share of the work to another, probably in so many seconds, of ``left`` to the end. */
@@ -38,12 +38,12 @@ async function start() {
 async function load(runtime, provider, name, threads = 1) {
   ort = await import(runtime)
   Object.assign(ort.env.wasm, { wasmPaths: new URL('./', self.location.href).href, numThreads: threads })
-  const create = (graph, executionProviders) => ort.InferenceSession.create(`${graph}.onnx`, {
+  create = (graph, executionProviders = [provider]) => ort.InferenceSession.create(`${graph}.onnx`, {
     executionProviders, enableCpuMemArena: false, enableMemPattern: false, logSeverityLevel: 3,
   })
   sessions = {}
   for (const graph of ['prepare', 'agree', 'restore']) sessions[graph] = await create(graph, ['wasm'])
-  sessions.network = await create('network', [provider])
+  sessions.network = await create('network')
   if (provider === 'webgpu') await probe() // that it answers at all
   engine = name
   post('engine', { name })
@@ -107,11 +107,21 @@ async function segment({ toScan, limits }) {
     const at = (i) => 0.08 + (0.82 * i) / views, text = view ? 'Segmenting its mirror image' : 'Segmenting'
     progress(text, at(view), at(view + 1), seconds, seconds * (views - view - 1))
     const began = performance.now(), part = image.data.slice(view * voxels, (view + 1) * voxels)
-    const answer = await run('network', { image: tensor(part, [1, 1, ...grid]) })
+    const answer = await run(await networkFor(part, grid), { image: tensor(part, [1, 1, ...grid]) })
     logits.set(await answer.getData(true), view * 2 * voxels)
     seconds = (performance.now() - began) / 1000
   }
   return (await run('agree', { logits: tensor(logits, [views, 2, ...grid]), limits: matrix(limits) })).data
+}
+
+/** Which of the two graphs: beyond the card's limit that which normalizes partly by the image's own statistics. */
+async function networkFor(image, grid) {
+  if (card.norm_shift_limit === null) return 'network'
+  sessions.shift ??= await create('shift', ['wasm'])
+  const [shift] = (await run('shift', { image: tensor(image, [1, 1, ...grid]) })).data
+  if (shift <= card.norm_shift_limit) return 'network'
+  sessions.adapted ??= await create('adapted')
+  return 'adapted'
 }
 
 async function restore(probability, { back }, done) {
