@@ -153,7 +153,8 @@ def write_graphs(ckpt_path: str, folder: Path, card: dict) -> None:
     with redirect_stdout(None):  # what it prints is about the unfinished folder
         export(ckpt_path, str(folder), "onnx")
     (folder / f"{Path(ckpt_path).stem}.onnx").rename(folder / "network.onnx")
-    choice = _write_adapted(ckpt_path, folder, card) if "norm_shift_limit" in card["network_def"] else {}
+    is_limited = card["network_def"].get("norm_shift_limit") is not None
+    choice = _write_adapted(ckpt_path, folder, card) if is_limited else {}
     side = torch.export.Dim.DYNAMIC
     grid, views = card["spatial_size"], 2 if card.get("flip_averaging") else 1
     scan, placed = torch.rand(1, 1, 12, 14, 16), {"limits": torch.rand(2, 3)}

@@ -14,6 +14,7 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
 
 from scripts.networks.ensemble import each
+from scripts.networks.meshnet import MeshNet
 
 
 class PredictionsInferer(Inferer):
@@ -34,6 +35,7 @@ class PredictionsInferer(Inferer):
         """Logits (B, members * views * classes, D, H, W) of the network, or of each in a ``ModuleList``."""
         predictions = []
         for member in each(network):
+            member = member.adapted_to(inputs) if isinstance(member, MeshNet) else member  # all its views alike
             predictions.append(self.inferer(inputs, member, *args, **kwargs))
             if self.flip_averaging:
                 predictions.append(self.inferer(inputs.flip(self.axis), member, *args, **kwargs).flip(self.axis))

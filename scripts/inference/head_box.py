@@ -12,7 +12,6 @@ from monai.utils import convert_to_tensor
 from scripts.data.placement import MARGIN, STEP, head_extent
 from scripts.networks.air import can_skip_air, infer_in_air
 from scripts.networks.interleaved import forward, infer
-from scripts.networks.meshnet import MeshNet
 
 Box = tuple[slice, slice, slice]
 WORTH = 0.5  # a grid that leaves less air than this was made for heads, and its network knows where it ends
@@ -34,7 +33,6 @@ class HeadInferer(Inferer):
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Logits (B, classes, D, H, W) of an image (B, C, D, H, W)."""
         inputs = convert_to_tensor(inputs, track_meta=False)
-        network = network.adapted_to(inputs) if isinstance(network, MeshNet) else network
         box = head_box(inputs.amax((0, 1))) if self.crop_to_head and can_skip_air(network) else None
         if box is not None:
             network = partial(infer_in_air, network, box=box, air=air_of(inputs, box), run=self.run)

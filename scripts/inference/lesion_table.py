@@ -20,7 +20,10 @@ COLUMNS = {
     "quality": {
         "Description": "Agreement of the predictions: mean DICE of their pairs; n/a of one, or of none with a lesion"
     },
-    "norm_adaptation": {"Description": "Share of the scan's own statistics by which the network normalized"},
+    "norm_adaptation": {
+        "Description": "Share of the scan's own statistics in its normalization, the largest of several networks'; "
+        "n/a where these have none"
+    },
     "unusual": {
         "Description": "In what the scan is unlike those the weights were trained on; n/a: in nothing, or unknown"
     },

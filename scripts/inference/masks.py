@@ -62,8 +62,6 @@ class Masks:
         if save_uncertainty and predictions < 2:
             raise InputError("save_uncertainty: there is one prediction; give several weights or --flip_averaging true")
         self.derivative, self.card, self.save_uncertainty = derivative, card, save_uncertainty
-        network = card["network_def"]
-        self.may_adapt = network["_target_"].endswith("MeshNet") and network.get("norm", "batch") == "batch"
         self.wanted = [MASK, *[PICTURE] * qc, *[PROBABILITY] * save_probability, *[UNCERTAINTY] * save_uncertainty]
         self.problems: list[str] = []
         self.left: dict[str, None] = {}  # scans to do that were not reached yet, in their order
@@ -132,7 +130,7 @@ class Masks:
             lesions = {**measure(mask, image), "quality": quality, "norm_adaptation": adaptation, "unusual": odd}
             if adaptation:
                 logger.info(f"{scan}: normalized by {adaptation:g} of its own statistics")
-            elif self.may_adapt and not lesions["lesion_voxels"]:
+            elif adaptation == 0 and not lesions["lesion_voxels"]:
                 logger.info(f"{scan}: no lesion found; if its skull was removed, try --norm_adaptation 0.35")
             shown = f"{Path(scan).name}: lesion {lesions['lesion_volume']:,.0f} mm3 in {lesions['lesions']} part(s)"
             files = {PICTURE: qc_picture.draw(image, {"red": mask}, shown)} if PICTURE in self.wanted else {}

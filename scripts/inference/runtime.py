@@ -36,7 +36,8 @@ def choose_runtime(runtime: str, network: torch.nn.Module, dtype: torch.dtype | 
     elif torch.device(device).type != "cpu":
         why = f"computes on CPUs here, not on {device}; give --device cpu, or --runtime torch"
     elif not all(
-        can_skip_air(one) and isinstance(layer[2], openvino_runtime.ACTIVATIONS)
+        (can_skip_air(one) or getattr(one, "norm_shift_limit", None) is not None)
+        and isinstance(layer[2], openvino_runtime.ACTIVATIONS)
         for one in each(network)
         for layer in getattr(one, "layers", [None])
     ):

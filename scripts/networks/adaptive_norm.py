@@ -41,7 +41,8 @@ def norm_shift(convolution: nn.Conv3d, norm: nn.BatchNorm3d, image: torch.Tensor
     axis counts.
     """
     with torch.autocast(image.device.type, enabled=False):
-        x = conv3d(image.float(), convolution.weight, convolution.bias, stride=2, padding=1)
+        weight, bias, dilation = convolution.weight, convolution.bias, convolution.dilation
+        x = conv3d(image.to(weight.dtype), weight, bias, stride=2, padding=dilation, dilation=dilation)
     var, mean = torch.var_mean(x, dim=[0, 2, 3, 4], correction=0)
     running = norm.running_var + norm.eps
     ratio = (var + norm.eps) / running

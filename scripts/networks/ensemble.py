@@ -70,9 +70,26 @@ def each(network: torch.nn.Module) -> list[torch.nn.Module]:
     return list(network) if isinstance(network, torch.nn.ModuleList) else [network]
 
 
-def adaptation_to(image: torch.Tensor, network: torch.nn.Module) -> float:
-    """The largest share of its own statistics by which a member normalizes an image (B, C, D, H, W)."""
-    return max(one.adaptation_to(image) if isinstance(one, MeshNet) else 0.0 for one in each(network))
+def normalization_of(members: dict[str, dict], norm_adaptation: float | None = None) -> dict:
+    """``norm_adaptation`` and ``norm_shift_limit`` of the member, or lists of all; one given is for all scans."""
+    values = {"norm_adaptation": norm_adaptation, "norm_shift_limit": None}
+    if norm_adaptation is None:
+        for key, default in {"norm_adaptation": 0, "norm_shift_limit": None}.items():
+            found = [card["network_def"].get(key, default) for card in members.values()]
+            values[key] = found if len(found) > 1 else found[0]
+    return values
+
+
+def adaptation_to(image: torch.Tensor, network: torch.nn.Module) -> float | None:
+    """The largest share of its own statistics by which a member normalizes an image (B, C, D, H, W).
+
+    None if a member is no MeshNet with batch normalization, whose share is an argument.
+    """
+    networks = each(network)
+    if not all(isinstance(one, MeshNet) and isinstance(one.layers[0][1], torch.nn.BatchNorm3d) for one in networks):
+        return None
+    with torch.no_grad():
+        return max(one.adaptation_to(image) for one in networks)
 
 
 class MembersLoader:

@@ -83,7 +83,12 @@ def forward(network: nn.Module, x: torch.Tensor, run: Callable | None = None) ->
 
 
 def looks_at_volume(network: nn.Module) -> bool:
-    """Whether a ``MeshNet`` normalizes by what is in the volume, so that an answer to a part of it is another one."""
+    """Whether a ``MeshNet`` normalizes by what is in the volume, so that an answer to a part of it is another one.
+
+    With a ``norm_shift_limit`` it may; once it is ``adapted_to`` a volume, that is known.
+    """
+    if network.norm_shift_limit is not None:
+        return True
     norms = [norm for _, norm, *_ in network.layers]
     return any(getattr(norm, "adaptation", 0) or getattr(norm, "running_mean", norm) is None for norm in norms)
 

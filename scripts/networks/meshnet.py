@@ -1,6 +1,7 @@
 """MONAI has no MeshNet: constant width, dilated convolutions, full resolution from the first layer to the last."""
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -66,8 +67,10 @@ class MeshNet(nn.Module):
             raise ValueError(f"norm_adaptation must be in [0, 1], got {norm_adaptation!r}")
         if norm_adaptation and norm != "batch":
             raise ValueError(f'norm_adaptation is for norm "batch", got {norm!r}')
-        if norm_shift_limit is not None and (type(norm_shift_limit) not in (int, float) or norm_shift_limit < 0):
-            raise ValueError(f"norm_shift_limit must be at least 0, got {norm_shift_limit!r}")
+        if norm_shift_limit is not None and not (
+            type(norm_shift_limit) in (int, float) and 0 <= norm_shift_limit < math.inf
+        ):
+            raise ValueError(f"norm_shift_limit must be a number of at least 0, got {norm_shift_limit!r}")
         if norm_shift_limit is not None and not norm_adaptation:
             raise ValueError("norm_shift_limit is for a norm_adaptation above 0")
         self.checkpoint_layers, self.norm_eval = checkpoint_layers, norm_eval
@@ -113,14 +116,17 @@ class MeshNet(nn.Module):
 
     @torch.jit.unused
     def adapted_to(self, x: torch.Tensor) -> "MeshNet":
-        """What evaluates ``x``: this network, or where ``x`` is beyond ``norm_shift_limit`` one that mixes."""
-        if self.training or self.norm_shift_limit is None or not self.adaptation_to(x):
+        """What evaluates ``x`` and its like: a network without limit that has the parameters of this one."""
+        if self.training or self.norm_shift_limit is None:
             return self
-        network = copy.deepcopy(self)
-        network.norm_shift_limit = None
-        for _, norm, *_ in network.layers:
-            norm.adaptation = self.norm_adaptation
-        return network
+        network, adaptation = copy.copy(self), self.adaptation_to(x)
+        network.norm_adaptation, network.norm_shift_limit = adaptation, None
+        network._modules = {**self._modules, "layers": nn.ModuleList()}
+        for convolution, norm, *others in self.layers:
+            norm = copy.copy(norm)
+            norm.adaptation = adaptation
+            network.layers.append(nn.Sequential(convolution, norm, *others))
+        return network.eval()
 
     def plain(self, x: torch.Tensor) -> torch.Tensor:
         """What ``forward`` computes, layer after layer, its convolutions dilated; it knows no ``norm_shift_limit``."""

@@ -35,7 +35,7 @@ CARD = {
         "threshold": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
         "min_volume": {"type": "number", "minimum": 0},
         "flip_averaging": {"type": "boolean"},
-        "norm_adaptation": {"type": "number", "minimum": 0, "maximum": 1},
+        "norm_adaptation": {"type": ["number", "array"], "minimum": 0, "maximum": 1},  # a list is an ensemble's
         "usual": {"type": "object", "additionalProperties": _LIMITS},
     },
 }
@@ -59,6 +59,12 @@ def read_card(ckpt_path: str, key: str = "ckpt_path") -> dict:
         card = {**card, "network_def": network, "intensity": [scaling]}
     check_json(path, card, CARD, HINT)
     return {"orientation": "RAS", **card}
+
+
+def without_adaptation(card: dict) -> dict:
+    """The card, whose network normalizes by the running statistics whatever the scan."""
+    definition = {k: v for k, v in card["network_def"].items() if k not in ("norm_adaptation", "norm_shift_limit")}
+    return {**card, "network_def": definition}
 
 
 def lineage(card: dict) -> list[dict]:

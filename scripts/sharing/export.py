@@ -15,7 +15,7 @@ from monai.utils import optional_import
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
-from scripts.networks.model_card import network_from_card, read_card
+from scripts.networks.model_card import network_from_card, read_card, without_adaptation
 from scripts.networks.weights import read_checkpoint, refuse_other_weights
 from scripts.sharing import brainchop
 from scripts.sharing.brainchop import Answer
@@ -50,8 +50,8 @@ def export(ckpt_path: str = WEIGHTS, output_dir: str | None = None, formats: str
     for name in (set(formats) or {"''"}) - set(SUFFIXES):
         raise InputError(f"--formats {name}: expected some of {', '.join(SUFFIXES)}")
     card, weights = read_card(ckpt_path), read_checkpoint(ckpt_path)
-    if (definition := card["network_def"]).get("norm_shift_limit") is not None:  # no graph here chooses by the scan
-        card["network_def"] = {**definition, "norm_adaptation": 0, "norm_shift_limit": None}
+    if card["network_def"].get("norm_shift_limit") is not None:  # no graph here chooses by the scan
+        card = without_adaptation(card)
     network = network_from_card(card).eval()
     refuse_other_weights(ckpt_path, network.state_dict(), weights)
     network.load_state_dict(weights)

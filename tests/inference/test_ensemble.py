@@ -60,6 +60,26 @@ def test_an_ensemble_gives_the_mean_probability_how_far_members_are_apart_and_th
     assert made_by["WeightsSHA256"] == [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
 
 
+def test_each_member_adapts_to_a_scan_by_its_own_card(
+    segment: Callable, weights: Path, scans: Path, member: Callable, tmp_path: Path
+) -> None:
+    network = json.loads(weights.with_suffix(".json").read_text())["network_def"]
+    limited = {**network, "norm_adaptation": 0.4, "norm_shift_limit": 0.0}
+    paths, scan = [member("a.pt"), member("b.pt", network_def=limited)], scans / "sub-1" / "anat" / "sub-1_T2w.nii.gz"
+    alone = []
+    for path in paths:
+        segment(scan, tmp_path / path.stem, ckpt_path=str(path), save_probability=True)
+        alone.append(volumes(tmp_path / path.stem)["lesion_probseg.nii.gz"])
+    assert np.abs(alone[0] - alone[1]).max() > 1e-3
+    segment(scan, tmp_path / "both", ckpt_path=f"{paths[0]},{paths[1]}", save_probability=True)
+    both = volumes(tmp_path / "both")["lesion_probseg.nii.gz"]
+    np.testing.assert_allclose(both, (alone[0] + alone[1]) / 2, atol=1e-5)
+    sidecar = json.loads((tmp_path / "both" / "sub-1_desc-lesion_mask.json").read_text())
+    assert sidecar["Lesions"]["norm_adaptation"] == 0.4
+    settings = sidecar["GeneratedBy"][0]["Settings"]
+    assert (settings["norm_adaptation"], settings["norm_shift_limit"]) == ([0, 0.4], [None, 0.0])
+
+
 def test_a_folder_of_one_is_that_member_and_its_flips_agree_or_not(
     segment: Callable, scans: Path, member: Callable, tmp_path: Path
 ) -> None:

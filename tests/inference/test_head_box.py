@@ -5,7 +5,9 @@ import torch
 from monai.inferers import SimpleInferer
 
 from scripts.inference import head_box
+from scripts.inference.agreement import PredictionsInferer
 from scripts.inference.head_box import MARGIN, STEP, HeadInferer, air_of
+from scripts.networks.interleaved import infer
 from scripts.networks.meshnet import MeshNet
 
 
@@ -59,3 +61,19 @@ def test_it_is_not_cropped_where_that_is_switched_off_or_would_be_wrong(monkeypa
             expected = one(scan())
             torch.testing.assert_close(HeadInferer(SimpleInferer(), crop)(scan(), one), expected)
     assert boxes == [head_box.head_box(scan()[0, 0])]
+
+
+@pytest.mark.parametrize("limit", [0.0, 1e6])
+def test_a_scan_beyond_the_limit_is_computed_whole_and_adapted_to(limit: float) -> None:
+    torch.manual_seed(1)
+    network = MeshNet(channels=2, dilations=(1, 2), norm_adaptation=0.5, norm_shift_limit=limit).eval()
+    always, plain = (MeshNet(channels=2, dilations=(1, 2), norm_adaptation=share).eval() for share in (0.5, 0))
+    steps, inferer = [], PredictionsInferer(HeadInferer(SimpleInferer(), run=lambda *x: steps.append(1) or infer(*x)))
+    with torch.no_grad():
+        for other in (always, plain):
+            other.load_state_dict(network.state_dict())
+        found, (beyond, within) = inferer(scan(), network), (inferer(scan(), other) for other in (always, plain))
+        assert torch.equal(found, beyond if limit == 0 else within)
+        assert not torch.allclose(beyond, within, atol=0.01)
+        assert torch.equal(beyond, always(scan()))
+    assert len(steps) == (1 if limit == 0 else 2)

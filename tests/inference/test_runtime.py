@@ -54,6 +54,7 @@ def test_networks_and_devices_that_it_cannot_take_are_computed_by_torch() -> Non
         assert choose("auto", **arguments) is interleaved.infer
         with pytest.raises(InputError, match="MeshNets with ReLU or ELU"):
             choose("openvino", **arguments)
+    assert choose("openvino", norm_adaptation=0.5, norm_shift_limit=0.3) is not interleaved.infer
     assert choose_runtime("auto", torch.nn.Conv3d(1, 2, 1), None, "cpu") is interleaved.infer
     assert choose("auto", device="cuda") is interleaved.infer
     with pytest.raises(InputError, match="not on cuda"):

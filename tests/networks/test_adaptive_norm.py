@@ -76,8 +76,12 @@ def test_with_the_scans_own_statistics_alone_brightness_and_contrast_do_not_matt
         ({"norm_adaptation": True}, r"norm_adaptation must be in \[0, 1\], got True"),
         ({"norm_adaptation": "0.5"}, r"norm_adaptation must be in \[0, 1\], got '0.5'"),
         ({"norm_adaptation": 0.5, "norm": "instance"}, "norm_adaptation is for norm \"batch\", got 'instance'"),
-        ({"norm_adaptation": 0.5, "norm_shift_limit": -1}, "norm_shift_limit must be at least 0, got -1"),
-        ({"norm_adaptation": 0.5, "norm_shift_limit": "0.3"}, "norm_shift_limit must be at least 0, got '0.3'"),
+        ({"norm_adaptation": 0.5, "norm_shift_limit": -1}, "norm_shift_limit must be a number of at least 0"),
+        (
+            {"norm_adaptation": 0.5, "norm_shift_limit": "0.3"},
+            "norm_shift_limit must be a number of at least 0",
+        ),
+        ({"norm_adaptation": 0.5, "norm_shift_limit": float("nan")}, "norm_shift_limit must be a number of at least 0"),
         ({"norm_shift_limit": 0.3}, "norm_shift_limit is for a norm_adaptation above 0"),
     ],
 )
@@ -86,8 +90,10 @@ def test_a_share_that_cannot_be_is_refused(arguments: dict, message: str) -> Non
         MeshNet(**arguments)
 
 
-def test_the_shift_is_the_divergence_of_the_running_statistics_from_the_images_own() -> None:
-    convolution, norm = nn.Conv3d(1, 2, 3, padding=1), moved(nn.BatchNorm3d(2, eps=0.0)).eval()
+@pytest.mark.parametrize("dilation", [1, 3])
+def test_the_shift_is_the_divergence_of_the_images_own_statistics_from_the_running_ones(dilation: int) -> None:
+    convolution = nn.Conv3d(1, 2, 3, padding=dilation, dilation=dilation)
+    norm = moved(nn.BatchNorm3d(2, eps=0.0)).eval()
     nn.init.dirac_(convolution.weight)  # the first channel is the image
     nn.init.zeros_(convolution.bias)
     convolution.weight.data[1], convolution.bias.data[1] = -2 * convolution.weight.data[0], 1
@@ -98,7 +104,6 @@ def test_the_shift_is_the_divergence_of_the_running_statistics_from_the_images_o
     expected = kl_divergence(Normal(*own), Normal(norm.running_mean, norm.running_var.sqrt())).mean()
     torch.testing.assert_close(norm_shift(convolution, norm, image), expected)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(norm_shift(convolution, norm, image), norm_shift(convolution, norm, image).float())
         torch.testing.assert_close(norm_shift(convolution, norm, image), expected)
 
 
@@ -118,5 +123,21 @@ def test_only_images_beyond_the_limit_are_normalized_by_their_own_statistics() -
         assert network.adaptation_to(far) == always.adaptation_to(near) == 0.5
         assert not torch.equal(network(far), plain(far))
         assert torch.equal(network.plain(far), plain.plain(far))
-    assert network.adapted_to(near) is network
     assert network.train().adapted_to(far) is network
+
+
+def test_what_is_adapted_to_one_image_normalizes_others_alike_and_shares_its_parameters() -> None:
+    network = moved(MeshNet(channels=4, norm_adaptation=0.5, norm_shift_limit=1.0)).eval()
+    calls = []
+    network.classifier.register_forward_hook(lambda *_: calls.append(1))
+    near = torch.rand(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(6))
+    far = 1e3 * near
+    with torch.no_grad():
+        network.norm_shift_limit = 2 * float(norm_shift(*network.layers[0][:2], near))
+        torch.testing.assert_close(network.adapted_to(far)(near), network.adapted_to(far).plain(near))
+        assert not torch.allclose(network.adapted_to(far)(near), network(near))
+        torch.testing.assert_close(network.adapted_to(near)(far), network.plain(far))
+    assert calls
+    state, adapted = network.state_dict(), network.adapted_to(far).state_dict()
+    assert adapted.keys() == state.keys()
+    assert all(value.data_ptr() == state[name].data_ptr() for name, value in adapted.items())

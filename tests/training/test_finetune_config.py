@@ -24,6 +24,7 @@ def start(trained: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
     card = json.loads((trained["root"] / "models" / "model.json").read_text())
     scaling = [{"_target_": "ScaleIntensityRangePercentilesd", "keys": "image", "b_min": 0, "b_max": 1}]
     scaling[0] |= {"lower": 0, "upper": 99, "clip": True}
+    card["network_def"] |= {"norm_adaptation": 0.35, "norm_shift_limit": 0.35}  # which training does not do
     (folder / "theirs.json").write_text(json.dumps({**card, "trained_on": ["ab" * 8], "intensity": scaling}))
     return folder / "theirs.pt"
 
@@ -45,7 +46,8 @@ def test_the_command_starts_from_the_weights_and_its_card_keeps_their_ancestry(
     theirs, ours = torch.load(start), torch.load(tmp_path / "model.pt")
     assert all(torch.allclose(ours[key], theirs[key], atol=1e-6) for key in theirs)
     card, first = read_card(str(tmp_path / "model.pt")), read_card(str(start))
-    assert card["network_def"] == first["network_def"]
+    assert {**card["network_def"], "norm_adaptation": 0.35, "norm_shift_limit": 0.35} == first["network_def"]
+    assert "norm_adaptation" not in card["network_def"]
     assert card["intensity"] == first["intensity"]
     assert [parent["weights"] for parent in card["ancestry"]] == ["theirs.pt"]
     assert card["ancestry"][0]["trained_on"] == ["ab" * 8]

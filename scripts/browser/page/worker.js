@@ -103,11 +103,12 @@ async function segment({ toScan, limits }) {
   })
   const views = image.dims[0], logits = new Float32Array(views * 2 * voxels)
   let seconds = (await probe() ?? 0) * voxels
+  const graph = await networkFor(image.data.slice(0, voxels), grid)
   for (let view = 0; view < views; view++) {
     const at = (i) => 0.08 + (0.82 * i) / views, text = view ? 'Segmenting its mirror image' : 'Segmenting'
     progress(text, at(view), at(view + 1), seconds, seconds * (views - view - 1))
     const began = performance.now(), part = image.data.slice(view * voxels, (view + 1) * voxels)
-    const answer = await run(await networkFor(part, grid), { image: tensor(part, [1, 1, ...grid]) })
+    const answer = await run(graph, { image: tensor(part, [1, 1, ...grid]) })
     logits.set(await answer.getData(true), view * 2 * voxels)
     seconds = (performance.now() - began) / 1000
   }
@@ -119,7 +120,7 @@ async function networkFor(image, grid) {
   if (card.norm_shift_limit === null) return 'network'
   sessions.shift ??= await create('shift', ['wasm'])
   const [shift] = (await run('shift', { image: tensor(image, [1, 1, ...grid]) })).data
-  if (shift <= card.norm_shift_limit) return 'network'
+  if (!(shift > card.norm_shift_limit)) return 'network'
   sessions.adapted ??= await create('adapted')
   return 'adapted'
 }
