@@ -27,7 +27,8 @@ class Derivative:
     """
 
     def __init__(self, input_root: str, output_dir: str, members: list[str], settings: dict) -> None:
-        check_json("inference.json", settings, {"properties": CARD["properties"]}, "see docs/segmenting.md")
+        given = {key: value for key, value in settings.items() if not isinstance(value, list)}  # one of each member
+        check_json("inference.json", given, {"properties": CARD["properties"]}, "see docs/segmenting.md")
         self.root, self.folder = Path(input_root).absolute(), Path(output_dir).absolute()
         above = (folder for folder in (self.root, *self.root.parents) if (folder / DESCRIPTION).is_file())
         self.dataset = next(above, self.root)  # that sources are named in

@@ -35,7 +35,7 @@ CARD = {
         "threshold": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
         "min_volume": {"type": "number", "minimum": 0},
         "flip_averaging": {"type": "boolean"},
-        "norm_adaptation": {"type": ["number", "array"], "minimum": 0, "maximum": 1},  # a list is an ensemble's
+        "norm_adaptation": {"type": "number", "minimum": 0, "maximum": 1},
         "usual": {"type": "object", "additionalProperties": _LIMITS},
     },
 }
