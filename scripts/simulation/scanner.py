@@ -27,7 +27,8 @@ def simulate_scan(
     """A scan (D, H, W; 0 to 1) and its mask (D, H, W; 0 or 1) on a RAS grid of ``voxel`` mm.
 
     Args:
-        heads: of ``load_head``; one is drawn for the brain, one for what is around it.
+        heads: of ``load_head``; one is drawn for the brain, and one for what is around it unless the first is a T2w
+            scan, which keeps ``own_brightness`` of its own.
         masks: of ``load_mask``; may be empty.
         shape: of the grid; its centre is the field of view's.
         voxel: edge of a voxel in mm.
@@ -40,8 +41,10 @@ def simulate_scan(
     draw = Draw(rng, ranges)
     head, skin = (heads[rng.integers(len(heads))] for _ in range(2))
     mni = _placed(shape, voxel, draw)
-    csf, grey, white, _, depth, to_ventricle = sample(head, mni)
-    tissue = grey + white
+    csf, grey, white, _, depth, to_ventricle, own = sample(head, mni)
+    tissue, levels, kept = grey + white, {}, 0.0
+    if own.any():
+        skin, kept, levels = head, draw("own_brightness"), _levels(own, csf, grey, white)
     lesion = np.zeros(shape, bool) if draw.chance("no_lesion") else _lesion(masks, tissue, mni, voxel, draw, volume)
     near = _smooth(lesion, 15, voxel)
     near /= max(near.max(), 1e-6)
@@ -52,12 +55,22 @@ def simulate_scan(
     bright["white"] = bright["grey"] * draw("white_of_grey")
     bright["wet"] = ranges.get("wet", bright["csf"])  # tissue full of water; a FLAIR suppresses what is nothing else
     image = bright["csf"] * fluid + bright["grey"] * grey + bright["white"] * white
+    if kept:
+        lost = np.clip(fluid - csf, 0, None) / np.maximum(1 - csf, 1e-3)  # tissue that is fluid now
+        image += kept * (own + lost * (levels["wet"] - own) - image)
+        bright = {name: value + kept * (levels[name] - value) for name, value in bright.items()}
     image = _spotted(image, white, to_ventricle - ventricle, bright, voxel, draw)
     image *= 1 + draw("texture") * draw.noise(shape, rng.uniform(3, 12) / voxel)[0]
     if lesion.any():
         image = _infarcted(image, lesion, fluid, white, bright, voxel, draw)
-    image = _clothed(image, sample(skin[3:4], mni)[0], depth, fluid, mni.numpy(), voxel, draw)
+    image = _clothed(image, sample(skin[3:4], mni)[0], kept * own, kept, depth, fluid, mni.numpy(), voxel, draw)
     return _scanned(image, voxel, Draw(scanner or rng, ranges)), lesion.astype(np.uint8)
+
+
+def _levels(own, csf, grey, white):
+    """How bright CSF, grey and white matter are in a T2w scan."""
+    mean = {name: np.average(own, weights=part**4) for name, part in (("csf", csf), ("grey", grey), ("white", white))}
+    return mean | {"wet": mean["csf"]}
 
 
 def _placed(shape, voxel, draw):
@@ -148,8 +161,8 @@ def _infarcted(image, lesion, fluid, white, bright, voxel, draw):
     return image + share * (value - image)
 
 
-def _clothed(image, outside, depth, fluid, mni, voxel, draw):
-    """With skull, scalp and eyes; or stripped of them, or defaced."""
+def _clothed(image, outside, own, kept, depth, fluid, mni, voxel, draw):
+    """With skull, scalp and eyes, of which ``own`` are a T2w scan's; or stripped of them, or defaced."""
     shape, rng = image.shape, draw.rng
     if draw.chance("stripped"):
         return image * (depth > -draw("strip_margin") - draw.noise(shape, 20 / voxel)[0])
@@ -160,6 +173,7 @@ def _clothed(image, outside, depth, fluid, mni, voxel, draw):
     for x in (-33, 33):
         radius = np.sqrt((mni[0] - x) ** 2 + (mni[1] - 62) ** 2 + (mni[2] + 38) ** 2)
         around += np.clip((12 - radius) / voxel + 0.5, 0, 1) * (eye - around)
+    around = (1 - kept) * around + own * (1 + (gain - 1) * np.clip(-depth / 10, 0, 1))  # no step at the brain's edge
     tissue = np.clip(depth / voxel + 0.5, fluid, 1)
     image = image * tissue + around * (1 - tissue)
     if draw.chance("defaced"):
