@@ -93,7 +93,8 @@ def _segment(scan: np.ndarray, priors: np.ndarray, inside: np.ndarray, n_iterati
         mean = (posterior @ x / weight)[:, None]
         variance = ((posterior * (x - mean) ** 2).sum(1) / weight)[:, None]
         posterior = prior * np.exp(-((x - mean) ** 2) / (2 * variance)) / np.sqrt(variance)
-        posterior /= posterior.sum(0)
+        total = posterior.sum(0)
+        posterior = np.where(total > 0, posterior / np.where(total > 0, total, 1), prior)  # no tissue is like it
     fractions = priors.copy()
     fractions[:, inside] = posterior
     return fractions

@@ -1,14 +1,22 @@
-"""A head's maps: tissue where it is in MNI space, and distances in mm."""
+"""A head's maps: tissue where it is in MNI space, distances in mm, and a T2w scan's own brightness."""
+
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 import torch
 
-from scripts.simulation.anatomy import box, sample
+from scripts.simulation.anatomy import box, load_head, sample
 
 
 def at(head: torch.Tensor, *mni: float) -> np.ndarray:
     return sample(head, torch.tensor(mni).reshape(3, 1, 1, 1)).ravel()
+
+
+def loaded(volume: np.ndarray, path: Path) -> torch.Tensor:
+    nib.save(nib.Nifti1Image(volume, box(4)[1]), path)
+    return load_head(str(path), 4)
 
 
 def test_tissue_is_where_the_atlas_has_it(head: torch.Tensor) -> None:
@@ -34,3 +42,35 @@ def test_sampling_at_the_grids_own_places_changes_nothing(head: torch.Tensor) ->
     shape, affine = box(4)
     places = nib.affines.apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1))
     np.testing.assert_allclose(sample(head, torch.from_numpy(places).movedim(-1, 0).float()), head, atol=2e-3)
+
+
+def test_a_t2w_head_keeps_its_brightness_with_csf_at_1(
+    head: torch.Tensor, t2w_head: torch.Tensor, t2w_volume: np.ndarray
+) -> None:
+    ventricle = head[0] > 0.9
+    assert float(t2w_head[6][ventricle].median()) == pytest.approx(1, abs=0.1)
+    ratio = t2w_head[6].numpy()[t2w_volume > 0] / t2w_volume[t2w_volume > 0]
+    np.testing.assert_allclose(ratio, 1 / 500, rtol=0.1)
+    for fraction in (0, 2):  # what is CSF and what is white matter is found by that brightness
+        assert float(t2w_head[fraction][head[fraction] > 0.95].median()) > 0.9
+
+
+def test_only_a_name_that_ends_in_t2w_is_a_t2w_scan(head: torch.Tensor, t2w_volume: np.ndarray, tmp_path: Path) -> None:
+    assert not head[6].any()
+    assert not loaded(t2w_volume, tmp_path / "sub-T2w_T1w.nii.gz")[6].any()
+
+
+def test_a_head_without_its_skull_ends_where_its_own_brain_does(
+    head: torch.Tensor, t2w_volume: np.ndarray, tmp_path: Path
+) -> None:
+    brain = np.where(head[4] > 9, t2w_volume, 0)  # smaller than MNI152's
+    depth = loaded(brain, tmp_path / "brain_T2w.nii.gz")[4]
+    inside = head[4].numpy() > 9
+    assert (depth.numpy()[inside] > 0).mean() > 0.99
+    assert (depth.numpy()[~inside] < 0).mean() > 0.97
+
+
+def test_brightness_that_no_tissue_has_leaves_no_hole(t2w_head: torch.Tensor) -> None:
+    assert torch.isfinite(t2w_head).all()
+    inside = t2w_head[4] > 8
+    assert float(t2w_head[:3].sum(0)[inside].min()) > 0.9

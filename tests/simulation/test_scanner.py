@@ -150,3 +150,40 @@ def test_white_matter_hyperintensities_and_strands_leave_the_mask_alone(head: to
         assert (scan(head, 5, no_lesion=0, **change)[1] == mask).mean() > 0.99
     plain, spotted = (scan(head, spots=p, caps=p, spot_share=(8, 8), spot_brightness=(0.8, 0.8))[0] for p in (0, 1))
     assert (spotted > plain + 0.2).sum() * VOXEL**3 > 5_000
+
+
+def test_a_t2w_heads_scan_shows_what_that_head_has_by_the_share_of_its_own_brightness(t2w_head: torch.Tensor) -> None:
+    own, depth = maps(t2w_head)[[6, 4]]
+    knot = (own < 0.1) & (depth > 8)  # the dark vessels
+    assert knot.any()
+    none, half, whole = (scan(t2w_head, own_brightness=(share, share))[0] for share in (0, 0.5, 1))
+    inside = depth > 8
+    assert np.corrcoef(whole[inside], own[inside])[0, 1] > 0.98
+    assert whole[knot].mean() < 0.4 * none[knot].mean()  # what is between is interpolated
+    assert whole[knot].mean() < half[knot].mean() < none[knot].mean()
+    scalp = (depth < -8) & (own > 0.7)
+    assert np.median(whole[scalp]) == pytest.approx(0.8 * np.percentile(whole[inside], 99), rel=0.2)
+
+
+def test_other_contrasts_of_a_t2w_head_keep_nothing_of_it(t2w_head: torch.Tensor) -> None:
+    bare = t2w_head.clone()
+    bare[6] *= 0.5  # brightness of its own, in another unit
+    for contrast in ("T1w", "FLAIR"):
+        np.testing.assert_allclose(scan(t2w_head, **RANGES[contrast])[0], scan(bare, **RANGES[contrast])[0], atol=1e-6)
+
+
+def test_a_lesion_in_a_t2w_head_is_as_bright_as_that_heads_own_fluid(t2w_head: torch.Tensor) -> None:
+    drawn = {"own_brightness": (1, 1), "cavity": (1, 1), "rim": (-9, -9)}
+    (image, label), healthy = scan(t2w_head, 3, no_lesion=0, **drawn), scan(t2w_head, 3, **drawn)[0]
+    fluid = np.median(healthy[maps(t2w_head, 3)[0] > 0.9])
+    inside = label > 0
+    assert inside.any()
+    assert np.median(image[inside]) == pytest.approx(fluid, rel=0.15)
+    assert np.median(image[inside]) > 1.4 * np.median(healthy[inside])
+
+
+def test_wider_sulci_and_ventricles_of_a_t2w_head_are_filled_with_its_own_fluid(t2w_head: torch.Tensor) -> None:
+    ring, white = maps(t2w_head)[5], maps(t2w_head)[2]
+    ring = (ring > 2) & (ring < 6) & (white > 0.5)
+    narrow, wide = (scan(t2w_head, ventricle=(mm, mm))[0][ring].mean() for mm in (0, 8))
+    assert wide > 1.5 * narrow
