@@ -20,7 +20,8 @@ class SimulateScand(Randomizable, Transform):
     Args:
         spacing: isotropic, in mm.
         spatial_size: voxels.
-        anatomies: T1-weighted heads in MNI space, or "MNI152" for that average.
+        anatomies: heads in MNI space, T1-weighted or (if their names end in ``T2w``) T2-weighted, whose brightness is
+            kept in part; or "MNI152" for that average.
         lesions: folders of real lesion masks in MNI space that are used besides grown ones.
         ranges: entries of ``patients`` in ranges.json to replace.
 

@@ -187,3 +187,9 @@ def test_wider_sulci_and_ventricles_of_a_t2w_head_are_filled_with_its_own_fluid(
     ring = (ring > 2) & (ring < 6) & (white > 0.5)
     narrow, wide = (scan(t2w_head, ventricle=(mm, mm))[0][ring].mean() for mm in (0, 8))
     assert wide > 1.5 * narrow
+
+
+def test_a_t2w_head_has_no_eyes_but_its_own(t2w_head: torch.Tensor) -> None:
+    for share, painted in ((0, True), (0.5, False)):  # another contrast's eyes are not in the T2w scan
+        dark, bright = (scan(t2w_head, own_brightness=(share, share), eyes=(v, v))[0] for v in (0, 1))
+        assert (np.abs(bright - dark).max() > 0.2) == painted
