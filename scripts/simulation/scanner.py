@@ -170,7 +170,8 @@ def _clothed(image, outside, own, kept, depth, fluid, mni, voxel, draw):
     gain = draw("outside_gain") * (1 + 0.2 * draw.noise(shape, rng.uniform(4, 15) / voxel)[0])
     around = gain * np.interp(outside, [0, 0.08, 0.25, 0.5, 0.75, 1], brightness).astype(np.float32)
     eye = draw("eyes")
-    for x in () if kept else (-33, 33):  # a T2w scan has eyes of its own
+    with_eyes = not kept and outside[depth < -8].any()  # a T2w scan has its own, a brain without a head has none
+    for x in (-33, 33) if with_eyes else ():
         radius = np.sqrt((mni[0] - x) ** 2 + (mni[1] - 62) ** 2 + (mni[2] + 38) ** 2)
         around += np.clip((12 - radius) / voxel + 0.5, 0, 1) * (eye - around)
     around = (1 - kept) * around + own * (1 + (gain - 1) * np.clip(-depth / 10, 0, 1))  # no step at the brain's edge

@@ -193,3 +193,11 @@ def test_a_t2w_head_has_no_eyes_but_its_own(t2w_head: torch.Tensor) -> None:
     for share, painted in ((0, True), (0.5, False)):  # another contrast's eyes are not in the T2w scan
         dark, bright = (scan(t2w_head, own_brightness=(share, share), eyes=(v, v))[0] for v in (0, 1))
         assert (np.abs(bright - dark).max() > 0.2) == painted
+
+
+def test_a_brain_without_a_head_has_no_eyes(head: torch.Tensor) -> None:
+    bare = head.clone()
+    bare[3][bare[4] < 0] = 0
+    for brain, painted in ((head, True), (bare, False)):
+        dark, bright = (scan(brain, eyes=(v, v))[0] for v in (0, 1))
+        assert (np.abs(bright - dark).max() > 0.2) == painted
