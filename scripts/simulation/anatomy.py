@@ -1,6 +1,7 @@
 """Heads to simulate in: the MNI152 average or any T1- or T2-weighted head in MNI space, as maps on one grid."""
 
 from functools import lru_cache
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -42,7 +43,7 @@ def load_head(path: str, resolution: int) -> torch.Tensor:
     Raises:
         InputError: ``path`` cannot be read.
     """
-    average, is_t2w = path == "MNI152", path.split(".nii")[0].endswith("T2w")
+    average, is_t2w = path == "MNI152", Path(path).name.split(".")[0].endswith("T2w")
     template, *priors, inside, depth = _mni152(resolution)
     scan = template if average else _on_grid(read_volume(path)[0], resolution)
     if not average and np.percentile(scan[depth < -8], 99) == 0:  # without its skull, so that its brain is known
@@ -53,6 +54,8 @@ def load_head(path: str, resolution: int) -> torch.Tensor:
     if average:  # it ends at the brain: marrow and scalp as shells
         outside = np.select([depth > -5, depth > -8, depth > -10, depth > -16], [0.05, 0.4, 0.1, 0.8], 0)
     deep = (fractions[0] > 0.5) & (depth > 18)  # ventricles, and the insula's cisterns, which widen less
+    if is_t2w:
+        deep &= priors[0] > 0.2  # spots in white matter are as bright
     x = nib.affines.apply_affine(box(resolution)[1], np.argwhere(deep))[:, 0]
     middle = np.zeros_like(deep)
     middle[deep] = np.abs(x) < 27

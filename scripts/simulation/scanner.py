@@ -49,6 +49,8 @@ def simulate_scan(
     near = _smooth(lesion, 15, voxel)
     near /= max(near.max(), 1e-6)
     fluid, ventricle = _aged(csf, depth, to_ventricle, near, voxel, draw)
+    if kept:
+        fluid = np.maximum(fluid, csf)  # what is bright in its own scan stays fluid
     grey, white = (part * (1 - fluid) / np.maximum(tissue, 1e-3) * (tissue > 0.01) for part in (grey, white))
     lesion &= (fluid < 0.95) & (to_ventricle > ventricle) & (depth > 0)
     bright = {"csf": draw("csf"), "grey": draw("grey")}
@@ -56,7 +58,7 @@ def simulate_scan(
     bright["wet"] = ranges.get("wet", bright["csf"])  # tissue full of water; a FLAIR suppresses what is nothing else
     image = bright["csf"] * fluid + bright["grey"] * grey + bright["white"] * white
     if kept:
-        lost = np.clip(fluid - csf, 0, None) / np.maximum(1 - csf, 1e-3)  # tissue that is fluid now
+        lost = (fluid - csf) / np.maximum(1 - csf, 1e-3)  # tissue that is fluid now
         image += kept * (own + lost * (levels["wet"] - own) - image)
         bright = {name: value + kept * (levels[name] - value) for name, value in bright.items()}
     image = _spotted(image, white, to_ventricle - ventricle, bright, voxel, draw)
@@ -170,7 +172,8 @@ def _clothed(image, outside, own, kept, depth, fluid, mni, voxel, draw):
     gain = draw("outside_gain") * (1 + 0.2 * draw.noise(shape, rng.uniform(4, 15) / voxel)[0])
     around = gain * np.interp(outside, [0, 0.08, 0.25, 0.5, 0.75, 1], brightness).astype(np.float32)
     eye = draw("eyes")
-    with_eyes = not kept and outside[depth < -8].any()  # a T2w scan has its own, a brain without a head has none
+    with_head = np.mean(outside[depth < -8] > 0.05) > 0.01
+    with_eyes = not kept and with_head  # a T2w scan has its own, a brain without a head has none
     for x in (-33, 33) if with_eyes else ():
         radius = np.sqrt((mni[0] - x) ** 2 + (mni[1] - 62) ** 2 + (mni[2] + 38) ** 2)
         around += np.clip((12 - radius) / voxel + 0.5, 0, 1) * (eye - around)

@@ -74,3 +74,12 @@ def test_brightness_that_no_tissue_has_leaves_no_hole(t2w_head: torch.Tensor) ->
     assert torch.isfinite(t2w_head).all()
     inside = t2w_head[4] > 8
     assert float(t2w_head[:3].sum(0)[inside].min()) > 0.9
+
+
+def test_a_bright_spot_in_white_matter_is_no_ventricle(
+    t2w_head: torch.Tensor, t2w_volume: np.ndarray, tmp_path: Path
+) -> None:
+    spotted, place = t2w_volume.copy(), (slice(17, 19), slice(27, 29), slice(29, 31))  # the left corona radiata
+    assert t2w_head[5][place].min() > 4
+    spotted[place] = 480
+    assert loaded(spotted, tmp_path / "ms_T2w.nii.gz")[5][place].min() > 4
