@@ -42,9 +42,9 @@ def simulate_scan(
     head, skin = (heads[rng.integers(len(heads))] for _ in range(2))
     mni = _placed(shape, voxel, draw)
     csf, grey, white, _, depth, to_ventricle, own = sample(head, mni)
-    tissue, levels, kept = grey + white, {}, 0.0
+    tissue, parts, kept = grey + white, (csf, grey, white), 0.0
     if own.any():
-        skin, kept, levels = head, draw("own_brightness"), _levels(own, csf, grey, white)
+        skin, kept = head, draw("own_brightness")
     lesion = np.zeros(shape, bool) if draw.chance("no_lesion") else _lesion(masks, tissue, mni, voxel, draw, volume)
     near = _smooth(lesion, 15, voxel)
     near /= max(near.max(), 1e-6)
@@ -58,6 +58,7 @@ def simulate_scan(
     bright["wet"] = ranges.get("wet", bright["csf"])  # tissue full of water; a FLAIR suppresses what is nothing else
     image = bright["csf"] * fluid + bright["grey"] * grey + bright["white"] * white
     if kept:
+        levels = _levels(own, *parts)
         lost = (fluid - csf) / np.maximum(1 - csf, 1e-3)  # tissue that is fluid now
         image += kept * (own + lost * (levels["wet"] - own) - image)
         bright = {name: value + kept * (levels[name] - value) for name, value in bright.items()}
