@@ -9,6 +9,7 @@ import torch
 from nibabel.processing import resample_from_to
 from scipy import ndimage
 
+from scripts.common.errors import InputError
 from scripts.data.volumes import read_volume
 
 # Centre (MNI mm) and size (mm) of the box that is simulated and scanned.
@@ -29,6 +30,12 @@ def sample(maps: torch.Tensor, mni: torch.Tensor, padding: str = "border") -> np
     return torch.nn.functional.grid_sample(maps[None], grid, padding_mode=padding, align_corners=True)[0].numpy()
 
 
+def largest_part(mask: np.ndarray) -> np.ndarray:
+    """What of ``mask`` (bool, not empty) is in one piece, face to face, and larger than any other piece."""
+    parts, _ = ndimage.label(mask)
+    return parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
+
+
 @lru_cache(maxsize=4)
 def load_head(path: str, resolution: int) -> torch.Tensor:
     """The average head "MNI152", or the one in MNI space at ``path``, on a grid of ``resolution`` mm.
@@ -41,13 +48,15 @@ def load_head(path: str, resolution: int) -> torch.Tensor:
         at 1, else 0.
 
     Raises:
-        InputError: ``path`` cannot be read.
+        InputError: ``path`` cannot be read, or has no brain there.
     """
     average, is_t2w = path == "MNI152", Path(path).name.split(".")[0].endswith("T2w")
     template, *priors, inside, depth = _mni152(resolution)
     scan = template if average else _on_grid(read_volume(path)[0], resolution)
+    if not scan[inside].any():
+        raise InputError(f"{path}: nothing but 0 where the brain is in MNI space; register the head to it")
     if not average and np.percentile(scan[depth < -8], 99) == 0:  # without its skull, so that its brain is known
-        inside = ndimage.binary_fill_holes(scan > 0)
+        inside = ndimage.binary_fill_holes(largest_part(scan > 0))
         depth = _depth(inside, resolution)
     fractions = _segment(scan, np.stack(priors) * inside, inside)
     outside = np.clip(scan / np.percentile(scan[inside], 99), 0, 1)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from scripts.common.errors import InputError
 from scripts.simulation.anatomy import box, load_head, sample
 
 
@@ -68,6 +69,21 @@ def test_a_head_without_its_skull_ends_where_its_own_brain_does(
     inside = head[4].numpy() > 9
     assert (depth.numpy()[inside] > 0).mean() > 0.99
     assert (depth.numpy()[~inside] < 0).mean() > 0.97
+
+
+def test_what_a_stripping_left_far_from_the_brain_is_none_of_it(
+    head: torch.Tensor, t2w_volume: np.ndarray, tmp_path: Path
+) -> None:
+    brain = np.where(head[4] > 9, t2w_volume, 0)
+    stray = brain.copy()
+    stray[1:4, 1:4, 1:4] = brain.max()
+    clean, dirty = loaded(brain, tmp_path / "brain_T2w.nii.gz"), loaded(stray, tmp_path / "stray_T2w.nii.gz")
+    torch.testing.assert_close(dirty[4], clean[4])
+
+
+def test_a_head_elsewhere_than_in_mni_space_is_one_line(t2w_volume: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="away_T2w.nii.gz.*MNI"):
+        loaded(np.where(np.arange(t2w_volume.shape[2]) < 4, t2w_volume, 0), tmp_path / "away_T2w.nii.gz")
 
 
 def test_brightness_that_no_tissue_has_leaves_no_hole(t2w_head: torch.Tensor) -> None:

@@ -190,6 +190,12 @@ def test_wider_sulci_and_ventricles_of_a_t2w_head_are_filled_with_its_own_fluid(
     assert wide > 1.5 * narrow
 
 
+def test_a_grid_that_lacks_a_tissue_of_a_t2w_head_gets_a_scan(t2w_head: torch.Tensor) -> None:
+    dry = t2w_head.clone()
+    dry[0] = 0
+    assert np.isfinite(scan(dry)[0]).all()
+
+
 def test_a_t2w_head_has_no_eyes_but_its_own(t2w_head: torch.Tensor) -> None:
     for share, painted in ((0, True), (0.5, False)):  # another contrast's eyes are not in the T2w scan
         dark, bright = (scan(t2w_head, own_brightness=(share, share), eyes=(v, v))[0] for v in (0, 1))
