@@ -82,7 +82,7 @@ def test_what_a_stripping_left_far_from_the_brain_is_none_of_it(
 
 
 def test_a_head_elsewhere_than_in_mni_space_is_one_line(t2w_volume: np.ndarray, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="away_T2w.nii.gz.*MNI"):
+    with pytest.raises(InputError, match=r"away_T2w\.nii\.gz.*MNI"):
         loaded(np.where(np.arange(t2w_volume.shape[2]) < 4, t2w_volume, 0), tmp_path / "away_T2w.nii.gz")
 
 
