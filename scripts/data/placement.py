@@ -63,7 +63,7 @@ def voxels_on_grid(image: torch.Tensor, spatial_size: Sequence[int], orientation
         return chosen
     starts = grid_starts(sides, spatial_size, head_extent(image.amax(0)), orientation)
     for axis, (side, size, start) in enumerate(zip(sides, spatial_size, starts, strict=True), 1):
-        if start != side // 2 - size // 2:
+        if side > size and start != side // 2 - size // 2:
             chosen.narrow(axis, 0, start).fill_(False)
             chosen.narrow(axis, start + size, side - start - size).fill_(False)
     return chosen

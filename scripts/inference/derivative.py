@@ -8,8 +8,7 @@ from pathlib import Path
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file, sha256
-from scripts.common.json_file import check_json
-from scripts.networks.model_card import CARD
+from scripts.networks.model_card import checked_settings
 
 NAME = "MeshNet stroke lesion segmentation"  # what this bundle, from 0.4.0 on, makes is known by it
 MASK, PICTURE, PROBABILITY, SIDECAR = "mask.nii.gz", "qc.png", "probseg.nii.gz", "mask.json"
@@ -28,7 +27,7 @@ class Derivative:
 
     def __init__(self, input_root: str, output_dir: str, members: list[str], settings: dict) -> None:
         given = {key: value for key, value in settings.items() if not isinstance(value, list)}  # one of each member
-        check_json("inference.json", given, {"properties": CARD["properties"]}, "see docs/segmenting.md")
+        checked_settings("inference.json", given)
         self.root, self.folder = Path(input_root).absolute(), Path(output_dir).absolute()
         above = (folder for folder in (self.root, *self.root.parents) if (folder / DESCRIPTION).is_file())
         self.dataset = next(above, self.root)  # that sources are named in

@@ -61,6 +61,12 @@ def read_card(ckpt_path: str, key: str = "ckpt_path") -> dict:
     return {"orientation": "RAS", **card}
 
 
+def checked_settings(name: str, settings: dict) -> dict:
+    """The ``settings`` of inference if each is as ``CARD`` says, else InputError; ``name`` is that of their config."""
+    check_json(name, settings, {"properties": CARD["properties"]}, "see docs/segmenting.md")
+    return settings
+
+
 def without_adaptation(card: dict) -> dict:
     """The card, whose network normalizes by the running statistics whatever the scan."""
     definition = {k: v for k, v in card["network_def"].items() if k not in ("norm_adaptation", "norm_shift_limit")}

@@ -52,7 +52,7 @@ def test_the_head_is_found_to_within_a_block() -> None:
     assert head_extent(image[0]) == [(3, 30), (20, 131), (96, 319)]
 
 
-@pytest.mark.parametrize("sides", [(40, 48, 40), (41, 70, 33), (20, 60, 80)])
+@pytest.mark.parametrize("sides", [(40, 48, 40), (41, 70, 33), (20, 60, 80), (48, 39, 40), (31, 48, 27)])
 def test_where_the_head_is_in_the_middle_nothing_changes(sides: tuple) -> None:
     middle = tuple(slice(side // 2 - 8, side // 2 + 8) for side in sides)
     image = volume(sides, middle)
