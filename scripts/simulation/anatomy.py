@@ -31,7 +31,7 @@ def sample(maps: torch.Tensor, mni: torch.Tensor, padding: str = "border") -> np
 
 
 def largest_part(mask: np.ndarray) -> np.ndarray:
-    """What of ``mask`` (bool, not empty) is in one piece, face to face, and larger than any other piece."""
+    """The largest part of ``mask`` (bool, not empty) that is connected by faces."""
     parts, _ = ndimage.label(mask)
     return parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
 
@@ -53,8 +53,8 @@ def load_head(path: str, resolution: int) -> torch.Tensor:
     average, is_t2w = path == "MNI152", Path(path).name.split(".")[0].endswith("T2w")
     template, *priors, inside, depth = _mni152(resolution)
     scan = template if average else _on_grid(read_volume(path)[0], resolution)
-    if not scan[inside].any():
-        raise InputError(f"{path}: nothing but 0 where the brain is in MNI space; register the head to it")
+    if (scan[inside] > 0).mean() < 0.5:
+        raise InputError(f"{path}: mostly 0 where the brain is in MNI space; register the head to it")
     if not average and np.percentile(scan[depth < -8], 99) == 0:  # without its skull, so that its brain is known
         inside = ndimage.binary_fill_holes(largest_part(scan > 0))
         depth = _depth(inside, resolution)

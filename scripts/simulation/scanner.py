@@ -71,9 +71,9 @@ def simulate_scan(
 
 
 def _levels(own, csf, grey, white):
-    """How bright CSF, grey and white matter are in a T2w scan; as the whole where the grid lacks one."""
+    """How bright CSF, grey and white matter are in a T2w scan; the head's mean for one that the grid lacks."""
     parts = {"csf": csf, "grey": grey, "white": white}
-    mean = {name: np.average(own, weights=part**4 + 1e-9) for name, part in parts.items()}
+    mean = {name: np.average(own, weights=part**4 + 1e-9 * (own > 0)) for name, part in parts.items()}
     return mean | {"wet": mean["csf"]}
 
 
