@@ -14,11 +14,16 @@ MARGIN = 6  # voxels of air around it
 STEP = 16  # sides are multiples of it: the largest dilation is then interleaved in full
 
 
+def largest_part(mask: np.ndarray) -> np.ndarray:
+    """The largest part of ``mask`` (D, H, W; bool) that is connected by faces; nothing of an empty one."""
+    parts, _ = ndimage.label(mask)
+    return parts == 1 + np.bincount(parts.ravel(), minlength=2)[1:].argmax()
+
+
 def head_of(image: np.ndarray) -> np.ndarray:
     """The largest connected part of ``image`` (D, H, W) above a tenth of the robust range, as in FSL's BET."""
     low, high = np.percentile(image, (2, 98))
-    parts, _ = ndimage.label(image >= low + 0.1 * (high - low))
-    return parts == np.bincount(parts.ravel())[1:].argmax() + 1
+    return largest_part(image >= low + 0.1 * (high - low))
 
 
 def head_extent(image: torch.Tensor) -> list[tuple[int, int]]:

@@ -10,6 +10,7 @@ from nibabel.processing import resample_from_to
 from scipy import ndimage
 
 from scripts.common.errors import InputError
+from scripts.data.placement import largest_part
 from scripts.data.volumes import read_volume
 
 # Centre (MNI mm) and size (mm) of the box that is simulated and scanned.
@@ -28,12 +29,6 @@ def sample(maps: torch.Tensor, mni: torch.Tensor, padding: str = "border") -> np
     share = (mni.movedim(0, -1) - torch.tensor(CENTRE)) / torch.tensor(FIELD_OF_VIEW) + 0.5
     grid = (2 * share * size / (size - 1) - 1).flip(-1)[None]
     return torch.nn.functional.grid_sample(maps[None], grid, padding_mode=padding, align_corners=True)[0].numpy()
-
-
-def largest_part(mask: np.ndarray) -> np.ndarray:
-    """The largest part of ``mask`` (bool, not empty) that is connected by faces."""
-    parts, _ = ndimage.label(mask)
-    return parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
 
 
 @lru_cache(maxsize=4)

@@ -6,11 +6,11 @@ import nibabel as nib
 import numpy as np
 import torch
 from nibabel.processing import resample_from_to
-from scipy import ndimage
 
 from scripts.common.errors import InputError
+from scripts.data.placement import largest_part
 from scripts.data.volumes import read_volume
-from scripts.simulation.anatomy import FIELD_OF_VIEW, box, largest_part, sample
+from scripts.simulation.anatomy import FIELD_OF_VIEW, box, sample
 from scripts.simulation.random_draws import Draw
 
 # Lesion volume in mm3 at the 0, 25, 50, 75 and 100 % quantile of ARC's 228 masks (OpenNeuro ds004884 v1.0.2).
@@ -64,6 +64,5 @@ def grown_lesion(tissue: np.ndarray, mni: np.ndarray, voxel: float, volume: floa
     allowed = np.sort(cost[tissue & (mni[0] <= -1)])
     n_voxels = max(1, round(volume / voxel**3))
     lesion = tissue & (mni[0] <= -1) & (cost <= allowed[:n_voxels].max(initial=-1))
-    if ndimage.label(lesion)[1] > 1 and not draw.chance("islands"):
-        lesion = largest_part(lesion)
-    return lesion
+    largest = largest_part(lesion)
+    return largest if (largest != lesion).any() and not draw.chance("islands") else lesion

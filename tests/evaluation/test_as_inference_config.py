@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nibabel as nib
 import pytest
+import torch
 from conftest import EVALUATE, INFERENCE, ROOT, TRAIN, bundle
 
 AS_INFERENCE = str(ROOT / "configs" / "as_inference.json")
@@ -75,12 +76,17 @@ def test_each_setting_of_ones_own_changes_the_figures(
     assert any(row["dice"] != other["dice"] for row, other in zip(rows, as_the_card, strict=True))
 
 
-def test_two_members_are_averaged(as_the_card: list[dict], trained: dict, weights: Path, tmp_path: Path) -> None:
+def test_members_are_averaged(as_the_card: list[dict], trained: dict, weights: Path, tmp_path: Path) -> None:
     twice = tmp_path / "again.pt"
     shutil.copy(weights, twice)
     shutil.copy(weights.with_suffix(".json"), twice.with_suffix(".json"))
     _, rows = evaluate(trained, f"{weights},{twice}", tmp_path / "both")
     assert [row["dice"] for row in rows] == [row["dice"] for row in as_the_card]
+    state = torch.load(twice)
+    state["classifier.bias"][0] += 5  # another that finds less
+    torch.save(state, twice)
+    _, rows = evaluate(trained, f"{weights},{twice}", tmp_path / "differ")
+    assert [row["dice"] for row in rows] != [row["dice"] for row in as_the_card]
 
 
 def test_a_setting_out_of_range_is_a_line(trained: dict, weights: Path, tmp_path: Path) -> None:
