@@ -1,5 +1,6 @@
 """Weights are loaded without running code, and those that do not fit, or have seen the test set, are one line."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from ignite.engine import Engine
 
 from scripts.common.errors import InputError
+from scripts.common.files import replace_file
 from scripts.networks.model_card import lineage, read_card
 
 
@@ -42,6 +44,24 @@ def refuse_other_weights(path: str, ours: Mapping, theirs: Mapping) -> None:
                 f"{path}: weights of another network, {key} is {tuple(theirs[key].shape)} there and "
                 f"{tuple(ours[key].shape)} here; give the arguments of the network that was trained (--channels, ...)"
             )
+
+
+def new_weights(output: str) -> Path:
+    """The path ``output`` for weights that are not there yet, nor a card beside them, else InputError."""
+    path = Path(output)
+    if path.suffix != ".pt":
+        raise InputError(f"--output {output}: expected a name that ends with .pt")
+    for file in (path, path.with_suffix(".json")):
+        if file.exists():
+            raise InputError(f"{file}: is there already, so not replaced; give another --output")
+    return path
+
+
+def write_weights(path: Path, network: torch.nn.Module, card: dict) -> None:
+    """Write the weights of ``network`` to ``path`` and its card beside them, both or neither."""
+    with replace_file(path.with_suffix(".json")) as file, replace_file(path, "wb") as binary:
+        file.write(json.dumps(card, indent=4) + "\n")
+        torch.save(network.state_dict(), binary)
 
 
 def parameters_to_train(network: torch.nn.Module, frozen_layers: int) -> dict[str, torch.nn.Parameter]:

@@ -1,16 +1,14 @@
 """MeshNets published for the browser (brainchop, T2lesion) become weights with a card, and ours become such models."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from scripts.common.errors import InputError
-from scripts.common.files import replace_file
 from scripts.common.json_file import check_json, read_json
 from scripts.networks.model_card import CARD, network_from_card
+from scripts.networks.weights import new_weights, write_weights
 from scripts.sharing import layers_model
 
 # How brainchop's pages hand a scan to a network, which the model does not say.
@@ -34,19 +32,12 @@ def import_brainchop(model_json: str, output: str, license: str = "unknown", qua
     Raises:
         InputError: a file that cannot be read, or a network that MeshNet cannot express; the line names the layer.
     """
-    weights = Path(output)
-    if weights.suffix != ".pt":
-        raise InputError(f"--output {output}: expected a name that ends with .pt")
-    for path in (weights, weights.with_suffix(".json")):
-        if path.exists():
-            raise InputError(f"{path}: is there already, so not replaced; give another --output")
+    weights = new_weights(output)
     network, card = read(model_json)
     card |= {"license": license} if license != "unknown" else {}
     if quantiles:
         card["intensity"] = [{**QUANTILES, "b_min": 0.0, "b_max": 1.0}]
-    with replace_file(weights.with_suffix(".json")) as file, replace_file(weights, "wb") as binary:
-        file.write(json.dumps(card, indent=4) + "\n")
-        torch.save(network.state_dict(), binary)
+    write_weights(weights, network, card)
     count = sum(parameter.numel() for parameter in network.parameters())
     print(f"Written: {weights} and its card ({count:,} parameters, {card['network_def']['out_channels']} classes)")
 

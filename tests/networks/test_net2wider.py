@@ -1,0 +1,118 @@
+"""A wider network finds what the narrow one does, and learns what that could not."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+from scripts.common.errors import InputError
+from scripts.networks import net2wider
+from scripts.networks.meshnet import MeshNet
+from scripts.networks.model_card import network_from_card, read_card
+
+RELEASED = ROOT / "models" / "model_5.pt"
+
+
+def narrow_network(**arguments: object) -> MeshNet:
+    """A MeshNet-3 as if trained: normalizations are no identities."""
+    torch.manual_seed(0)
+    network = MeshNet(**{"channels": 3, "out_channels": 3, "dilations": [1, 2, 1], **arguments}).double()
+    for name, value in [*network.named_parameters(), *network.named_buffers()]:
+        if value.is_floating_point() and value.ndim == 1:
+            torch.nn.init.uniform_(value, 0.5, 2.0) if "running_var" in name else torch.nn.init.normal_(value)
+    return network.eval()
+
+
+def widened(network: MeshNet, channels: int, **arguments: object) -> MeshNet:
+    wide = MeshNet(**{"channels": channels, "out_channels": 3, "dilations": [1, 2, 1], **arguments}).double().eval()
+    wide.load_state_dict(net2wider.wider(network.state_dict(), channels, torch.Generator().manual_seed(1)))
+    return wide
+
+
+@pytest.mark.parametrize("channels", [4, 11])
+@pytest.mark.parametrize("arguments", [{}, {"norm": None, "act": "elu"}, {"norm": "instance"}, {"in_channels": 2}])
+def test_wider_network_computes_what_the_narrow_one_does(channels: int, arguments: dict) -> None:
+    network = narrow_network(**arguments)
+    wide = widened(network, channels, **arguments)
+    x = torch.rand(2, arguments.get("in_channels", 1), 9, 8, 7, dtype=torch.float64)
+    with torch.inference_mode():
+        torch.testing.assert_close(wide.plain(x), network.plain(x))
+    assert wide.layers[0][0].out_channels == channels
+
+
+def test_training_makes_different_channels_of_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    def distance_of_copies(noise: float) -> float:
+        monkeypatch.setattr(net2wider, "NOISE", noise)
+        wide = widened(narrow_network(), 6).train()
+        optimizer, x = torch.optim.AdamW(wide.parameters(), 0.01), torch.rand(1, 1, 9, 8, 7, dtype=torch.float64)
+        target = torch.randint(3, (1, 9, 8, 7), generator=torch.Generator().manual_seed(2))
+        for _ in range(5):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(wide.plain(x), target).backward()
+            optimizer.step()
+        kernels = wide.layers[0][0].weight.detach().flatten(1)  # of the 6 channels at least 3 are copies
+        return torch.pdist(kernels).sort().values[:3].max().item()
+
+    assert distance_of_copies(0.0) < 1e-9
+    assert distance_of_copies(0.25) > 1e-3
+
+
+@pytest.fixture(scope="module")
+def wide_5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The released weights of 5 channels with 8, by the command and from another directory."""
+    folder = tmp_path_factory.mktemp("wide")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("sys.excepthook", None)
+        patch.setattr(
+            "sys.argv", ["scripts/widen.py", "--ckpt_path", str(RELEASED), "--channels", "8", "--output", "eval/8.pt"]
+        )
+        runpy.run_path(str(ROOT / "scripts" / "widen.py"), run_name="__main__")
+    assert sorted(p.name for p in folder.rglob("*")) == ["8.json", "8.pt", "eval"]
+    return folder / "eval" / "8.pt"
+
+
+def test_command_writes_weights_with_a_card_that_find_the_same(wide_5: Path) -> None:
+    networks = {}
+    for path in (RELEASED, wide_5):
+        networks[path] = network_from_card(read_card(str(path))).eval()
+        networks[path].load_state_dict(torch.load(path))
+    x = torch.rand(1, 1, 48, 40, 33)
+    with torch.inference_mode():
+        torch.testing.assert_close(networks[wide_5](x), networks[RELEASED](x), atol=1e-4, rtol=1e-4)
+
+
+def test_card_says_what_the_weights_come_from_and_no_figures_of_others(wide_5: Path) -> None:
+    card, theirs = read_card(str(wide_5)), read_card(str(RELEASED))
+    assert card["channels"] == card["network_def"]["channels"] == 8
+    assert card["ancestry"][-1]["weights"] == "model_5.pt"
+    assert card["simulated"] is True
+    assert [card[key] for key in ("about", "threshold")] == [theirs[key] for key in ("about", "threshold")]
+    assert card["widened"] == {"from": 5, "seed": 0}
+    assert not {"metrics", "dice_by_volume", "command", "seed"} & {*card}
+
+
+def test_wrong_input_is_a_line_and_leaves_nothing(tmp_path: Path) -> None:
+    output = tmp_path / "wide.pt"
+    for channels in (5, 3, "eight", 8.0, True):
+        with pytest.raises(InputError, match=r"--channels .*expected an integer above 5, the width of .*model_5.pt"):
+            net2wider.widen(str(RELEASED), channels, str(output))
+    with pytest.raises(InputError, match=r"no such file"):
+        net2wider.widen(str(tmp_path / "none.pt"), 8, str(output))
+    with pytest.raises(InputError, match=r"ends with .pt"):
+        net2wider.widen(str(RELEASED), 8, str(tmp_path / "wide"))
+    card = {**read_card(str(RELEASED)), "network_def": {"_target_": "UNet", "spatial_dims": 3, "in_channels": 1,
+            "out_channels": 2, "channels": [2, 2], "strides": [1]}}  # fmt: skip
+    torch.save({}, tmp_path / "unet.pt")
+    (tmp_path / "unet.json").write_text(json.dumps(card))
+    with pytest.raises(InputError, match=r"unet.pt: of a UNet; only a MeshNet"):
+        net2wider.widen(str(tmp_path / "unet.pt"), 8, str(output))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["unet.json", "unet.pt"]
+    (tmp_path / "wide.json").write_text("mine")
+    with pytest.raises(InputError, match=r"wide.json: is there already"):
+        net2wider.widen(str(RELEASED), 8, str(output))
+    assert (tmp_path / "wide.json").read_text() == "mine"
+    assert not output.exists()
