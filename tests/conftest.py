@@ -29,6 +29,17 @@ ROOT = Path(__file__).resolve().parents[1]
 TRAIN, EVALUATE, INFERENCE = (str(ROOT / "configs" / f"{name}.json") for name in ("train", "evaluate", "inference"))
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many processes run the tests: up to four, but none beside this one for files or less than that."""
+    is_part = any("::" in argument or argument.endswith(".py") for argument in config.args)
+    return 0 if is_part else min(4, os.cpu_count() or 1)
+
+
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # each process has its share of the cores, and what it starts
+    share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ["OMP_NUM_THREADS"] = str(share)
+    torch.set_num_threads(share)
+
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 
 

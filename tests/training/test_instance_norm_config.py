@@ -1,0 +1,27 @@
+"""configs/instance_norm.json normalizes by the scan's own statistics, in validation and inference too."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, TRAIN
+from monai.bundle import ConfigParser
+
+from scripts.networks.model_card import network_from_card
+
+INSTANCE_NORM = str(ROOT / "configs" / "instance_norm.json")
+
+
+@pytest.mark.parametrize(("files", "is_own"), [([TRAIN, INSTANCE_NORM], True), ([TRAIN], False)])
+def test_network_of_the_card_sees_a_brighter_scan_as_the_same(
+    files: list[str], is_own: bool, cohort_dir: Path, tmp_path: Path
+) -> None:
+    parser = ConfigParser()
+    parser.read_config(files)
+    parser.update({"dataset_dir": str(cohort_dir), "output_dir": str(tmp_path / "eval"), "channels": 3})
+    parser.get_parsed_content("config")
+    network = network_from_card(parser.get_parsed_content("model_card")).eval()
+    network.load_state_dict(parser.get_parsed_content("network").state_dict())
+    x = torch.rand(1, 1, 16, 16, 16)
+    with torch.inference_mode():
+        assert torch.allclose(network(100 * x), network(10 * x), atol=1e-3) == is_own
