@@ -92,7 +92,7 @@ def test_a_room_imports_only_from_itself_and_from_rooms_below_it(path: Path) -> 
     assert set(imported) <= set(ROOMS[: own + 1])
 
 
-@pytest.mark.parametrize("path", [*ROOT.glob("docs/*.md"), ROOT / "README.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md"], ids=lambda path: path.name)
 def test_links_in_the_docs_lead_somewhere(path: Path) -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         if not link.startswith("http"):

@@ -1,4 +1,4 @@
-"""A wider MeshNet that finds what a trained one does, to be trained on: Net2WiderNet, Chen et al., arXiv 1511.05641."""
+"""A wider MeshNet that computes what a trained one does, to train on: Net2WiderNet, Chen et al., arXiv 1511.05641."""
 
 import torch
 from torch.nn.functional import one_hot
@@ -9,37 +9,49 @@ from scripts.networks.model_card import CARD, ancestry, network_from_card, read_
 from scripts.networks.weights import new_weights, read_checkpoint, refuse_other_weights, write_weights
 
 NOISE = 0.25  # in standard deviations of a layer's weights
-KEPT = {*CARD["properties"], "about", "cohort", "fold", "inner_fold", "license", "simulated"}
+KEPT = {*CARD["properties"]} - {"teachers"}  # those are in the ancestry
+KEPT |= {"about", "anatomies", "classes", "cohort", "fold", "inner_fold", "lesion_shapes", "license", "simulated"}
 
 
 def widen(ckpt_path: str, channels: int, output: str, seed: int = 0) -> None:
-    """Write the weights and the card of a wider MeshNet that finds what a narrower one does, to be fine-tuned.
+    """Write the weights and the card of a wider MeshNet that answers as a narrower one, to be fine-tuned.
+
+    Its card has no ``norm_adaptation``: the limit beyond which that is used is of a mean over channels, and copies
+    change it.
 
     Args:
         ckpt_path: weights of a MeshNet, with their card.
-        channels: the width of the new one.
+        channels: the width of the new one, more than it has.
         output: the weights to write, such as ``eval/wider.pt``; the card goes beside them. Neither is replaced.
-        seed: of which channels are copied, and how they share what they weigh.
+        seed: of which channels are copied, and how copies share what they weigh; an integer.
 
     Raises:
-        InputError: no such weights, none of a MeshNet, one that is as wide already, or a file that is there.
+        InputError: no such weights, or none of a narrower MeshNet whose activation takes a channel at a time; an
+            ``output`` that is there, is no name of weights, or cannot be written.
     """
     weights = new_weights(output)
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise InputError(f"--seed {seed}: expected an integer of at least 0")
     card = without_adaptation(read_card(ckpt_path))
-    network = network_from_card(card)
+    network = network_from_card(card).eval()
     if not isinstance(network, MeshNet):
         raise InputError(f"{ckpt_path}: of a {type(network).__name__}; only a MeshNet can be made wider")
     narrow = read_checkpoint(ckpt_path)
     refuse_other_weights(ckpt_path, network.state_dict(), narrow)
+    network.load_state_dict(narrow)
     old = network.classifier.in_channels
     if type(channels) is not int or channels <= old:
         raise InputError(f"--channels {channels}: expected an integer above {old}, the width of {ckpt_path}")
     card = {key: value for key, value in card.items() if key in KEPT}
-    card |= {"network_def": {**card["network_def"], "channels": channels}, "channels": channels}
-    card |= {"ancestry": ancestry(ckpt_path), "widened": {"from": old, "seed": seed}}
-    network = network_from_card(card)
-    network.load_state_dict(wider(narrow, channels, torch.Generator().manual_seed(seed)))
-    write_weights(weights, network, card)
+    card |= {"network_def": {**card["network_def"], "channels": channels}, "ancestry": ancestry(ckpt_path)}
+    wide = network_from_card(card).eval()
+    generator = torch.Generator().manual_seed(seed)
+    wide.load_state_dict(wider(narrow, channels, generator))
+    x = torch.rand(1, card["network_def"].get("in_channels", 1), 6, 6, 6, generator=generator)
+    with torch.inference_mode():
+        if not torch.allclose(wide.plain(x), network.plain(x), rtol=1e-3, atol=1e-3):
+            raise InputError(f"{ckpt_path}: not to be made wider, its activation mixes channels")
+    write_weights(weights, wide, {**card, "widened": {"from": old, "seed": seed}})
     print(f"Written: {weights} and its card ({old} -> {channels} channels)")
 
 
@@ -52,15 +64,16 @@ def wider(state: dict[str, torch.Tensor], channels: int, generator: torch.Genera
     old = state["classifier.weight"].shape[1]
     source = torch.cat([torch.arange(old), torch.randint(old, (channels - old,), generator=generator)])
     is_copy_of = one_hot(source, old).to(state["classifier.weight"])  # (channels, old)
-    share = is_copy_of @ is_copy_of.T / is_copy_of.sum(0)[source]  # averages over the copies of one
+    copies = is_copy_of.sum(0)[source]
+    average = is_copy_of @ is_copy_of.T / copies  # over the copies of a channel
     result = {}
     for key, value in state.items():
-        if value.ndim and not key.startswith("classifier"):
+        if value.ndim and len(value) == old and not key.startswith("classifier"):
             value = value[source]
         if value.ndim == 5 and not key.startswith("layers.0."):
             shape = (len(value), channels, *value.shape[2:])
-            noise = NOISE * value.std() * torch.randn(shape, dtype=value.dtype, generator=generator)
-            value = value[:, source] / is_copy_of.sum(0)[source].view(-1, 1, 1, 1)
-            value = value + noise - torch.einsum("ij,oj...->oi...", share, noise)
-        result[key] = value.clone()
+            noise = torch.randn(shape, dtype=value.dtype, generator=generator) * NOISE * value.std(correction=0)
+            value = value[:, source] / copies.view(-1, 1, 1, 1)
+            value = value + noise - torch.einsum("ij,oj...->oi...", average, noise)
+        result[key] = value
     return result

@@ -1,4 +1,4 @@
-"""Weights are loaded without running code, and those that do not fit, or have seen the test set, are one line."""
+"""Weights are written with a card, and read without running code; what does not fit, or saw the test, is a line."""
 
 import json
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ def refuse_other_weights(path: str, ours: Mapping, theirs: Mapping) -> None:
 
 def new_weights(output: str) -> Path:
     """The path ``output`` for weights that are not there yet, nor a card beside them, else InputError."""
-    path = Path(output)
+    path = Path(str(output))
     if path.suffix != ".pt":
         raise InputError(f"--output {output}: expected a name that ends with .pt")
     for file in (path, path.with_suffix(".json")):
@@ -61,6 +61,7 @@ def write_weights(path: Path, network: torch.nn.Module, card: dict) -> None:
     """Write the weights of ``network`` to ``path`` and its card beside them, both or neither."""
     with replace_file(path.with_suffix(".json")) as file, replace_file(path, "wb") as binary:
         file.write(json.dumps(card, indent=4) + "\n")
+        file.flush()  # a full disk shows here, before the weights have their name
         torch.save(network.state_dict(), binary)
 
 

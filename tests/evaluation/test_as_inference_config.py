@@ -85,8 +85,11 @@ def test_members_are_averaged(as_the_card: list[dict], trained: dict, weights: P
     state = torch.load(twice)
     state["classifier.bias"][0] += 5  # another that finds less
     torch.save(state, twice)
-    _, rows = evaluate(trained, f"{weights},{twice}", tmp_path / "differ")
-    assert [row["dice"] for row in rows] != [row["dice"] for row in as_the_card]
+    both, alone = (
+        evaluate(trained, path, tmp_path / str(i))[1] for i, path in enumerate((f"{weights},{twice}", twice))
+    )
+    assert [row["dice"] for row in both] != [row["dice"] for row in as_the_card]
+    assert [row["dice"] for row in both] != [row["dice"] for row in alone]
 
 
 def test_a_setting_out_of_range_is_a_line(trained: dict, weights: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from conftest import ROOT
 from scripts.common.errors import InputError
 from scripts.networks import net2wider
 from scripts.networks.meshnet import MeshNet
-from scripts.networks.model_card import network_from_card, read_card
+from scripts.networks.model_card import lineage, network_from_card, read_card
 
 RELEASED = ROOT / "models" / "model_5.pt"
 
@@ -33,7 +33,15 @@ def widened(network: MeshNet, channels: int, **arguments: object) -> MeshNet:
 
 
 @pytest.mark.parametrize("channels", [4, 11])
-@pytest.mark.parametrize("arguments", [{}, {"norm": None, "act": "elu"}, {"norm": "instance"}, {"in_channels": 2}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"dropout": 0.1},
+        {"norm": None, "act": "elu"},
+        {"norm": ["instance", {"affine": True}], "act": "prelu"},
+        {"in_channels": 2},
+    ],
+)
 def test_wider_network_computes_what_the_narrow_one_does(channels: int, arguments: dict) -> None:
     network = narrow_network(**arguments)
     wide = widened(network, channels, **arguments)
@@ -87,7 +95,7 @@ def test_command_writes_weights_with_a_card_that_find_the_same(wide_5: Path) -> 
 
 def test_card_says_what_the_weights_come_from_and_no_figures_of_others(wide_5: Path) -> None:
     card, theirs = read_card(str(wide_5)), read_card(str(RELEASED))
-    assert card["channels"] == card["network_def"]["channels"] == 8
+    assert card["network_def"] == {**theirs["network_def"], "channels": 8}
     assert card["ancestry"][-1]["weights"] == "model_5.pt"
     assert card["simulated"] is True
     assert [card[key] for key in ("about", "threshold")] == [theirs[key] for key in ("about", "threshold")]
@@ -95,24 +103,57 @@ def test_card_says_what_the_weights_come_from_and_no_figures_of_others(wide_5: P
     assert not {"metrics", "dice_by_volume", "command", "seed"} & {*card}
 
 
-def test_wrong_input_is_a_line_and_leaves_nothing(tmp_path: Path) -> None:
-    output = tmp_path / "wide.pt"
-    for channels in (5, 3, "eight", 8.0, True):
-        with pytest.raises(InputError, match=r"--channels .*expected an integer above 5, the width of .*model_5.pt"):
-            net2wider.widen(str(RELEASED), channels, str(output))
-    with pytest.raises(InputError, match=r"no such file"):
-        net2wider.widen(str(tmp_path / "none.pt"), 8, str(output))
-    with pytest.raises(InputError, match=r"ends with .pt"):
-        net2wider.widen(str(RELEASED), 8, str(tmp_path / "wide"))
-    card = {**read_card(str(RELEASED)), "network_def": {"_target_": "UNet", "spatial_dims": 3, "in_channels": 1,
-            "out_channels": 2, "channels": [2, 2], "strides": [1]}}  # fmt: skip
+def test_card_keeps_what_is_true_of_the_wider_network_too(tmp_path: Path) -> None:
+    card = read_card(str(ROOT / "models" / "model.pt"))
+    assert card["network_def"]["norm_adaptation"]
+    card |= {"classes": ["background", "lesion"], "trained_on": ["0123"], "teachers": [{"trained_on": ["4567"]}]}
+    torch.save(torch.load(ROOT / "models" / "model.pt"), tmp_path / "mine.pt")
+    (tmp_path / "mine.json").write_text(json.dumps(card))
+    net2wider.widen(str(tmp_path / "mine.pt"), 17, str(tmp_path / "wide.pt"))
+    found = read_card(str(tmp_path / "wide.pt"))
+    kept = ("trained_on", "classes", "anatomies", "lesion_shapes", "fold", "intensity", "spacing")
+    assert {key: found[key] for key in kept} == {key: card[key] for key in kept}
+    assert not {"norm_adaptation", "norm_shift_limit"} & {*found["network_def"]}
+    assert sum({"4567"} <= {*one.get("trained_on", [])} for one in lineage(found)) == 1
+
+
+def refused(folder: Path, **arguments: object) -> str:
+    """The line for ``arguments`` beside which others are right."""
+    before = sorted(folder.iterdir())
+    right = {"ckpt_path": str(RELEASED), "channels": 8, "output": str(folder / "wide.pt")}
+    with pytest.raises(InputError) as caught:
+        net2wider.widen(**right | arguments)
+    assert sorted(folder.iterdir()) == before
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("channels", [5, 3, "eight", 8.0, True])
+def test_a_width_that_is_none_or_not_above_is_a_line(channels: object, tmp_path: Path) -> None:
+    line = f"--channels {channels}: expected an integer above 5, the width of {RELEASED}"
+    assert refused(tmp_path, channels=channels) == line
+
+
+@pytest.mark.parametrize("seed", ["abc", 1.5, -1, 2**70])
+def test_a_seed_that_is_none_is_a_line(seed: object, tmp_path: Path) -> None:
+    assert refused(tmp_path, seed=seed) == f"--seed {seed}: expected an integer of at least 0"
+
+
+def test_weights_that_cannot_be_made_wider_are_a_line(tmp_path: Path) -> None:
+    assert "none.pt: no such file" in refused(tmp_path, ckpt_path=str(tmp_path / "none.pt"))
+    card = read_card(str(RELEASED))
+    unet = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [2, 2], "strides": [1]}
     torch.save({}, tmp_path / "unet.pt")
-    (tmp_path / "unet.json").write_text(json.dumps(card))
-    with pytest.raises(InputError, match=r"unet.pt: of a UNet; only a MeshNet"):
-        net2wider.widen(str(tmp_path / "unet.pt"), 8, str(output))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["unet.json", "unet.pt"]
+    (tmp_path / "unet.json").write_text(json.dumps({**card, "network_def": {"_target_": "UNet", **unet}}))
+    assert "unet.pt: of a UNet; only a MeshNet" in refused(tmp_path, ckpt_path=str(tmp_path / "unet.pt"))
+    mixing = {**card["network_def"], "act": ["softmax", {"dim": 1}]}
+    torch.save(torch.load(RELEASED), tmp_path / "mixing.pt")
+    (tmp_path / "mixing.json").write_text(json.dumps({**card, "network_def": mixing}))
+    assert "its activation mixes channels" in refused(tmp_path, ckpt_path=str(tmp_path / "mixing.pt"))
+
+
+def test_nothing_is_replaced(tmp_path: Path) -> None:
+    assert "ends with .pt" in refused(tmp_path, output=str(tmp_path / "wide"))
+    assert "--output 8: expected a name" in refused(tmp_path, output=8)
     (tmp_path / "wide.json").write_text("mine")
-    with pytest.raises(InputError, match=r"wide.json: is there already"):
-        net2wider.widen(str(RELEASED), 8, str(output))
+    assert "wide.json: is there already" in refused(tmp_path)
     assert (tmp_path / "wide.json").read_text() == "mine"
-    assert not output.exists()

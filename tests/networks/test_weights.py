@@ -1,6 +1,8 @@
 """Weights that do not fit are one line that says why."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from ignite.engine import Engine
 
 from scripts.common.errors import InputError
 from scripts.networks.meshnet import MeshNet
-from scripts.networks.weights import CheckpointLoader
+from scripts.networks.weights import CheckpointLoader, write_weights
 
 MESHNET = {"_target_": "scripts.networks.meshnet.MeshNet", "channels": 2}
 SCALING = [{"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0}]
@@ -125,3 +127,19 @@ def test_a_file_that_holds_something_else_is_one_line(tmp_path: Path, content: o
     torch.save(content, tmp_path / "model.pt")
     with pytest.raises(InputError, match=r"model.pt: not weights but a (list|float); save a state_dict$"):
         load_into(MeshNet(channels=2), tmp_path / "model.pt")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX can limit the size of files")
+def test_a_disk_that_the_card_does_not_fit_on_keeps_no_weights_either(tmp_path: Path) -> None:
+    import resource
+
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"mine.json: cannot be written \(File too large\)"):
+            write_weights(tmp_path / "mine.pt", torch.nn.Conv3d(1, 1, 1), {"about": "x" * 6000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert list(tmp_path.iterdir()) == []
