@@ -29,20 +29,6 @@ ROOT = Path(__file__).resolve().parents[1]
 TRAIN, EVALUATE, INFERENCE = (str(ROOT / "configs" / f"{name}.json") for name in ("train", "evaluate", "inference"))
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """In how many processes ``-n auto`` runs tests: up to four; files, single tests and what -k chooses in this one."""
-    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
-        return None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    is_part = config.option.keyword or all("::" in part or part.endswith(".py") for part in config.args)
-    return 0 if is_part or cores == 1 else min(4, cores)
-
-
-if "PYTEST_XDIST_WORKER" in os.environ:  # more threads than cores would wait for each other
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
-
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 
 

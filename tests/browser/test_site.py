@@ -196,7 +196,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(page: Chromium, t
     (tmp_path / "bomb.nii.gz").write_bytes(gzip.compress(small + bytes(2**28)))
     began = time.monotonic()
     assert refused(page, tmp_path / "bomb.nii.gz") == "it holds more data than its header says; refused."
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 5
 
 
 def test_a_name_is_never_taken_for_markup(page: Chromium, tmp_path: Path, scans: Path) -> None:
@@ -219,7 +219,7 @@ def test_cancel_stops_at_once_and_the_next_scan_is_segmented(page: Chromium, sca
     page.click("#cancel")
     assert page.text("#warning") == "Cancelled."
     assert page.ask("document.querySelector('#work').hidden")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 1
     segment(page, scans / "plain_T2w.nii.gz")
 
 
