@@ -39,7 +39,7 @@ def test_it_holds_the_bundle_without_links_tests_or_debris(packaged: Path) -> No
     )
     assert (folder / "docs" / "README.md").is_file()
     assert not [path for path in folder.rglob("*") if "benchmark" in path.name and path.parent.name != "docs"]
-    for width in ("model", "model_5"):
+    for width in ("model", "model_26", "model_5"):
         assert (folder / "models" / f"{width}.pt").is_file()
         assert (folder / "models" / f"{width}.json").is_file()
 
