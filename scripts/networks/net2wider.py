@@ -72,7 +72,8 @@ def wider(state: dict[str, torch.Tensor], channels: int, generator: torch.Genera
             value = value[source]
         if value.ndim == 5 and not key.startswith("layers.0."):
             shape = (len(value), channels, *value.shape[2:])
-            noise = torch.randn(shape, dtype=value.dtype, generator=generator) * NOISE * value.std(correction=0)
+            std = value.std(correction=int(value.numel() > 1))  # of one weight it is 0
+            noise = torch.randn(shape, dtype=value.dtype, generator=generator) * NOISE * std
             value = value[:, source] / copies.view(-1, 1, 1, 1)
             value = value + noise - torch.einsum("ij,oj...->oi...", average, noise)
         result[key] = value

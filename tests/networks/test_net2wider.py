@@ -40,6 +40,7 @@ def widened(network: MeshNet, channels: int, **arguments: object) -> MeshNet:
         {"norm": None, "act": "elu"},
         {"norm": ["instance", {"affine": True}], "act": "prelu"},
         {"in_channels": 2},
+        {"out_channels": 1, "norm": None},
     ],
 )
 def test_wider_network_computes_what_the_narrow_one_does(channels: int, arguments: dict) -> None:
@@ -49,6 +50,13 @@ def test_wider_network_computes_what_the_narrow_one_does(channels: int, argument
     with torch.inference_mode():
         torch.testing.assert_close(wide.plain(x), network.plain(x))
     assert wide.layers[0][0].out_channels == channels
+
+
+def test_one_channel_and_one_class_are_enough() -> None:
+    narrow = narrow_network(channels=1, out_channels=1)
+    wide, x = widened(narrow, 3, out_channels=1), torch.rand(1, 1, 6, 6, 6, dtype=torch.float64)
+    with torch.inference_mode():
+        torch.testing.assert_close(wide.plain(x), narrow.plain(x))
 
 
 def test_training_makes_different_channels_of_copies(monkeypatch: pytest.MonkeyPatch) -> None:

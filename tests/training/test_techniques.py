@@ -171,6 +171,7 @@ def test_an_entry_of_a_menu(kind: str, name: str, few: Path, tmp_path: Path) -> 
     train_stop_resume_evaluate(few, tmp_path, [TRAIN], (), **{f"{kind}_name": name}, **more)
 
 
+# One that is new goes into TOUCHING by name: in here it would draw all pairs anew.
 SAMPLED = [name for name in OVERLAYS if name not in ("instance_norm", "tracking")]
 PAIRS = random.Random(2026).sample(list(combinations(SAMPLED, 2)), 10)
 TOUCHING = [  # these change the same things
