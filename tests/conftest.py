@@ -80,7 +80,7 @@ def trained(cohort_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
         "--output_dir": root / "eval",
         "--ckpt_dir": root / "models",
         "--channels": 8,
-        "--epochs": 30,
+        "--epochs": 20,
         "--learning_rate": 0.01,
     }
     arguments = [str(part) for pair in overrides.items() for part in pair]

@@ -58,9 +58,9 @@ def address(site: Path) -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable]:
-    """A function that starts a browser with its own profile and folder of downloads."""
+    """A function that starts a browser with its own profile and folder of downloads; it is closed after the file."""
     if not (program := shutil.which("chromium") or shutil.which("google-chrome")):
         pytest.skip("Chromium is not installed, in which the page is opened")
     browsers = []
@@ -74,7 +74,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def page(start: Callable, address: str) -> Chromium:
     """A browser with the page open, which keeps it for use without a network."""
     browser = start()

@@ -3,13 +3,15 @@
 import csv
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
+import monai.bundle
 import nibabel as nib
 import pytest
 import torch
 from conftest import EVALUATE, INFERENCE, ROOT, TRAIN, bundle
+
+from scripts.common.errors import describe
 
 AS_INFERENCE = str(ROOT / "configs" / "as_inference.json")
 SETTINGS = {"threshold": 0.2, "min_volume": 3000, "flip_averaging": True}
@@ -33,16 +35,15 @@ def as_the_card(trained: dict, weights: Path, tmp_path_factory: pytest.TempPathF
     return rows
 
 
-def run(trained: dict, weights: object, output: Path, *overrides: object) -> subprocess.CompletedProcess:
+def run(trained: dict, weights: object, output: Path, **own: object) -> None:
+    """What ``python -m monai.bundle run evaluating`` does, in this process."""
     arguments = dict(zip(*[iter(trained["arguments"])] * 2, strict=True))
-    where = ["--dataset_dir", arguments["--dataset_dir"], "--ckpt_path", weights, "--output_dir", output]
-    files = f"['{TRAIN}','{EVALUATE}','{AS_INFERENCE}']"
-    return bundle("evaluating", "--config_file", files, *where, *overrides)
+    files, where = [TRAIN, EVALUATE, AS_INFERENCE], {"output_dir": str(output), "ckpt_path": str(weights)}
+    monai.bundle.run("evaluating", config_file=files, dataset_dir=arguments["--dataset_dir"], **where, **own)
 
 
-def evaluate(trained: dict, weights: object, output: Path, *overrides: object) -> tuple[dict, list[dict]]:
-    result = run(trained, weights, output, *overrides)
-    assert result.returncode == 0, result.stderr[-2000:]
+def evaluate(trained: dict, weights: object, output: Path, **own: object) -> tuple[dict, list[dict]]:
+    run(trained, weights, output, **own)
     summary = json.loads((output / "summary.json").read_text())
     return summary, list(csv.DictReader((output / "metrics.csv").open()))
 
@@ -68,11 +69,11 @@ def test_the_dice_is_that_of_the_masks_that_inference_writes(
     assert on_the_grid >= 4
 
 
-@pytest.mark.parametrize("own", [("--threshold", 0.9), ("--min_volume", 30_000), ("--flip_averaging", "false")])
+@pytest.mark.parametrize("own", [{"threshold": 0.9}, {"min_volume": 30_000}, {"flip_averaging": False}])
 def test_each_setting_of_ones_own_changes_the_figures(
-    own: tuple, as_the_card: list[dict], trained: dict, weights: Path, tmp_path: Path
+    own: dict, as_the_card: list[dict], trained: dict, weights: Path, tmp_path: Path
 ) -> None:
-    _, rows = evaluate(trained, weights, tmp_path, *own)
+    _, rows = evaluate(trained, weights, tmp_path, **own)
     assert any(row["dice"] != other["dice"] for row, other in zip(rows, as_the_card, strict=True))
 
 
@@ -93,6 +94,6 @@ def test_members_are_averaged(as_the_card: list[dict], trained: dict, weights: P
 
 
 def test_a_setting_out_of_range_is_a_line(trained: dict, weights: Path, tmp_path: Path) -> None:
-    result = run(trained, weights, tmp_path, "--threshold", 2)
-    assert result.returncode
-    assert "threshold 2" in result.stderr.splitlines()[-1]
+    with pytest.raises(RuntimeError) as error:
+        run(trained, weights, tmp_path, threshold=2)
+    assert "threshold 2" in describe(error.value)

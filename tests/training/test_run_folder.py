@@ -1,7 +1,6 @@
 """A run's folders are its own: no other run writes there, nothing is replaced unasked, and what ran is on record."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 import torch
 from conftest import ROOT, TRAIN, bundle
 from monai.bundle import ConfigParser
+from training.processes import start
 
 from scripts.common.errors import InputError
 from scripts.training.run_folder import FORMAT, RunFolder
@@ -222,19 +222,13 @@ def test_a_folder_that_cannot_be_written_is_one_line() -> None:
 
 @pytest.mark.slow
 def test_ten_runs_at_once_under_one_root_keep_apart(cohort_dir: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", TRAIN]
-    command += ["--dataset_dir", str(cohort_dir), "--channels", "2", "--epochs", "1", "--report", "False"]
-    runs = [
-        subprocess.Popen(
-            [*command, "--seed", str(seed % 5), "--output_dir", f"run{seed}", "--ckpt_dir", f"run{seed}"],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            cwd=tmp_path,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for seed in range(10)
-    ]
-    assert [run.wait() for run in runs] == [0] * 10
+    options = {"config_file": TRAIN, "dataset_dir": str(cohort_dir), "channels": 2, "epochs": 1, "report": False}
+    options |= {"spacing": [16.0] * 3, "spatial_size": [16] * 3}
+    folders = [str(tmp_path / f"run{seed}") for seed in range(10)]
+    runs = [start({**options, "seed": i % 5, "output_dir": path, "ckpt_dir": path}) for i, path in enumerate(folders)]
+    for run in runs:
+        run.join()
+    assert [run.exitcode for run in runs] == [0] * 10
     weights = [torch.load(tmp_path / f"run{seed}" / "model.pt", weights_only=True) for seed in range(10)]
     for seed in range(5):  # the same as the other run with that seed, and as no other
         same = [all(torch.equal(weights[seed][key], other[key]) for key in other) for other in weights]

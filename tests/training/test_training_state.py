@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TRAIN, small_disk_at
+from training.processes import start
 
-EPOCHS = 40
+EPOCHS = 60
 # Everything that draws random numbers, so that a state which forgets one of them cannot pass.
 OVERLAY = {
     "train#random_transforms": [
@@ -25,10 +26,6 @@ OVERLAY = {
         {"_target_": "RandGaussianNoised", "keys": "image", "prob": 0.5},
     ]
 }
-PROCESSES = multiprocessing.get_context("forkserver")  # a child has MONAI imported, but no state of the tests
-PROCESSES.set_forkserver_preload(
-    ["monai.bundle", "monai.engines", "nibabel", "ignite.handlers", "scripts.simulation.cohort"]
-)
 
 
 def overrides_of(cohort_dir: Path, folder: Path, **more: object) -> dict:
@@ -42,33 +39,14 @@ def overrides_of(cohort_dir: Path, folder: Path, **more: object) -> dict:
         "channels": 2,
         "dropout": 0.2,
         "epochs": EPOCHS,
+        "spacing": [16.0] * 3,  # what is tested takes no fine grid
+        "spatial_size": [16] * 3,
         "batch_size": 2,
         "learning_rate": 0.02,
         "resume": True,
         "report": False,
         **more,
     }
-
-
-def train(overrides: dict) -> None:
-    """What ``python -m monai.bundle run training`` does; in a process of its own."""
-    import monai.bundle
-
-    multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as in a process from a shell
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background of a script ignores it
-    sys.stderr = Path(overrides["output_dir"]).with_suffix(".log").open("a")
-    try:
-        monai.bundle.run("training", **overrides)
-    except Exception:  # multiprocessing would print it without asking the hook, as Python does not
-        sys.excepthook(*sys.exc_info())
-        raise SystemExit(1) from None
-
-
-def start(overrides: dict) -> multiprocessing.Process:
-    process = PROCESSES.Process(target=train, args=(overrides,))
-    process.start()
-    return process
 
 
 def results(folder: Path) -> dict[str, bytes | dict]:
