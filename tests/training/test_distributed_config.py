@@ -68,7 +68,7 @@ def test_two_processes_train_on_each_scan_once_and_as_one_does_with_the_doubled_
     alone = arguments(cohort_dir, one, batch_size=2)
     result = bundle("training", "--config_file", f"['{TRAIN}','{overlay(one, **plain)}']", *alone)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert started.wait(300) == 0, printed(two, 0)[-2000:]
+    assert started.wait(120) == 0, printed(two, 0)[-2000:]
 
     scans = [[line.split()[1] for line in (two / f"{rank}.txt").read_text().splitlines()] for rank in (0, 1)]
     expected = [line.split()[1] for line in (one / "0.txt").read_text().splitlines()]
@@ -112,12 +112,12 @@ def test_stopped_by_one_rank_s_signal_and_killed_with_another_it_continues_bit_i
     settings = {"batch_size": 2, "learning_rate": 0.02, "dropout": 0.2, "epochs": 5, "resume": True, "report": False}
     settings |= {"spacing": [16.0] * 3, "spatial_size": [16] * 3}
     undisturbed = ranks(cohort_dir, whole, [TRAIN, overlay(whole), DISTRIBUTED], **settings)
-    assert undisturbed.wait(300) == 0, printed(whole, 0)[-2000:]
+    assert undisturbed.wait(120) == 0, printed(whole, 0)[-2000:]
 
     configs, state = [TRAIN, overlay(cut), DISTRIBUTED], cut / "eval" / "checkpoint_last.pt"
     stopped = ranks(cohort_dir, cut, configs, **settings)
     os.kill(wait_for_step(cut, 3, stopped), signal.SIGTERM)
-    assert stopped.wait(120) != 0
+    assert stopped.wait(40) != 0
     assert 0 < torch.load(state, weights_only=True)["trainer"]["iteration"] <= 4  # the first 2 epochs are 6 steps
     assert "--resume true continues" in printed(cut, 0)
     assert "exitcode  : 143" in (cut / "torchrun.log").read_text()
@@ -127,8 +127,8 @@ def test_stopped_by_one_rank_s_signal_and_killed_with_another_it_continues_bit_i
     killed = ranks(cohort_dir, cut, configs, **settings)
     os.kill(wait_for_step(cut, done + 5, killed), signal.SIGKILL)
     begin = time.monotonic()
-    assert killed.wait(120) != 0
-    assert time.monotonic() - begin < 60
+    assert killed.wait(60) != 0
+    assert time.monotonic() - begin < 30
     assert "Traceback" not in printed(cut, 0)
     assert [line for line in printed(cut, 0).splitlines() if line.startswith("[rank")] == [
         "[rank0]: another rank is gone, torchrun's report says which; what was saved is whole, the same command with "
@@ -136,7 +136,7 @@ def test_stopped_by_one_rank_s_signal_and_killed_with_another_it_continues_bit_i
     ]
     torch.load(state, weights_only=True)
 
-    assert ranks(cohort_dir, cut, configs, **settings).wait(300) == 0, printed(cut, 0)[-2000:]
+    assert ranks(cohort_dir, cut, configs, **settings).wait(120) == 0, printed(cut, 0)[-2000:]
     assert (cut / "eval" / "history.csv").read_bytes() == (whole / "eval" / "history.csv").read_bytes()
     states = [torch.load(folder / "eval" / "checkpoint_last.pt", weights_only=True) for folder in (whole, cut)]
     for name in ("network", "optimizer"):
