@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import pickle
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -19,6 +21,8 @@ import numpy as np
 import pytest
 import sqlalchemy
 import torch
+from durations import Recorder
+from filelock import FileLock
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
@@ -27,6 +31,48 @@ from scripts.simulation.cohort import simulate_cohort
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN, EVALUATE, INFERENCE = (str(ROOT / "configs" / f"{name}.json") for name in ("train", "evaluate", "inference"))
+
+
+ALL = 'pytest tests -m "slow or not slow"'
+LEFT_OUT = pytest.StashKey[int]()
+# Tests run side by side, and what they compare to the last bit must not depend on the machine's cores.
+os.environ["OMP_NUM_THREADS"] = "1"  # of commands
+torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--record-durations", action="store_true", help="write what the tests take into tests/durations.json"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("record_durations"):
+        config.pluginmanager.register(Recorder())
+    if any("::" in argument for argument in config.args) and config.option.markexpr == "not slow":
+        config.option.markexpr = ""  # a test that is asked for by its name runs
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
+    session.config.collected = [*items]  # those that are left out, too
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    config = items[0].config
+    left = sum("slow" in item.keywords for item in items)
+    getattr(config, "workeroutput", {})["left_out"] = config.stash[LEFT_OUT] = left
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    """Take from a process of pytest-xdist what it left out; each has left out the same."""
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", 0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if left := terminalreporter.config.stash.get(LEFT_OUT, 0):
+        terminalreporter.write_line(f"{left} slow tests were left out; all tests: {ALL}")
 
 
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
@@ -55,9 +101,27 @@ def bundle(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedP
 
 
 @pytest.fixture(scope="session")
-def cohort_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable], object]:
+    """Give a folder of a name to a function, and return what it returns, called by one of pytest-xdist's processes."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def call(name: str, make: Callable[[Path], object]) -> object:
+        made = root / f"{name}.pickle"
+        with FileLock(root / f"{name}.lock"):
+            if not made.exists():
+                (root / name).mkdir()
+                made.write_bytes(pickle.dumps(make(root / name)))
+        return pickle.loads(made.read_bytes())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def cohort_dir(once: Callable) -> Path:
     """24 subjects on a grid of 32x32x32 voxels of 8 mm."""
-    return Path(simulate_cohort(str(tmp_path_factory.mktemp("cohort") / "small"), n_subjects=24, spacing=8.0, seed=3))
+    simulate = partial(simulate_cohort, n_subjects=24, spacing=8.0, seed=3)
+    return once("cohort", lambda folder: Path(simulate(str(folder / "small"))))
 
 
 @pytest.fixture(scope="session")
@@ -72,22 +136,25 @@ def contrast_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(cohort_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+def trained(cohort_dir: Path, once: Callable) -> dict:
     """A run of the training command from another directory: its folders and what it printed."""
-    root = tmp_path_factory.mktemp("trained")
-    overrides = {
-        "--dataset_dir": cohort_dir,
-        "--output_dir": root / "eval",
-        "--ckpt_dir": root / "models",
-        "--channels": 8,
-        "--epochs": 20,
-        "--learning_rate": 0.01,
-    }
-    arguments = [str(part) for pair in overrides.items() for part in pair]
-    result = bundle("training", "--config_file", TRAIN, *arguments, cwd=root)
-    assert result.returncode == 0, result.stderr[-2000:]
-    scans = json.loads((cohort_dir / "datalist.json").read_text())["training"]
-    return {"root": root, "arguments": arguments, "scans": scans, "stdout": result.stdout, "stderr": result.stderr}
+
+    def train(root: Path) -> dict:
+        overrides = {
+            "--dataset_dir": cohort_dir,
+            "--output_dir": root / "eval",
+            "--ckpt_dir": root / "models",
+            "--channels": 8,
+            "--epochs": 20,
+            "--learning_rate": 0.01,
+        }
+        arguments = [str(part) for pair in overrides.items() for part in pair]
+        result = bundle("training", "--config_file", TRAIN, *arguments, cwd=root)
+        assert result.returncode == 0, result.stderr[-2000:]
+        scans = json.loads((cohort_dir / "datalist.json").read_text())["training"]
+        return {"root": root, "arguments": arguments, "scans": scans, "stdout": result.stdout, "stderr": result.stderr}
+
+    return once("trained", train)
 
 
 @pytest.fixture

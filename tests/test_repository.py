@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from durations import TABLE, takes_long
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -79,6 +80,21 @@ def test_every_file_says_what_it_does_and_has_its_tests_in_the_room_of_its_name(
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("[a-z]*.py")), ids=lambda path: path.name)
 def test_a_command_is_at_most_60_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 60
+
+
+def test_a_test_that_takes_over_three_seconds_is_marked_slow_or_kept(request: pytest.FixtureRequest) -> None:
+    table, tests = json.loads(TABLE.read_text()), request.config.collected
+    marked = {test.nodeid for test in tests if {"slow", "kept"} & {mark.name for mark in test.iter_markers()}}
+    assert {test.nodeid for test in tests if takes_long(test, table)} - marked == set()
+    assert not [test.nodeid for test in tests if {"slow", "kept"} <= {mark.name for mark in test.iter_markers()}]
+
+
+def test_the_durations_are_of_tests_that_there_are(request: pytest.FixtureRequest) -> None:
+    names = {test.nodeid for test in request.config.collected}
+    files = {name.split("::")[0] for name in names}
+    recorded = {name for name in json.loads(TABLE.read_text())["tests"] if name.split("::")[0] in files}
+    if len(names) > 100:  # not one test by its name
+        assert recorded - names == set()
 
 
 ROOMS = ["common", "networks", "data", "training", "evaluation", "inference", "search", "comparison", "simulation"]

@@ -48,6 +48,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess
     return folder / "out", subprocess.run(program, cwd=folder, capture_output=True, text=True, timeout=600)
 
 
+@pytest.mark.slow
 def test_each_case_is_measured_in_a_process_of_its_own(measured: tuple) -> None:
     output, run = measured
     assert run.returncode == 0, run.stderr
@@ -57,6 +58,7 @@ def test_each_case_is_measured_in_a_process_of_its_own(measured: tuple) -> None:
     assert results["versions"]["torch"].startswith("2.13.0")
 
 
+@pytest.mark.slow
 def test_a_case_that_fails_says_so_and_the_rest_goes_on(measured: tuple) -> None:
     output, run = measured
     table = (output / "results.md").read_text()
@@ -127,6 +129,7 @@ def test_the_shipped_work_names_implementations_that_exist_and_has_a_reference_b
     assert f"inference {'256x256x256' if GPU in files else '128x128x128'} 16 this bundle" in names
 
 
+@pytest.mark.slow
 def test_what_is_measured_on_a_gpu_computes_in_half_precision_but_for_the_reference_and_can_be_built(
     tmp_path: Path,
 ) -> None:

@@ -64,6 +64,7 @@ def test_a_training_step_is_measured_too(folder: Path) -> None:
     assert run(folder, BUNDLE, mode="training", reference=str(folder / "none.npy"))["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_memory_of_a_step_is_what_its_layers_keep_and_checkpointing_halves_it(folder: Path) -> None:
     need = {}
     for layers in (0, 2):
@@ -91,6 +92,7 @@ print(_peak("cpu") - before, _reset_peak("cpu") - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from Linux's /proc")
 def test_peak_memory_is_that_of_what_was_held_at_once() -> None:
     # in a process of its own, as the benchmark measures: what other tests have left may be freed at any moment

@@ -51,6 +51,7 @@ def affines() -> list[tuple[np.ndarray, list[int]]]:
     return [*cases, (np.diag([3.0, 3.5, 2.5, 1.0]), [10, 12, 14]), (np.diag([3.0004, 3.5, 2.5, 1.0]), [20, 12, 9])]
 
 
+@pytest.mark.slow
 def test_geometry_and_graphs_agree_with_monai_there_and_back(page: Chromium, graphs: Callable) -> None:
     card = {**CARD, "orientation": "LIA"}  # scans in RAS are segmented in test_site.py
     rng = np.random.default_rng(2)

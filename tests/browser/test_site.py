@@ -38,6 +38,7 @@ def refused(page: Chromium, file: Path) -> str:
     return page.wait_for(f"document.querySelector('#error').textContent.split({name})[1]")
 
 
+@pytest.mark.slow
 def test_all_kinds_of_scans_get_the_masks_of_inference(
     start: Callable, address: str, scans: Path, inferred: Path
 ) -> None:
@@ -71,6 +72,7 @@ def test_all_kinds_of_scans_get_the_masks_of_inference(
         pytest.skip("the other scans agree; the patient's scan is not here")
 
 
+@pytest.mark.slow
 def test_standardized_intensities_are_a_warning(page: Chromium, scans: Path, tmp_path: Path) -> None:
     head = nib.load(scans / "plain_T2w.nii.gz")
     data = head.get_fdata()
@@ -82,6 +84,7 @@ def test_standardized_intensities_are_a_warning(page: Chromium, scans: Path, tmp
     assert page.text("#warning") == ""
 
 
+@pytest.mark.slow
 def test_it_asks_no_other_host_and_breaks_no_rule_of_its_own(page: Chromium, address: str, scans: Path) -> None:
     segment(page, scans / "plain_T2w.nii.gz")
     assert [url for url in page.requests if not url.startswith((address, "data:", f"blob:{address}"))] == []
@@ -90,6 +93,7 @@ def test_it_asks_no_other_host_and_breaks_no_rule_of_its_own(page: Chromium, add
     assert any("Content Security Policy" in line for line in page.problems)  # so it was looked for in the right place
 
 
+@pytest.mark.slow
 def test_the_card_is_in_sight_from_the_first_moment(page: Chromium) -> None:
     shown = page.text("#card")
     assert shown.startswith("Not for clinical use.")
@@ -97,6 +101,7 @@ def test_the_card_is_in_sight_from_the_first_moment(page: Chromium) -> None:
     assert "5 channels, 64x80x64 voxels of 3x3x3 mm" in shown
 
 
+@pytest.mark.slow
 def test_sliders_change_the_mask_without_another_run(page: Chromium, scans: Path) -> None:
     segment(page, scans / "plain_T2w.nii.gz")
 
@@ -113,6 +118,7 @@ def test_sliders_change_the_mask_without_another_run(page: Chromium, scans: Path
     page.ask("document.querySelector('#minVolume').value = 1000")
 
 
+@pytest.mark.slow
 def test_a_mask_that_comes_late_is_not_taken_for_that_of_the_next_scan(start: Callable, address: str) -> None:
     page = start()
     page.open(address)
@@ -136,6 +142,7 @@ def test_a_mask_that_comes_late_is_not_taken_for_that_of_the_next_scan(start: Ca
     assert page.text("#list .done") == shown
 
 
+@pytest.mark.slow
 def test_it_works_without_a_network_once_loaded(start: Callable, site: Path, scans: Path) -> None:
     import threading
 
@@ -152,6 +159,7 @@ def test_it_works_without_a_network_once_loaded(start: Callable, site: Path, sca
     assert page.ask("crossOriginIsolated")
 
 
+@pytest.mark.slow
 def test_a_plain_host_without_headers_gets_its_threads_by_the_service_worker(start: Callable, site: Path) -> None:
     import threading
     from functools import partial
@@ -166,6 +174,7 @@ def test_a_plain_host_without_headers_gets_its_threads_by_the_service_worker(sta
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_what_is_no_scan_is_refused_in_words(page: Chromium, tmp_path: Path, head: nib.Nifti1Image) -> None:
     text = tmp_path / "notes.nii"
     text.write_text("this is no scan " * 50)
@@ -188,6 +197,7 @@ def test_what_is_no_scan_is_refused_in_words(page: Chromium, tmp_path: Path, hea
     assert "its affine is not one of a scan" in refused(page, tmp_path / "thin.nii")
 
 
+@pytest.mark.slow
 def test_a_decompression_bomb_is_refused_before_it_is_unpacked(page: Chromium, tmp_path: Path) -> None:
     header = bytearray(write(tmp_path / "scan.nii").read_bytes()[:352])
     struct.pack_into("<4h", header, 40, 3, 30000, 30000, 30000)
@@ -200,6 +210,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(page: Chromium, t
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.slow
 def test_a_name_is_never_taken_for_markup(page: Chromium, tmp_path: Path, scans: Path) -> None:
     name = "<img src=x onerror=document.title='taken'>.nii"
     (tmp_path / name).write_bytes((scans / "bigendian.nii").read_bytes())
@@ -213,6 +224,7 @@ def test_a_name_is_never_taken_for_markup(page: Chromium, tmp_path: Path, scans:
     assert saved.scan.iloc[-1] == name
 
 
+@pytest.mark.slow
 def test_cancel_stops_at_once_and_the_next_scan_is_segmented(page: Chromium, scans: Path) -> None:
     page.drop(scans / "lia.nii")
     page.wait_for("document.querySelector('#step').textContent.includes('Segmenting')", 30)
@@ -224,12 +236,14 @@ def test_cancel_stops_at_once_and_the_next_scan_is_segmented(page: Chromium, sca
     segment(page, scans / "plain_T2w.nii.gz")
 
 
+@pytest.mark.slow
 def test_the_example_is_found_to_have_a_lesion(page: Chromium) -> None:
     page.click("#example")
     page.wait_for(f"{DONE} && document.querySelector('#list li:last-child').textContent.startsWith('example')")
     assert float(page.text("#volume").split()[0]) > 5
 
 
+@pytest.mark.slow
 def test_everything_is_labelled_and_fits_a_phone(page: Chromium) -> None:
     page.resize(360, 740)
     unnamed = "[...document.querySelectorAll('input, select, canvas, progress, button')].filter((e) => " + (
@@ -240,6 +254,7 @@ def test_everything_is_labelled_and_fits_a_phone(page: Chromium) -> None:
     page.resize(1280, 800)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_text_has_the_contrast_that_wcag_aa_asks_for(page: Chromium, dark: bool) -> None:
     page.resize(1280, 800, dark)
@@ -271,6 +286,7 @@ def test_text_has_the_contrast_that_wcag_aa_asks_for(page: Chromium, dark: bool)
         assert (high + 0.05) / (low + 0.05) >= 4.5, (name, text, behind)
 
 
+@pytest.mark.slow
 def test_it_weighs_at_most_45_mb_and_has_all_that_it_lists(site: Path) -> None:
     assert sum(path.stat().st_size for path in site.iterdir()) <= 45e6
     listed = json.loads((site / "files.js").read_text().split("self.FILES = ")[1])

@@ -12,6 +12,7 @@ from scripts.common.command import run_command
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["simulate_cohort", "prepare_datalist"])
 def test_a_misspelt_flag_does_nothing(script: str, tmp_path: Path) -> None:
     place = ["--output_dir", tmp_path / "new"] if script == "simulate_cohort" else ["--dataset_dir", tmp_path]
@@ -22,6 +23,7 @@ def test_a_misspelt_flag_does_nothing(script: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["simulate_cohort", "prepare_datalist"])
 def test_help_lists_the_arguments_from_any_directory(script: str, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), "--help"]

@@ -54,6 +54,7 @@ def test_an_error_in_a_loaders_worker_is_told_by_its_own_line(error: Exception, 
     assert len(describe(caught.value).splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "line"),
     [

@@ -100,6 +100,7 @@ def test_a_loss_is_least_for_the_truth_and_takes_soft_labels(name: str) -> None:
         assert soft(truth * 0.3, truth).item() == pytest.approx(loss(truth * 0.3, label).item(), abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(json.loads((MENUS / "augmentation.json").read_text()))[1:])
 def test_an_augmentation_is_random_keeps_masks_masks_and_grids_grids(name: str) -> None:
     transforms = config(augmentation_name=name, spatial_size=[32, 32, 32]).get_parsed_content("train#random_transforms")

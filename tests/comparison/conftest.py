@@ -30,10 +30,9 @@ SMALL = {
 
 
 @pytest.fixture(scope="session")
-def coarse_dir(cohort_dir: Path) -> Path:
+def coarse_dir(cohort_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three scans of each fold of the small cohort, on a grid of 16x16x16 voxels of 16 mm."""
-    folder = cohort_dir.parent / "coarse"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("coarse")
     for path in cohort_dir.iterdir():
         if path.name != "datalist.json":
             (folder / path.name).symlink_to(path)

@@ -36,6 +36,7 @@ def start(coarse_dir: Path, start_command: Callable) -> Callable[..., subprocess
     return run
 
 
+@pytest.mark.slow
 def test_all_runs_are_done_once(compared: Path) -> None:
     trials = trials_of(f"sqlite:///{compared}/study.db")
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
@@ -45,6 +46,7 @@ def test_all_runs_are_done_once(compared: Path) -> None:
         assert trial.value == pytest.approx(result["dice"])
 
 
+@pytest.mark.slow
 def test_stopped_within_a_training_it_goes_on_and_ends_as_if_it_had_not_been(
     compare: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +75,7 @@ def test_stopped_within_a_training_it_goes_on_and_ends_as_if_it_had_not_been(
     assert len(trials_of(f"sqlite:///{tmp_path}/stopped/study.db")) == 3
 
 
+@pytest.mark.slow
 def test_networks_and_restarts_can_be_added_and_what_is_done_stays(compare: Callable, tmp_path: Path) -> None:
     folder = compare(tmp_path / "protocol", only="thin", folds=[0], restarts=1)
     first = folder / "thin" / "fold-0" / "restart-0" / "model.pt"
@@ -91,6 +94,7 @@ def test_networks_and_restarts_can_be_added_and_what_is_done_stays(compare: Call
     assert teacher in record["overrides"]["initialize"][-1]
 
 
+@pytest.mark.slow
 def test_another_network_under_the_same_name_is_refused(compare: Callable, compared: Path) -> None:
     with pytest.raises((ValueError, RuntimeError)) as error:
         compare(compared, networks=[{"name": "thin", "overrides": {"channels": 3}}], only="thin")
@@ -100,6 +104,7 @@ def test_another_network_under_the_same_name_is_refused(compare: Callable, compa
     assert "began with other settings (epochs was 1 and is 7)" in describe(error.value)
 
 
+@pytest.mark.slow
 def test_what_failed_is_tried_again_by_the_next_command(
     compare: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from scripts.comparison import pictures
 
 
+@pytest.mark.slow
 def test_a_comparison_has_its_pictures(compared: Path) -> None:
     for name in ("dice", "parameters", "lesion_size", "volumes", "reliability"):
         assert matplotlib.image.imread(compared / f"{name}.png").std() > 0.01

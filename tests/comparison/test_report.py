@@ -12,6 +12,7 @@ from scripts.comparison.plan import Run
 from scripts.comparison.report import _csv, report
 
 
+@pytest.mark.slow
 def test_every_planned_run_is_in_the_csv_with_the_mean_of_its_scans(compared: Path) -> None:
     runs, subjects = (pandas.read_csv(compared / f"{name}.csv") for name in ("runs", "subjects"))
     assert len(runs) == 12
@@ -29,6 +30,7 @@ def test_every_planned_run_is_in_the_csv_with_the_mean_of_its_scans(compared: Pa
     assert (runs["scan_seconds"] > 0).all()
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_said(
     compared: Path, plan_of: Callable, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ def rows(path: Path) -> list[dict]:
     return list(csv.DictReader(path.open()))
 
 
+@pytest.mark.slow
 def test_a_run_trains_the_weights_that_the_command_trains(compared: Path, coarse_dir: Path, tmp_path: Path) -> None:
     """With dropout, which shows that the random states are the command's, too."""
     values = {"channels": 2, "dropout": 0.2, "fold": 1, "inner_fold": "none", "epochs": 1, "seed": 1}
@@ -31,6 +32,7 @@ def test_a_run_trains_the_weights_that_the_command_trains(compared: Path, coarse
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_on_its_held_out_fold_and_on_nothing_else(compared: Path, coarse_dir: Path) -> None:
     scans = json.loads((coarse_dir / "datalist.json").read_text())["training"]
     for fold in (0, 1):
@@ -41,6 +43,7 @@ def test_a_run_is_measured_on_its_held_out_fold_and_on_nothing_else(compared: Pa
         assert len(card["trained_on"]) == sum(scan["fold"] != fold for scan in scans)
 
 
+@pytest.mark.slow
 def test_volumes_are_those_of_the_masks(compared: Path, coarse_dir: Path) -> None:
     label_of = {s["subject"]: s["label"] for s in json.loads((coarse_dir / "datalist.json").read_text())["training"]}
     found = rows(compared / "thin" / "fold-0" / "restart-0" / "metrics.csv")
@@ -53,12 +56,14 @@ def test_volumes_are_those_of_the_masks(compared: Path, coarse_dir: Path) -> Non
         assert float(row["avd"]) == pytest.approx(avd, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_training_state_is_gone_and_the_weights_are_kept(compared: Path) -> None:
     names = {path.name for path in (compared / "wide" / "fold-0" / "restart-1").iterdir()}
     assert {"model.pt", "model.json", "history.csv", "run.json", "metrics.csv", "result.json", "log.txt"} <= names
     assert not any(name.startswith("checkpoint") for name in names)
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_the_mean_of_its_restarts_probabilities(compared: Path, plan_of: Callable) -> None:
     plan: Plan = plan_of(compared)
     folder = compared / "wide" / "fold-0"
@@ -79,6 +84,7 @@ def test_an_ensemble_is_the_mean_of_its_restarts_probabilities(compared: Path, p
     assert json.loads((folder / "ensemble-2" / "result.json").read_text())["members"] == 2
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_done_again_and_one_of_other_settings_is_refused(
     compared: Path, plan_of: Callable, tmp_path: Path
 ) -> None:
@@ -91,6 +97,7 @@ def test_a_finished_run_is_not_done_again_and_one_of_other_settings_is_refused(
         train_and_evaluate(plan_of(tmp_path, epochs=2), run)
 
 
+@pytest.mark.slow
 def test_what_is_not_trained_by_steps_is_run_and_evaluated_too(
     plan_of: Callable, compared: Path, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from scripts.data.datalist import prepare_datalist
 from scripts.data.datalist_schema import read_datalist
 
 
+@pytest.mark.slow
 def test_a_good_cohort(cohort: Path, capsys: pytest.CaptureFixture) -> None:
     prepare_datalist(str(cohort), spacing=2, spatial_size=8)
     capsys.readouterr()

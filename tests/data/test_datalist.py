@@ -153,6 +153,7 @@ def test_name_and_grid_have_defaults(cohort: Path):
     assert read_datalist(Path(prepare_datalist(str(cohort), name="Mine")))["name"] == "Mine"
 
 
+@pytest.mark.slow
 def test_a_grid_around_heads_is_the_smallest_that_holds_them(cohort: Path, capsys: pytest.CaptureFixture):
     random, steps = np.random.default_rng(0), json.loads(Path(TRAIN).read_text())["train"]["deterministic_transforms"]
     paths = sorted(cohort.glob("sub-*/**/*_T2w.nii.gz"))

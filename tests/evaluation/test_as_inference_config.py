@@ -48,6 +48,7 @@ def evaluate(trained: dict, weights: object, output: Path, **own: object) -> tup
     return summary, list(csv.DictReader((output / "metrics.csv").open()))
 
 
+@pytest.mark.slow
 def test_the_dice_is_that_of_the_masks_that_inference_writes(
     as_the_card: list[dict], trained: dict, weights: Path, cohort_dir: Path, tmp_path: Path
 ) -> None:
@@ -69,6 +70,7 @@ def test_the_dice_is_that_of_the_masks_that_inference_writes(
     assert on_the_grid >= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [{"threshold": 0.9}, {"min_volume": 30_000}, {"flip_averaging": False}])
 def test_each_setting_of_ones_own_changes_the_figures(
     own: dict, as_the_card: list[dict], trained: dict, weights: Path, tmp_path: Path
@@ -77,6 +79,7 @@ def test_each_setting_of_ones_own_changes_the_figures(
     assert any(row["dice"] != other["dice"] for row, other in zip(rows, as_the_card, strict=True))
 
 
+@pytest.mark.slow
 def test_members_are_averaged(as_the_card: list[dict], trained: dict, weights: Path, tmp_path: Path) -> None:
     twice = tmp_path / "again.pt"
     shutil.copy(weights, twice)
@@ -84,7 +87,7 @@ def test_members_are_averaged(as_the_card: list[dict], trained: dict, weights: P
     _, rows = evaluate(trained, f"{weights},{twice}", tmp_path / "both")
     assert [row["dice"] for row in rows] == [row["dice"] for row in as_the_card]
     state = torch.load(twice)
-    state["classifier.bias"][0] += 5  # another that finds less
+    state["classifier.bias"][0] += 1  # another that finds less
     torch.save(state, twice)
     both, alone = (
         evaluate(trained, path, tmp_path / str(i))[1] for i, path in enumerate((f"{weights},{twice}", twice))

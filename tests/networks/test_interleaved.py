@@ -192,6 +192,7 @@ def test_it_holds_in_lower_precision_within_what_the_type_allows(dtype: torch.dt
             assert (network(x) - exact).abs().max() < tolerance * exact.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "arguments"),
     [

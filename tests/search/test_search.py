@@ -48,6 +48,7 @@ def test_a_pruned_trial_stops_at_a_rung(searched: tuple[Path, optuna.Study]) -> 
     assert all(t.state == TrialState.COMPLETE for t in searched[1].trials if max(t.intermediate_values) == 3)
 
 
+@pytest.mark.slow
 def test_stopped_twice_inside_trials_a_study_ends_as_one_that_was_not(
     searched: tuple[Path, optuna.Study], run_search: Callable, tmp_path: Path, stop_at: Callable
 ) -> None:
@@ -63,6 +64,7 @@ def test_stopped_twice_inside_trials_a_study_ends_as_one_that_was_not(
     assert sorted(path.name for path in (folder / "trials").iterdir()) == [f"{number:04d}" for number in range(5)]
 
 
+@pytest.mark.slow
 def test_a_grid_is_searched_once_although_it_was_stopped(
     run_search: Callable, tmp_path: Path, stop_at: Callable
 ) -> None:
@@ -76,6 +78,7 @@ def test_a_grid_is_searched_once_although_it_was_stopped(
     assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
 
 
+@pytest.mark.slow
 def test_the_trial_of_a_killed_command_is_continued_from_where_it_was(
     run_search: Callable, study_in: Callable, start_search: Callable, searched: tuple, tmp_path: Path
 ) -> None:
@@ -97,6 +100,7 @@ def test_the_trial_of_a_killed_command_is_continued_from_where_it_was(
     assert len(record["continued"]) >= 1  # not from the beginning
 
 
+@pytest.mark.slow
 def test_failures_that_are_alike_stop_the_search_with_their_reason(
     refusal: Callable, study_in: Callable, tmp_path: Path
 ) -> None:
@@ -118,6 +122,7 @@ def test_a_trial_whose_values_cannot_be_suggested_fails_and_is_counted(refusal: 
     )
 
 
+@pytest.mark.slow
 def test_a_trial_with_an_infinite_loss_fails_and_the_search_goes_on(run_search: Callable, tmp_path: Path) -> None:
     grid = {**GRID, "channels": [2], "learning_rate": [1e-3, 1e30]}
     wide = {"space#learning_rate#high": 1e30, "samplers#grid#search_space": grid}

@@ -55,6 +55,7 @@ def test_another_cohort_is_refused_and_a_copy_of_it_is_not(
     assert refusal(folder, **flags).startswith("study default: began with other settings (cohort was [")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["sqlite:///{}/study.db", "journal://{}/shared/journal.log"])
 def test_a_trial_that_is_stopped_waits_and_is_continued_as_itself(
     storage: str, run_search: Callable, study_in: Callable, tmp_path: Path, stop_at: Callable

@@ -39,6 +39,7 @@ def test_the_outer_test_fold_is_never_read(searched: tuple[Path, optuna.Study], 
     assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in searched[1].trials)
 
 
+@pytest.mark.slow
 def test_a_trial_with_dropout_is_byte_for_byte_its_three_commands(
     searched: tuple[Path, optuna.Study],
     run_search: Callable,

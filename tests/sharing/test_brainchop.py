@@ -56,6 +56,7 @@ def load(path: Path) -> torch.nn.Module:
     return network
 
 
+@pytest.mark.slow
 def test_weights_that_went_to_tensorflow_js_and_back_answer_as_before(imported: Path) -> None:
     x = torch.rand(1, 1, 48, 33, 40)
     with torch.no_grad():
@@ -64,6 +65,7 @@ def test_weights_that_went_to_tensorflow_js_and_back_answer_as_before(imported: 
     assert (after.argmax(1) != before.argmax(1)).float().mean() < 1e-4
 
 
+@pytest.mark.slow
 def test_and_their_card_says_what_it_said_but_for_the_norm(imported: Path) -> None:
     before, after = read_card(str(RELEASED)), read_card(str(imported))
     assert {key: after[key] for key in before if key != "network_def"} == {
@@ -72,6 +74,7 @@ def test_and_their_card_says_what_it_said_but_for_the_norm(imported: Path) -> No
     assert after["network_def"]["norm"] is None
 
 
+@pytest.mark.slow
 def test_they_give_the_same_mask(imported: Path, tmp_path: Path) -> None:
     bright = np.zeros((24, 30, 20), np.float32)
     bright[2:22, 2:28, 2:18], bright[14:18, 8:22, 6:14] = 30, 100
@@ -136,6 +139,7 @@ def test_a_network_that_tensorflow_js_cannot_express_is_one_line(line: str, tmp_
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [0.01, float("nan")])
 def test_files_that_answer_otherwise_are_not_written(
     tmp_path: Path, change: float, monkeypatch: pytest.MonkeyPatch

@@ -78,12 +78,14 @@ def test_a_network_is_what_its_card_says_not_what_is_shipped(tmp_path: Path, cap
     assert "other.onnx in ONNX Runtime: largest difference" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_network_that_adapts_to_the_scan_does_so_when_exported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = save(tmp_path / "adaptive.pt", channels=4, norm_adaptation=0.5)
     exporting.export(str(path))  # which compares with torch on three grids
     assert capsys.readouterr().out.count("largest difference") == 2 + exporting.has_openvino
 
 
+@pytest.mark.slow
 def test_an_export_does_not_choose_by_the_scan(tmp_path: Path) -> None:
     path = save(tmp_path / "limited.pt", channels=4, norm_adaptation=0.5, norm_shift_limit=0.0)
     exporting.export(str(path), formats="onnx,torchscript,brainchop")

@@ -111,6 +111,7 @@ def answers(node: Callable, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return cases
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_tensorflow_js_answers_as_torch_voxel_for_voxel(answers: dict, case: str) -> None:
     network, folder = answers[case]
@@ -123,6 +124,7 @@ def test_tensorflow_js_answers_as_torch_voxel_for_voxel(answers: dict, case: str
         np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["elu", "in 2, out 3", "released"])
 def test_what_tensorflow_js_saves_is_read(answers: dict, case: str) -> None:
     network, folder = answers[case]

@@ -61,6 +61,7 @@ def test_most_lesions_are_in_the_left_hemisphere(scans: list[dict]) -> None:
     assert np.mean(np.array(centres) < 0) > 0.7
 
 
+@pytest.mark.slow
 def test_same_seed_same_voxels_and_another_seed_another_cohort(tmp_path: Path) -> None:
     a, b, c = (
         Path(simulate_cohort(str(tmp_path / name), n_subjects=9, spacing=8.0, seed=seed))
@@ -121,6 +122,7 @@ def test_wrong_arguments_are_one_line_and_nothing_is_made(tmp_path: Path, argume
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"real masks and head are not here: {REAL}")
 def test_real_masks_in_a_real_head_keep_their_volumes(tmp_path: Path) -> None:
     root = simulate_cohort(
@@ -149,6 +151,7 @@ def test_other_contrasts_are_of_the_same_heads_and_leave_the_t2w_as_it_was(contr
         simulate_cohort(str(tmp_path / "more"), contrasts=["T1w", "DWI"])
 
 
+@pytest.mark.slow
 def test_more_variation_spreads_contrast_noise_and_voxel_sizes(cohort_dir: Path, tmp_path: Path) -> None:
     def contrast(folder: Path) -> tuple[list[float], set]:
         ratios, zooms = [], set()

@@ -76,6 +76,7 @@ def test_what_it_cannot_do_is_refused() -> None:
         SimulateScand(*GRID, lesions=["/nowhere"])
 
 
+@pytest.mark.slow
 def test_the_overlay_trains_on_new_scans(cohort_dir: Path, tmp_path: Path) -> None:
     overlay = str(ROOT / "configs" / "simulated_patients.json")
     options = {"--dataset_dir": cohort_dir, "--output_dir": tmp_path, "--channels": 4}

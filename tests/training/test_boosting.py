@@ -38,6 +38,7 @@ def test_drawn_voxels_count_for_all_of_their_class_times_its_weight() -> None:
     assert sums == pytest.approx([0.5 * 970, 1.0 * 30])
 
 
+@pytest.mark.slow
 def test_trees_are_those_that_scikit_learn_fits_in_one_go() -> None:
     rng = np.random.default_rng(0)
     one, features = boosting(network=BoostedTrees(23, 31)), rng.random((400, 13), dtype=np.float32)
@@ -67,6 +68,7 @@ def options(folder: Path) -> dict:
     return {"trees": 30, "leaves": 15, "voxels_per_scan": 300, "report": False, "output_dir": str(folder)}
 
 
+@pytest.mark.slow
 def test_it_finds_lesions_and_is_tested_like_a_network(cohort_dir: Path, tmp_path: Path) -> None:
     train_here(cohort_dir, tmp_path, BASELINE, **options(tmp_path))
     assert len((tmp_path / "history.csv").read_text().splitlines()) == 2
@@ -79,6 +81,7 @@ def test_it_finds_lesions_and_is_tested_like_a_network(cohort_dir: Path, tmp_pat
     assert "BoostedTrees, held-out test fold" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_fit_that_is_killed_leaves_no_weights_and_begins_again(
     cohort_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,6 +130,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("milliseconds", [3, 7, 11, 17])
 def test_a_killed_process_leaves_a_whole_file(tmp_path: Path, milliseconds: int) -> None:
     process = subprocess.Popen(

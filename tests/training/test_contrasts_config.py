@@ -61,6 +61,7 @@ def test_every_epoch_has_each_scan_once_in_one_of_its_contrasts(whole: tuple) ->
     assert len({tuple(sorted(epoch)) for epoch in epochs}) > 1
 
 
+@pytest.mark.slow
 def test_a_resumed_run_draws_the_same(contrast_dir: Path, tmp_path: Path, whole: tuple) -> None:
     with pytest.raises(Killed):
         train(contrast_dir, tmp_path, kill_at=6)  # in the second epoch
@@ -69,6 +70,7 @@ def test_a_resumed_run_draws_the_same(contrast_dir: Path, tmp_path: Path, whole:
     assert all(torch.equal(weights[key], whole[1][key]) for key in weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", [["T1w", "T2w", "FLAIR"], ["FLAIR"]])
 def test_the_test_scans_are_measured_in_the_contrasts_asked_for(
     contrast_dir: Path, tmp_path: Path, whole: tuple, chosen: list[str]
@@ -86,6 +88,7 @@ def test_the_test_scans_are_measured_in_the_contrasts_asked_for(
     assert all(f" {name}" in (tmp_path / "report.html").read_text() for name in chosen)
 
 
+@pytest.mark.slow
 def test_a_cohort_without_contrasts_is_trained_as_always(cohort_dir: Path, tmp_path: Path) -> None:
     sampler = {"_target_": "scripts.data.seeded_order.SeededSampler", "dataset": "@train#dataset", "seed": "@seed"}
     ours = train(cohort_dir, tmp_path / "ours", epochs=1, inner_fold="none")

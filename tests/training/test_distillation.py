@@ -86,6 +86,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list:
     return calls
 
 
+@pytest.mark.slow
 def test_answers_are_kept_where_scans_come_again_and_change_nothing(
     cohort_dir: Path, teacher: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +103,7 @@ def test_answers_are_kept_where_scans_come_again_and_change_nothing(
         torch.testing.assert_close(value, again[key], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_augmented_scans_are_shown_to_the_teacher_as_the_student_sees_them(
     cohort_dir: Path, teacher: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

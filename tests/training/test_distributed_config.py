@@ -146,6 +146,7 @@ def test_stopped_by_one_rank_s_signal_and_killed_with_another_it_continues_bit_i
     assert all(torch.equal(value, models[1][key]) for key, value in models[0].items())
 
 
+@pytest.mark.slow
 def test_without_torchrun_it_is_the_recipe(cohort_dir: Path, tmp_path: Path) -> None:
     networks = []
     for name, configs in (("plain", [TRAIN]), ("overlay", [TRAIN, DISTRIBUTED])):

@@ -18,6 +18,7 @@ def train(cohort_dir: Path, folder: Path, stop_in_iteration: int | None = None, 
     return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_and_resumed_tells_each_epoch_of_the_history_once(
     cohort_dir: Path, tmp_path: Path
 ) -> None:

@@ -36,6 +36,7 @@ def parsed(cohort_dir: Path, start: Path, **overrides: object) -> ConfigParser:
     return parser
 
 
+@pytest.mark.slow
 def test_the_command_starts_from_the_weights_and_its_card_keeps_their_ancestry(
     cohort_dir: Path, start: Path, tmp_path: Path
 ) -> None:
@@ -57,6 +58,7 @@ def test_the_command_starts_from_the_weights_and_its_card_keeps_their_ancestry(
     assert result.returncode == 0, result.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_frozen_layers_and_the_statistics_do_not_move(cohort_dir: Path, start: Path, tmp_path: Path) -> None:
     parser = parsed(cohort_dir, start, frozen_layers=2, epochs=1, cache="none", output_dir=str(tmp_path))
     theirs, trainer = torch.load(start), parser.get_parsed_content("train#trainer")
@@ -93,6 +95,7 @@ class Killed(Exception):
     """The process is gone."""
 
 
+@pytest.mark.slow
 def test_a_resumed_run_continues_its_own_weights_not_the_initial_ones(
     cohort_dir: Path, start: Path, tmp_path: Path
 ) -> None:

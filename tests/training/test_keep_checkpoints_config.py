@@ -34,6 +34,7 @@ def weights_in(folder: Path) -> dict[str, dict]:
     return {path.name: torch.load(path) for path in sorted((folder / "epochs").glob("*.pt"))}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_and_resumed_keeps_the_same_and_any_can_be_evaluated(
     cohort_dir: Path, tmp_path: Path
 ) -> None:
@@ -60,6 +61,7 @@ def test_a_run_that_is_stopped_and_resumed_keeps_the_same_and_any_can_be_evaluat
     assert str(weights) in (tmp_path / "whole" / "summary.json").read_text()
 
 
+@pytest.mark.slow
 def test_it_works_with_batches_accumulation_and_no_validation(cohort_dir: Path, tmp_path: Path) -> None:
     train(parsed(cohort_dir, tmp_path, epochs=2, batch_size=2, accumulation_steps=2, inner_fold="none"))
     assert set(weights_in(tmp_path)) == {"epoch-0002.pt"}

@@ -39,6 +39,7 @@ def test_unmixed_scans_are_themselves_with_soft_labels() -> None:
         assert torch.equal(item["label"].sum(0), torch.ones(SHAPE))
 
 
+@pytest.mark.slow
 def test_mixup_is_a_weighted_mean_of_two_scans_and_of_their_labels() -> None:
     weights = []
     for seed in range(1500):

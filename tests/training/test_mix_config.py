@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from conftest import ROOT, TRAIN
 from ignite.engine import Engine, Events
@@ -37,6 +38,7 @@ def test_labels_are_soft_and_some_scans_are_mixed(cohort_dir: Path, tmp_path: Pa
     assert 0 < sum(between) < len(between)  # mixup's
 
 
+@pytest.mark.slow
 def test_without_mixing_training_is_the_recipes(cohort_dir: Path, tmp_path: Path) -> None:
     off, soft = run(cohort_dir, tmp_path / "off", **OFF)
     dataset = {"_target_": "scripts.data.seeded_order.SeededDataset", "dataset": "@train#dataset"}

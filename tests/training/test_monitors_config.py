@@ -42,6 +42,7 @@ def folder(run: ConfigParser) -> Path:
     return Path(run["output_dir"])
 
 
+@pytest.mark.slow
 def test_weights_and_what_is_best_are_those_of_a_run_without_it(
     run: ConfigParser, folder: Path, cohort_dir: Path, tmp_path: Path
 ) -> None:
@@ -56,6 +57,7 @@ def test_weights_and_what_is_best_are_those_of_a_run_without_it(
     assert (with_it["seconds"] > 0).all()
 
 
+@pytest.mark.slow
 def test_validation_loss_is_torchs_of_the_logits_with_the_last_weights(run: ConfigParser, folder: Path) -> None:
     network = run.get_parsed_content("network").eval()
     losses = []
@@ -68,6 +70,7 @@ def test_validation_loss_is_torchs_of_the_logits_with_the_last_weights(run: Conf
     assert pandas.read_csv(folder / "history.csv")["val_loss"].iloc[-1] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_reports_curves_have_each_of_them(folder: Path) -> None:
     page = (folder / "report.html").read_text()
     curves = re.search(r'over epochs" src="data:image/svg\+xml;base64,([^"]+)', page).group(1)
@@ -77,6 +80,7 @@ def test_the_reports_curves_have_each_of_them(folder: Path) -> None:
     assert "Over all scans, differences in mL: volume r2 " in page
 
 
+@pytest.mark.slow
 def test_an_evaluation_has_them_for_each_test_scan_and_agreement_for_all(folder: Path, cohort_dir: Path) -> None:
     parsed(cohort_dir, folder, MONITORS, EVALUATE, report=False).get_parsed_content("run")
     table, summary = pandas.read_csv(folder / "metrics.csv"), json.loads((folder / "summary.json").read_text())

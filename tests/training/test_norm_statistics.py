@@ -39,6 +39,7 @@ def test_the_statistics_are_the_average_over_the_first_scans(interval: int, epoc
     assert norm.momentum == 0.1
 
 
+@pytest.mark.slow
 def test_the_weights_are_trained_as_without(cohort_dir: Path, tmp_path: Path) -> None:
     weights = []
     for n_scans in (0, 2):

@@ -43,6 +43,7 @@ def run(cohort_dir: Path, folder: Path, kill_after: int = 0, overlays: tuple = (
     return trainer.network.state_dict(), trained, validated
 
 
+@pytest.mark.slow
 def test_training_goes_from_coarse_to_fine_and_resumes_bit_identically(cohort_dir: Path, tmp_path: Path) -> None:
     whole, trained, validated = run(cohort_dir, tmp_path / "whole")
     assert trained == {1: {(16,) * 3}, 2: {(24,) * 3}, 3: {(32,) * 3}}

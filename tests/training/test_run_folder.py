@@ -197,6 +197,7 @@ HOLDER = "from pathlib import Path; from tests.training.test_run_folder import c
 run = claim(Path(sys.argv[1])); print('there', flush=True); time.sleep(60)"
 
 
+@pytest.mark.slow
 def test_a_folder_in_use_is_refused_until_its_process_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import sys; sys.path[:0] = ['.', 'tests']; " + HOLDER, str(tmp_path)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)

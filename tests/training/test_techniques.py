@@ -5,7 +5,7 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
 
@@ -42,16 +42,21 @@ NEEDED = {
 
 
 @pytest.fixture(scope="module")
-def few(cohort_dir: Path) -> Path:
+def few(cohort_dir: Path, once: Callable) -> Path:
     """A datalist with three scans to train on, and two each to validate and to test."""
-    datalist = json.loads((cohort_dir / "datalist.json").read_text())
-    kept: dict[str, list] = {"test": [], "validation": [], "training": []}
-    for scan in datalist["training"]:
-        kept["test" if scan["fold"] == 0 else "validation" if scan["inner_folds"][0] == 0 else "training"].append(scan)
-    few = [*kept["test"][:2], *kept["validation"][:2], *kept["training"][:3]]
-    path = cohort_dir / "few.json"
-    path.write_text(json.dumps({**datalist, "training": few}))
-    return path
+
+    def write(folder: Path) -> Path:
+        datalist = json.loads((cohort_dir / "datalist.json").read_text())
+        parts: dict[str, list] = {"test": [], "validation": [], "training": []}
+        for scan in datalist["training"]:
+            part = "test" if scan["fold"] == 0 else "validation" if scan["inner_folds"][0] == 0 else "training"
+            parts[part].append(scan)
+        few = [*parts["test"][:2], *parts["validation"][:2], *parts["training"][:3]]
+        path = cohort_dir / "few.json"
+        path.write_text(json.dumps({**datalist, "training": few}))
+        return path
+
+    return once("few", write)
 
 
 def given(few: Path, folder: Path, names: tuple[str, ...]) -> dict:
@@ -70,7 +75,7 @@ def given(few: Path, folder: Path, names: tuple[str, ...]) -> dict:
     if "finetune" in names:
         overrides |= {"init_weights": str(ROOT / "models" / "model_5.pt"), "spatial_size": [32, 32, 32]}
     if "distill" in names:
-        overrides["teacher"] = str(a_teacher(few.parent, names))
+        overrides["teacher"] = str(a_teacher(folder.parent, names))
     return overrides
 
 
@@ -155,18 +160,48 @@ def train_stop_resume_evaluate(few: Path, tmp_path: Path, files: list[str], name
     assert (twice / "metrics.csv").is_file()
 
 
+def skip_without_its_packages(name: str) -> None:
+    for package in {"tracking": ["tensorboard", "mlflow"], "unetr": ["einops"], "swin_unetr": ["einops"]}.get(name, []):
+        pytest.importorskip(package, reason=f"{name} needs {package}")
+
+
+def chosen(names: Iterable, kept: set) -> list:
+    """All ``names`` to parametrize a test with: those that are ``kept`` run by default, the others are slow."""
+    return [pytest.param(name, marks=() if name in kept else pytest.mark.slow) for name in names]
+
+
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_an_overlay(name: str, few: Path, tmp_path: Path) -> None:
-    if name == "tracking":
-        for package in ("tensorboard", "mlflow"):
-            pytest.importorskip(package, reason=f"tracking.json needs {package}")
-    train_stop_resume_evaluate(few, tmp_path, [TRAIN, str(ROOT / "configs" / f"{name}.json")], (name,))
+def test_all_that_an_overlay_names_can_be_built(name: str, few: Path, tmp_path: Path) -> None:
+    skip_without_its_packages(name)
+    built(overlays(name), given(few, tmp_path, (name,)))
 
 
 @pytest.mark.parametrize(("kind", "name"), ENTRIES)
-def test_an_entry_of_a_menu(kind: str, name: str, few: Path, tmp_path: Path) -> None:
-    if "unetr" in name:
-        pytest.importorskip("einops", reason="MONAI's UNETR and SwinUNETR need einops")
+def test_all_that_an_entry_names_can_be_built(kind: str, name: str, few: Path, tmp_path: Path) -> None:
+    skip_without_its_packages(name)
+    built([TRAIN], given(few, tmp_path, ()) | SMALLER.get(name, {}) | {f"{kind}_name": name})
+
+
+def built(files: list[str], overrides: dict) -> None:
+    """Read, check and build a training with these configs, the trainer and its handlers too."""
+    parser = ConfigParser()
+    parser.read_config(files)
+    parser.update(overrides)
+    parser.parse()
+    parser.get_parsed_content("config")
+    assert parser.get_parsed_content("train#trainer").state.max_epochs == overrides["epochs"]
+
+
+@pytest.mark.parametrize("name", chosen(OVERLAYS, {"contrasts", "gradients", "kspace", "priors"}))
+def test_an_overlay(name: str, few: Path, tmp_path: Path) -> None:
+    skip_without_its_packages(name)
+    train_stop_resume_evaluate(few, tmp_path, [TRAIN, str(ROOT / "configs" / f"{name}.json")], (name,))
+
+
+@pytest.mark.parametrize("entry", chosen(ENTRIES, {("network", "unet")}), ids="-".join)
+def test_an_entry_of_a_menu(entry: tuple[str, str], few: Path, tmp_path: Path) -> None:
+    kind, name = entry
+    skip_without_its_packages(name)
     more = SMALLER.get(name, {}) | ({"epochs": 1} if kind == "network" else {})
     train_stop_resume_evaluate(few, tmp_path, [TRAIN], (), **{f"{kind}_name": name}, **more)
 
@@ -209,10 +244,17 @@ def overlays(*names: str) -> list[str]:
     return [TRAIN, *(str(ROOT / "configs" / f"{name}.json") for name in names)]
 
 
-@pytest.mark.parametrize("pair", [*dict.fromkeys([*TOUCHING, *PAIRS])], ids="-".join)
-def test_two_overlays_work_together_or_refuse_in_a_line(pair: tuple[str, str], few: Path, tmp_path: Path) -> None:
-    if pair not in NOT_TOGETHER and pair[::-1] not in NOT_TOGETHER:
-        train_stop_resume_evaluate(few, tmp_path, overlays(*pair), pair)
+TOGETHER = [pair for pair in dict.fromkeys([*TOUCHING, *PAIRS]) if not {pair, pair[::-1]} & {*NOT_TOGETHER}]
+
+
+@pytest.mark.parametrize("pair", TOGETHER, ids="-".join)
+def test_all_that_two_overlays_name_can_be_built(pair: tuple[str, str], few: Path, tmp_path: Path) -> None:
+    built(overlays(*pair), given(few, tmp_path, pair))
+
+
+@pytest.mark.parametrize("pair", chosen(TOGETHER, {("mix", "progressive")}), ids="-".join)
+def test_two_overlays_work_together(pair: tuple[str, str], few: Path, tmp_path: Path) -> None:
+    train_stop_resume_evaluate(few, tmp_path, overlays(*pair), pair)
 
 
 @pytest.mark.parametrize("pair", NOT_TOGETHER, ids="-".join)
@@ -225,6 +267,7 @@ def test_what_does_not_go_together_is_refused_in_a_line(pair: tuple, contrast_di
     assert describe(caught.value).startswith(NOT_TOGETHER[pair])
 
 
+@pytest.mark.slow
 def test_evaluation_measures_the_averaged_weights_that_were_saved(few: Path, tmp_path: Path) -> None:
     overrides = given(few, tmp_path, ()) | {"ema_decay": 0.5}
     run(overlays("ema"), overrides)
@@ -239,6 +282,7 @@ def test_evaluation_measures_the_averaged_weights_that_were_saved(few: Path, tmp
             assert torch.equal(state["ema"][f"module.{key}"], value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save_interval", [1, 100])
 def test_a_run_that_stopped_early_is_finished(few: Path, tmp_path: Path, save_interval: int) -> None:
     overrides = given(few, tmp_path, ()) | {"epochs": 9, "patience": 1, "save_interval": save_interval}
@@ -250,11 +294,13 @@ def test_a_run_that_stopped_early_is_finished(few: Path, tmp_path: Path, save_in
         assert trainer.state.epoch - trainer.state.run_log["rows"][0]["epoch"] >= 1
 
 
+@pytest.mark.slow
 def test_soft_labels_a_loss_of_the_menu_and_its_value_in_validation_go_together(few: Path, tmp_path: Path) -> None:
     more = {"loss_name": "dice_ce", "mixup_probability": 1, "cutmix_probability": 0}
     train_stop_resume_evaluate(few, tmp_path, overlays("mix", "monitors"), (), **more)
 
 
+@pytest.mark.slow
 def test_simulated_scans_are_augmented_too(few: Path, tmp_path: Path) -> None:
     overrides = given(few, tmp_path, ("simulated_patients",)) | {"augmentation_name": "light"}
     parser = run(overlays("simulated_patients", "kspace"), overrides)

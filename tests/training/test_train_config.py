@@ -197,6 +197,7 @@ def test_training_learns(trained: dict) -> None:
     assert max(float(row["val_mean_dice"]) for row in history) > 0.3  # of 6 unseen subjects at 8 mm
 
 
+@pytest.mark.slow
 def test_best_weights_are_those_of_the_best_epoch(trained: dict, cohort_dir: Path) -> None:
     history = list(csv.DictReader((trained["root"] / "eval" / "history.csv").open()))
     result = bundle(

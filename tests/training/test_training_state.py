@@ -62,6 +62,24 @@ def results(folder: Path) -> dict[str, bytes | dict]:
     }
 
 
+@pytest.mark.kept
+def test_killed_once_the_run_ends_bit_identical(cohort_dir: Path, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    process = start(overrides_of(cohort_dir, whole, epochs=4))
+    process.join()
+    assert process.exitcode == 0
+    process = start(overrides_of(cohort_dir, cut, epochs=4))
+    wait_for((cut / "models" / "checkpoint_last.pt").exists, process)
+    process.kill()
+    process.join()
+    done = torch.load(cut / "models" / "checkpoint_last.pt", weights_only=True)["trainer"]["iteration"]
+    assert 0 < done < 4 * 5
+    process = start(overrides_of(cohort_dir, cut, epochs=4))
+    process.join()
+    assert process.exitcode == 0
+    assert results(cut) == results(whole)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(cohort_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     folder = tmp_path_factory.mktemp("undisturbed")
@@ -206,6 +224,7 @@ def test_two_runs_are_bit_identical_with_and_without_workers(cohort_dir: Path, t
     assert runs[0] == runs[1] == runs[2]
 
 
+@pytest.mark.slow
 def test_best_weights_that_are_gone_are_missed(cohort_dir: Path, tmp_path: Path) -> None:
     overrides = overrides_of(cohort_dir, tmp_path, epochs=2)
     stopped = start(overrides)
