@@ -13,7 +13,7 @@ from scipy import ndimage
 from scripts.common.errors import InputError
 from scripts.data.placement import largest_part
 from scripts.data.volumes import read_volume
-from scripts.simulation.label_map import AIR, read_labels, region_codes, shares_of
+from scripts.simulation.label_map import AIR, region_codes, shares_of
 
 # Centre (MNI mm) and size (mm) of the box that is simulated and scanned.
 CENTRE, FIELD_OF_VIEW = (0, -18, 6), (192, 240, 192)
@@ -94,17 +94,21 @@ def load_head(path: str, resolution: float) -> Head:
 
 def _labelled_head(path: str, resolution: float) -> Head:
     image, data = read_volume(path)
-    image, grid = nib.Nifti1Image(data.astype(np.float32), image.affine), box(resolution)
-    labels, fractions = read_labels(image, grid), shares_of(image, grid)
+    fine = resample_from_to(nib.Nifti1Image(data.astype(np.float32), image.affine), box(1), order=0).dataobj
+    fine, grid = np.clip(np.rint(fine), 0, 2999).astype(np.int16), box(resolution)
+    nearest = (np.minimum(np.rint(np.arange(n) * resolution).astype(int), m - 1) for n, m in zip(grid[0], fine.shape, strict=True))
+    labels = fine[np.ix_(*nearest)]
     codes = region_codes(labels, resolution)
     inside = codes < AIR
     if inside[tuple(slice(n // 3, n - n // 3) for n in inside.shape)].mean() < 0.5:
         raise InputError(f"{path}: no brain's labels where the brain is in MNI space; register the head to it")
-    inside = ndimage.binary_fill_holes(largest_part(inside))
     lateral = np.isin(labels, (4, 43, 31, 63, 136, 163))
     other = lateral | np.isin(labels, (5, 14, 44, 137, 164))
-    depth, near = _depth(inside, resolution), _to_ventricle(lateral, other, resolution)
-    return Head.of(np.stack([*fractions, codes / 255, depth, near, 0 * codes]), labelled=True)
+    inside = ndimage.binary_fill_holes(largest_part(inside))
+    hull = ndimage.binary_erosion(inside, iterations=max(1, round(2 / resolution)))  # without dura
+    depth = _depth(hull | (inside & (labels != 24)), resolution)
+    maps = [*shares_of(fine, grid, resolution), codes / 255, depth, _to_ventricle(lateral, other, resolution)]
+    return Head.of(np.stack([*maps, 0 * depth]), labelled=True)
 
 
 def _scanned_head(path: str, resolution: float) -> Head:

@@ -7,6 +7,7 @@ from scripts.data.placement import extent
 from scripts.simulation.random_draws import Draw, smooth
 
 REACH = 12  # mm around a lesion that it changes
+SEEN, BLUR = 0.15, 1.2  # the least change, as a share of the way from grey to wet, that blurring by so many mm leaves
 
 
 def infarcted(
@@ -19,6 +20,8 @@ def infarcted(
     draw: Draw,
 ) -> np.ndarray:
     """Paint a lesion into ``image`` (D, H, W) and return its mask, bool: what is half drawn or more.
+
+    A lesion that cannot be seen, because it is tiny or like what was there, is not painted.
 
     Args:
         image: changed in place.
@@ -38,7 +41,7 @@ def infarcted(
     target, fluid, grey, white = (volume[box] for volume in (image, *parts.values()))
     soft = smooth(lesion, max(draw("lesion_edge") / 2, 0.4 * voxel), voxel)
     soft /= soft.max()  # a small one is as wet in its middle as a large one
-    mask[box] = (soft > 0.5) & free[box]
+    half, before = (soft > 0.5) & free[box], target.copy()
     span = bright["wet"] - bright["grey"]
     outer = ndimage.distance_transform_edt(~lesion, sampling=voxel)
     if draw.chance("halo"):
@@ -52,6 +55,10 @@ def infarcted(
         limit = np.percentile(field[lesion], 100 - draw("strand_share"))
         soft *= 1 - np.clip((field - limit) / 0.5 + 0.5, 0, 1)
     target += soft * (value - target)
+    if half.any() and smooth(np.abs(target - before), BLUR, voxel)[half].max() > SEEN * abs(span):
+        mask[box] = half
+    else:
+        target[...] = before
     return mask
 
 
@@ -63,8 +70,8 @@ def _content(lesion, wet, deep, bright, voxel, draw):
     """
     share, cavity = draw("gliosis"), bright["csf"] * draw("cavity")
     gliotic = draw.chance("all_gliotic")
-    if gliotic and deep:
-        share = max(share, min(bright["spots"] + 0.2, 1))
+    if gliotic:
+        share = max(0.5 + share / 2, min(bright["spots"] + 0.2, 1) if deep else 0)
     gliosis = bright["grey"] + share * (bright["wet"] - bright["grey"])
     wet = wet if draw.chance("open_to_csf") else lesion  # then no rim between lesion and CSF
     inner = ndimage.distance_transform_edt(wet, sampling=voxel) - voxel / 2

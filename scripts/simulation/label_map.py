@@ -1,9 +1,9 @@
 """Heads from FreeSurfer's or SynthSeg's label maps: which label is what, and how much of it there is where."""
 
-import nibabel as nib
 import numpy as np
-from nibabel.processing import resample_from_to
 from scipy import ndimage
+
+from scripts.simulation.random_draws import along_axes
 
 # Labels, shares of CSF, grey and white matter, and brightness in a T2w scan relative to these (iron darkens), near what
 # M2265's right side has. What is not named and is below 500 is taken for cortex, as are the parcels from 1000 on.
@@ -38,22 +38,18 @@ OUTSIDE = {
 AIR = len(STRUCTURES)  # codes of structures come before it, those of what is outside after it
 
 
-def read_labels(image: nib.Nifti1Image, grid: tuple) -> np.ndarray:
-    """The labels on ``grid`` (shape and affine), those of the nearest voxel."""
-    return np.rint(resample_from_to(image, grid, order=0).get_fdata(dtype=np.float32)).astype(np.int16)
-
-
-def shares_of(image: nib.Nifti1Image, grid: tuple) -> np.ndarray:
-    """The shares (3, D, H, W) of CSF, grey and white matter on ``grid``: the edges of labels are smoothed."""
+def shares_of(labels: np.ndarray, grid: tuple, resolution: float) -> np.ndarray:
+    """The shares (3, D, H, W) of CSF, grey and white matter of ``labels`` at 1 mm on the coarser ``grid``: smooth."""
     table = np.zeros((3, 3000), np.float32)
     table[1, 1:500] = table[1, 1000:] = 1
-    for labels, shares, _ in STRUCTURES.values():
-        table[:, labels] = np.array(shares)[:, None]
-    labels = np.clip(np.rint(np.asanyarray(image.dataobj)), 0, 2999).astype(np.int16)
-    width = 0.5 / nib.affines.voxel_sizes(grid[1])
-    parts = (nib.Nifti1Image(row[labels], image.affine) for row in table)
-    parts = (resample_from_to(part, grid, order=1).get_fdata(dtype=np.float32) for part in parts)
-    return np.stack([ndimage.gaussian_filter(part, width, truncate=3) for part in parts])
+    for known, shares, _ in STRUCTURES.values():
+        table[:, known] = np.array(shares)[:, None]
+    width, weights = max(0.6, 0.4 * resolution), []
+    for coarse, fine in zip(grid[0], labels.shape, strict=True):
+        away = np.arange(coarse)[:, None] * resolution - np.arange(fine)
+        weight = np.exp(-((away / width) ** 2) / 2)
+        weights.append(weight / weight.sum(1, keepdims=True))
+    return np.concatenate([along_axes(row.take(labels)[None], weights) for row in table])
 
 
 def region_codes(labels: np.ndarray, resolution: float) -> np.ndarray:
@@ -69,7 +65,7 @@ def region_codes(labels: np.ndarray, resolution: float) -> np.ndarray:
     names = list(OUTSIDE)
     for name, known in OUTSIDE.items():
         table[list(known)] = AIR + 1 + names.index(name)
-    codes = table[np.clip(labels, 0, 2999)]
+    codes = table[labels]
     soft = labels == 507
     deep = ndimage.distance_transform_edt((labels != 0) & (labels != 511), sampling=resolution) > 7
     if (eyes := labels == 506).any():

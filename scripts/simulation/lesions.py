@@ -41,8 +41,8 @@ GRID, MARGIN = 1.5, 5.0  # of masks in memory: voxel and what is kept around one
 class Mask(NamedTuple):
     """A lesion's mask as its bounding box in MNI space.
 
-    ``share`` (D, H, W; bytes) is on a RAS grid of ``GRID`` mm around ``centre`` (mm), above 127 inside. ``middle`` (mm)
-    is its centre of mass, ``volume`` is in mm3.
+    ``share`` (D, H, W; bytes; above 127 inside) is on a RAS grid of ``GRID`` mm whose first voxel lies half the size of
+    the box from ``centre`` (mm). ``middle`` (mm) is the centre of mass, ``volume`` is in mm3.
     """
 
     share: torch.Tensor
@@ -77,7 +77,7 @@ def load_mask(path: Path, width: float = 1.5) -> Mask:
     blurred, count = smooth(cut, width, voxel), int(np.count_nonzero(cut))
     some = blurred[blurred > 0.05 * blurred.max()]
     limit = np.partition(some, -min(count, some.size))[-min(count, some.size)]  # so many voxels are above it
-    share, centre = _on_small_grid(np.clip(blurred / (2 * limit), 0, 1), to_mm)
+    share, centre = _on_small_grid(np.clip(blurred / limit - 0.5, 0, 1), to_mm)
     middle = nib.affines.apply_affine(to_mm, np.argwhere(cut).mean(0))
     return Mask((255 * share).round().byte(), centre, middle, count * float(np.prod(voxel)))
 
@@ -92,7 +92,7 @@ def _on_small_grid(share: np.ndarray, to_mm: np.ndarray) -> tuple[torch.Tensor, 
     places = nib.affines.apply_affine(to_voxel, np.moveaxis(np.indices(shape), 0, -1)) * 2 / last - 1
     grid = torch.from_numpy(places[..., ::-1].astype(np.float32).copy())[None]
     share = torch.nn.functional.grid_sample(torch.from_numpy(share)[None, None], grid, align_corners=True)[0, 0]
-    return share, low + GRID * (shape - 1) / 2
+    return share, low + GRID * shape / 2
 
 
 def drawn_lesion(

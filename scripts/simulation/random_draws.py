@@ -32,7 +32,7 @@ class Draw:
             place = np.arange(side) / scale + self.rng.random()
             away = np.abs(place[:, None] - np.arange(count) + 0.5)
             bases.append(np.where(away < 0.5, 0.75 - away**2, 0.5 * np.clip(1.5 - away, 0, None) ** 2))
-        field = _along_axes(field, bases)
+        field = along_axes(field, bases)
         return (field / field.std()).numpy()
 
 
@@ -41,10 +41,10 @@ def smooth(volume: np.ndarray, mm: float | np.ndarray, voxel: float | np.ndarray
     sigmas = np.maximum(np.broadcast_to(np.asarray(mm) / voxel, 3), 1e-3)
     sides = zip(volume.shape, sigmas, strict=True)
     filters = [ndimage.gaussian_filter1d(np.eye(side), sigma, axis=0, truncate=3) for side, sigma in sides]
-    return _along_axes(volume[None].astype(np.float32), filters)[0].numpy()
+    return along_axes(volume[None].astype(np.float32), filters)[0].numpy()
 
 
-def _along_axes(volume: np.ndarray, matrices: list[np.ndarray]) -> torch.Tensor:
+def along_axes(volume: np.ndarray, matrices: list[np.ndarray]) -> torch.Tensor:
     """``volume`` (n, a, b, c) multiplied by a matrix along each of its last three axes."""
     result = torch.from_numpy(volume)
     for matrix in matrices:

@@ -91,7 +91,7 @@ def _with_lesions(head, masks, mni, voxel, draw, volume):
     shares = _shares(masks, tissue, mni, voxel, draw, volume)
     near = smooth(np.maximum.reduce([share for share, _ in shares]) > 0.5, 15, voxel) if shares else 0 * csf
     near /= max(float(near.max()), 1e-6)
-    fluid, ventricle = _aged(csf, depth, to_ventricle, near, voxel, draw)
+    fluid, ventricle = _aged(csf, depth, to_ventricle, near, voxel, draw, head.labelled)
     if kept:
         fluid = np.maximum(fluid, csf)  # what is bright in its own scan stays fluid
     dry = (1 - fluid) / np.maximum(tissue, 1e-3) * (tissue > 0.01)
@@ -118,7 +118,11 @@ def _shares(masks, tissue, mni, voxel, draw, volume):
     """Shares (D, H, W) of each lesion, and what differs from the ranges within it."""
     if draw.chance("no_lesion"):
         return []
-    shares = [(drawn_lesion(masks, tissue, mni, voxel, draw, volume), {})]
+    for _ in range(4):  # until it lies in tissue, not in a sulcus or beside the brain
+        shares = [(drawn_lesion(masks, tissue, mni, voxel, draw, volume), {})]
+        inside = shares[0][0] > 0.5
+        if (tissue[inside] > 0.5).sum() > 0.3 * inside.sum():
+            break
     if draw.chance("several"):
         small = Draw(draw.rng, draw.ranges | RANGES["small"])
         shares += [(drawn_lesion(masks, tissue, mni, voxel, small), {}) for _ in range(draw.rng.integers(1, 4))]
@@ -148,25 +152,29 @@ def _levels(draw):
 def _own_levels(own, csf, grey, white):
     """How bright CSF, grey and white matter are in a T2w scan; the head's mean for one that the grid lacks."""
     parts = {"csf": csf, "grey": grey, "white": white}
-    mean = {name: float(np.average(own, weights=part**4 + 1e-9 * (own > 0))) for name, part in parts.items()}
+    mean = {name: float(np.average(own, weights=part**8 + 1e-9 * (own > 0))) for name, part in parts.items()}
     return mean | {"wet": mean["csf"]}
 
 
-def _aged(csf, depth, to_ventricle, near, voxel, draw):
-    """CSF's share in a brain that has shrunk, more ``near`` its lesion, and by how many mm ventricles are wider."""
+def _aged(csf, depth, to_ventricle, near, voxel, draw, person):
+    """CSF's share in a brain that has shrunk, more ``near`` its lesion, and by how many mm ventricles are wider.
+
+    The brain of one ``person`` has its own sulci and atrophy already; an average has little of both.
+    """
     shape = csf.shape
-    ventricle = draw("ventricle") + draw.noise(shape, 30 / voxel)[0]
+    ventricle = (draw("own_ventricle") if person else draw("ventricle")) + draw.noise(shape, 30 / voxel)[0]
     if draw.chance("ex_vacuo"):
         ventricle += draw("ex_vacuo_size") * near
     ventricle = np.clip(ventricle, 0, None)
-    fluid = np.clip(csf * (draw("sulci") + (draw("sulci") - 0.8) * near), 0, 1) * np.clip(depth / voxel + 0.5, 0, 1)
+    sulci = draw("own_sulci") if person else draw("sulci")
+    fluid = np.clip(csf * (sulci + (draw("sulci") - 0.8) * near), 0, 1) * np.clip(depth / voxel + 0.5, 0, 1)
     fluid = np.where(depth < 30, fluid, np.maximum(csf, fluid * (csf > 0.3)))
-    if draw.chance("folds"):  # averages of many heads have few sulci
+    if not person and draw.chance("folds"):
         sheet = np.abs(draw.noise(shape, draw.rng.uniform(10, 20) / voxel)[0])
         reach = np.clip((draw("fold_depth") - depth) / voxel, 0, 1)
         fluid = np.maximum(fluid, np.clip(1.5 - sheet / draw("fold_width"), 0, 1) * reach)
     fluid = np.maximum(fluid, np.clip((ventricle - to_ventricle) / voxel + 0.5, 0, 1) * (ventricle > 0))
-    shrunk = draw("shrunk") + draw.noise(shape, 20 / voxel)[0] + 2 * near
+    shrunk = (draw("own_shrunk") if person else draw("shrunk")) + draw.noise(shape, 20 / voxel)[0] + 2 * near
     fluid = np.maximum(fluid, np.clip((shrunk - depth) / voxel + 0.5, 0, 1))
     return fluid * np.clip((depth + draw("cistern")) / voxel + 0.5, 0, 1), ventricle
 
