@@ -13,7 +13,7 @@ from scipy import ndimage
 from scripts.common.errors import InputError
 from scripts.data.placement import largest_part
 from scripts.data.volumes import read_volume
-from scripts.simulation.label_map import AIR, region_codes, shares_of
+from scripts.simulation.label_map import AIR, STRUCTURES, region_codes, shares_of
 
 # Centre (MNI mm) and size (mm) of the box that is simulated and scanned.
 CENTRE, FIELD_OF_VIEW = (0, -18, 6), (192, 240, 192)
@@ -69,7 +69,7 @@ def sample(
     centre: tuple[float, ...] = CENTRE,
     size: tuple[float, ...] = FIELD_OF_VIEW,
 ) -> np.ndarray:
-    """Linear interpolation of ``maps`` (C, D, H, W), which cover ``size`` mm around ``centre``, at ``mni`` (3, *grid)."""
+    """Linear interpolation of ``maps`` (C, D, H, W), which cover ``size`` mm around ``centre``, at ``mni`` in mm."""
     shape = torch.tensor(maps.shape[1:])
     scale = 2 * shape / (shape - 1) / torch.as_tensor(size)  # voxel 0 is at -1, the last at 1
     offset = shape / (shape - 1) - 1 - scale * torch.as_tensor(centre)
@@ -94,21 +94,24 @@ def load_head(path: str, resolution: float) -> Head:
 
 def _labelled_head(path: str, resolution: float) -> Head:
     image, data = read_volume(path)
-    fine = resample_from_to(nib.Nifti1Image(data.astype(np.float32), image.affine), box(1), order=0).dataobj
-    fine, grid = np.clip(np.rint(fine), 0, 2999).astype(np.int16), box(resolution)
-    nearest = (np.minimum(np.rint(np.arange(n) * resolution).astype(int), m - 1) for n, m in zip(grid[0], fine.shape, strict=True))
+    image, grid = nib.Nifti1Image(np.rint(data).clip(0, 2999).astype(np.int16), image.affine), box(resolution)
+    fine = np.asarray(resample_from_to(image, box(1), order=0).dataobj).astype(np.int16)
+    nearest = (
+        np.minimum(np.rint(np.arange(n) * resolution).astype(int), m - 1)
+        for n, m in zip(grid[0], fine.shape, strict=True)
+    )
     labels = fine[np.ix_(*nearest)]
     codes = region_codes(labels, resolution)
     inside = codes < AIR
     if inside[tuple(slice(n // 3, n - n // 3) for n in inside.shape)].mean() < 0.5:
         raise InputError(f"{path}: no brain's labels where the brain is in MNI space; register the head to it")
-    lateral = np.isin(labels, (4, 43, 31, 63, 136, 163))
-    other = lateral | np.isin(labels, (5, 14, 44, 137, 164))
+    ventricles = np.isin(labels, (4, 5, 14, 43, 44, *STRUCTURES["choroid plexus"][0]))
     inside = ndimage.binary_fill_holes(largest_part(inside))
     hull = ndimage.binary_erosion(inside, iterations=max(1, round(2 / resolution)))  # without dura
     depth = _depth(hull | (inside & (labels != 24)), resolution)
-    maps = [*shares_of(fine, grid, resolution), codes / 255, depth, _to_ventricle(lateral, other, resolution)]
-    return Head.of(np.stack([*maps, 0 * depth]), labelled=True)
+    to_ventricle = ndimage.distance_transform_edt(~ventricles, sampling=resolution)
+    maps = [*shares_of(fine, grid, resolution), codes / np.float32(255), depth, to_ventricle, 0 * depth]
+    return Head.of(np.stack(maps), labelled=True)
 
 
 def _scanned_head(path: str, resolution: float) -> Head:
@@ -130,8 +133,9 @@ def _scanned_head(path: str, resolution: float) -> Head:
     x = nib.affines.apply_affine(box(resolution)[1], np.argwhere(deep))[:, 0]
     middle = np.zeros_like(deep)
     middle[deep] = np.abs(x) < 27
+    to_middle, to_deep = (ndimage.distance_transform_edt(~part, sampling=resolution) for part in (middle, deep))
     own = scan / max(np.average(scan, weights=fractions[0] ** 4), 1e-6) if is_t2w else np.zeros_like(scan)
-    return Head.of(np.stack([*fractions, outside, depth, _to_ventricle(middle, deep, resolution), own]))
+    return Head.of(np.stack([*fractions, outside, depth, np.minimum(to_middle, to_deep + 4), own]))
 
 
 @lru_cache(maxsize=1)
@@ -154,12 +158,6 @@ def _depth(inside: np.ndarray, resolution: float) -> np.ndarray:
     """How many mm below the surface of ``inside``; negative outside."""
     below, above = (ndimage.distance_transform_edt(part, sampling=resolution) for part in (inside, ~inside))
     return below - above
-
-
-def _to_ventricle(middle: np.ndarray, others: np.ndarray, resolution: float) -> np.ndarray:
-    """How many mm to the ventricles in the ``middle``; ``others`` count as 4 mm further away."""
-    near, far = (ndimage.distance_transform_edt(~part, sampling=resolution) for part in (middle, others))
-    return np.minimum(near, far + 4)
 
 
 def _segment(scan: np.ndarray, priors: np.ndarray, inside: np.ndarray, n_iterations: int = 20) -> np.ndarray:

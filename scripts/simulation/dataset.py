@@ -22,9 +22,9 @@ class SimulateScand(Randomizable, Transform):
     Args:
         spacing: isotropic, in mm.
         spatial_size: voxels.
-        anatomies: heads in MNI space, T1-weighted or, if their names end so, ``T2w`` (whose brightness is kept in part)
-            or label maps of FreeSurfer or SynthSeg (``dseg``): files, folders of them or patterns like ``heads/*dseg*``;
-            or "MNI152" for that average.
+        anatomies: heads in MNI space, T1-weighted or, if their names end so, T2-weighted (``T2w``; their brightness is
+            kept in part) or label maps of FreeSurfer or SynthSeg (``dseg``): files, folders or patterns like
+            ``heads/*dseg*``; or "MNI152" for that average.
         lesions: folders of real lesion masks in MNI space that are used besides grown ones.
         ranges: entries of ``patients`` in ranges.json to replace.
 

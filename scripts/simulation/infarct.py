@@ -7,7 +7,7 @@ from scripts.data.placement import extent
 from scripts.simulation.random_draws import Draw, smooth
 
 REACH = 12  # mm around a lesion that it changes
-SEEN, BLUR = 0.15, 1.2  # the least change, as a share of the way from grey to wet, that blurring by so many mm leaves
+SEEN, BLUR = 0.2, 1.5  # the least change, as a share of the way from grey to wet, that blurring by so many mm leaves
 
 
 def infarcted(

@@ -66,11 +66,8 @@ def region_codes(labels: np.ndarray, resolution: float) -> np.ndarray:
     for name, known in OUTSIDE.items():
         table[list(known)] = AIR + 1 + names.index(name)
     codes = table[labels]
-    soft = labels == 507
-    deep = ndimage.distance_transform_edt((labels != 0) & (labels != 511), sampling=resolution) > 7
-    if (eyes := labels == 506).any():
-        deep &= ndimage.distance_transform_edt(~eyes, sampling=resolution) > 14
-    codes[soft & deep] = AIR + 1 + names.index("muscle")
+    deep = ndimage.distance_transform_edt(~np.isin(labels, (0, 506, 511)), sampling=resolution) > 7
+    codes[(labels == 507) & deep] = AIR + 1 + names.index("muscle")
     if (stem := np.flatnonzero((labels == 16).any((0, 1)))).size:
         codes[..., : stem[0]][codes[..., : stem[0]] == list(STRUCTURES).index("fluid")] = AIR + 1 + names.index("cord")
     return codes

@@ -33,7 +33,7 @@ TERRITORIES = {
     "thalamus": (0.03, (-12, -18, 7), (7, 10, 8), 5_000),
     "brain stem": (0.02, (-4, -28, -32), (5, 6, 10), 3_000),
 }
-# Where lacunes lie (MNI mm, left): putamen, caudate, corona radiata, centrum semiovale, thalamus, pons, dentate nucleus.
+# Where lacunes lie (left, mm): putamen, caudate, corona radiata, centrum semiovale, thalamus, pons, dentate nucleus.
 LACUNES = ((-26, 2, 4), (-15, 10, 10), (-25, -14, 24), (-24, -24, 36), (-12, -18, 7), (-5, -28, -32), (-16, -58, -34))
 GRID, MARGIN = 1.5, 5.0  # of masks in memory: voxel and what is kept around one, in mm
 

@@ -176,7 +176,7 @@ def _aged(csf, depth, to_ventricle, near, voxel, draw, person):
     fluid = np.maximum(fluid, np.clip((ventricle - to_ventricle) / voxel + 0.5, 0, 1) * (ventricle > 0))
     shrunk = (draw("own_shrunk") if person else draw("shrunk")) + draw.noise(shape, 20 / voxel)[0] + 2 * near
     fluid = np.maximum(fluid, np.clip((shrunk - depth) / voxel + 0.5, 0, 1))
-    return fluid * np.clip((depth + draw("cistern")) / voxel + 0.5, 0, 1), ventricle
+    return fluid * np.clip((depth + (0 if person else draw("cistern"))) / voxel + 0.5, 0, 1), ventricle
 
 
 def _spotted(image, white, to_ventricle, bright, voxel, draw):
@@ -209,7 +209,7 @@ def _outside(head, draw):
 
 
 def _clothed(image, head, own, kept, depth, fluid, mni, voxel, draw):
-    """With the skull, scalp and eyes of ``head``, of which ``own`` are a T2w scan's; or stripped of them, or defaced."""
+    """With the skull, scalp and eyes of ``head``, of which ``own`` are a T2w scan's; or stripped, or defaced."""
     shape, rng = image.shape, draw.rng
     if draw.chance("stripped"):
         return image * (depth > -draw("strip_margin") - draw.noise(shape, 20 / voxel)[0])

@@ -22,7 +22,9 @@ def head_maps(head: Head) -> np.ndarray:
 def places() -> torch.Tensor:
     """MNI coordinates (3, 48, 60, 48) of the voxels at 4 mm."""
     shape, affine = box(4)
-    return torch.from_numpy(nib.affines.apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1))).movedim(-1, 0).float()
+    return (
+        torch.from_numpy(nib.affines.apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1))).movedim(-1, 0).float()
+    )
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,10 @@ import torch
 from scripts.common.errors import InputError
 from scripts.simulation.anatomy import Head, box, load_head
 
-
 SHAPE, AFFINE = box(4)
-PLACES = torch.from_numpy(nib.affines.apply_affine(AFFINE, np.moveaxis(np.indices(SHAPE), 0, -1))).movedim(-1, 0).float()
+PLACES = (
+    torch.from_numpy(nib.affines.apply_affine(AFFINE, np.moveaxis(np.indices(SHAPE), 0, -1))).movedim(-1, 0).float()
+)
 
 
 def at(head: Head, *mni: float) -> np.ndarray:
@@ -97,9 +98,7 @@ def test_brightness_that_no_tissue_has_leaves_no_hole(t2w_head: Head) -> None:
     assert maps[:3].sum(0)[maps[4] > 8].min() > 0.9
 
 
-def test_a_bright_spot_in_white_matter_is_no_ventricle(
-    t2w_head: Head, t2w_volume: np.ndarray, tmp_path: Path
-) -> None:
+def test_a_bright_spot_in_white_matter_is_no_ventricle(t2w_head: Head, t2w_volume: np.ndarray, tmp_path: Path) -> None:
     spotted, place = t2w_volume.copy(), (slice(17, 19), slice(27, 29), slice(29, 31))  # the left corona radiata
     assert t2w_head.at(PLACES)[5][place].min() > 4
     spotted[place] = 480
