@@ -82,7 +82,7 @@ def test_labels_of_a_brain_alone_are_a_brain_without_a_head(labels: np.ndarray, 
     brain = loaded(np.where(labels < 500, labels, 0), tmp_path / "brain_dseg.nii.gz")
     image = scan(brain, bone=(0, 0))
     assert image[brain.at(PLACES)[4] < -6].max() < 0.1
-    assert np.median(image[labels == 4]) > 0.8
+    assert np.median(image[labels == 4]) > 2 * np.median(image[labels == 2])
 
 
 def test_labels_that_are_not_in_mni_space_are_refused(labels: np.ndarray, tmp_path: Path) -> None:
