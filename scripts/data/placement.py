@@ -20,6 +20,12 @@ def largest_part(mask: np.ndarray) -> np.ndarray:
     return parts == 1 + np.bincount(parts.ravel(), minlength=2)[1:].argmax()
 
 
+def extent(mask: np.ndarray) -> list[tuple[int, int]]:
+    """The first voxel of ``mask`` (D, H, W; bool) and the one after its last, along each axis; 0 and 1 if empty."""
+    found = [np.flatnonzero(mask.any(axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    return [(int(places[0]), int(places[-1]) + 1) if places.size else (0, 1) for places in found]
+
+
 def head_of(image: np.ndarray) -> np.ndarray:
     """The largest connected part of ``image`` (D, H, W) above a tenth of the robust range, as in FSL's BET."""
     low, high = np.percentile(image, (2, 98))

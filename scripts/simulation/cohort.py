@@ -41,8 +41,8 @@ def simulate_cohort(
         n_subjects: scans, one per subject; at least 9, for 3 outer and 3 inner folds.
         spacing: voxel size in mm, of the recipe's grid and of most scans.
         seed: seed of everything random.
-        anatomy: head in MNI space to use instead of nilearn's MNI152 templates: T1-weighted, or T2-weighted if its name
-            ends in ``T2w``.
+        anatomy: head in MNI space to use instead of nilearn's MNI152 templates: T1-weighted, T2-weighted if its name
+            ends in ``T2w``, or a label map if it ends in ``dseg``.
         lesions: folder of lesion masks in MNI space to use instead of grown lesions.
         variation: from 1, easy scans that are much alike, to 4, as varied as patients' (with a lesion each); above 1,
             each scan also has a voxel size of its own, 0.6 to 1.5 times ``spacing`` along each axis.
@@ -84,7 +84,7 @@ def simulate_cohort(
     try:
         for i in tqdm(range(n_subjects), "Simulating cohort", unit="subject"):
             subject_rng = np.random.default_rng([seed, i])
-            mask = [load_mask(masks[order[i % len(masks)]], resolution)] if masks else []
+            mask = [load_mask(masks[order[i % len(masks)]])] if masks else []
             setting = [head], mask, box(resolution)[0], resolution
             while True:  # until the lesion is on the grid
                 before = deepcopy(subject_rng)

@@ -1,14 +1,16 @@
 """New simulated scans in every epoch: the first transform of a training set that has no files."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Randomizable, Transform
 
-from scripts.simulation.anatomy import load_head
-from scripts.simulation.lesions import load_mask, mask_files
+from scripts.common.errors import InputError
+from scripts.simulation.anatomy import load_head, resolution_for
+from scripts.simulation.lesions import load_masks
 from scripts.simulation.scanner import RANGES, simulate_scan
 
 
@@ -20,8 +22,9 @@ class SimulateScand(Randomizable, Transform):
     Args:
         spacing: isotropic, in mm.
         spatial_size: voxels.
-        anatomies: heads in MNI space, T1-weighted or (if their names end in ``T2w``) T2-weighted, whose brightness is
-            kept in part; or "MNI152" for that average.
+        anatomies: heads in MNI space, T1-weighted or, if their names end so, T2-weighted (``T2w``; their brightness is
+            kept in part) or label maps of FreeSurfer or SynthSeg (``dseg``): files, folders or patterns like
+            ``heads/*dseg*``; or "MNI152" for that average.
         lesions: folders of real lesion masks in MNI space that are used besides grown ones.
         ranges: entries of ``patients`` in ranges.json to replace.
 
@@ -44,9 +47,9 @@ class SimulateScand(Randomizable, Transform):
         if not ranges.keys() <= known.keys():
             raise ValueError(f"ranges {sorted(ranges.keys() - known.keys())}: expected some of {sorted(known)}")
         self.voxel, self.shape, self.ranges = float(spacing[0]), tuple(spatial_size), known | ranges
-        resolution = max(1, round(self.voxel / 2))
-        self.heads = [load_head(path, resolution) for path in anatomies]
-        self.masks = [load_mask(path, resolution) for folder in lesions for path in mask_files(folder)]
+        paths = [path for name in anatomies for path in _head_files(name)]
+        self.heads = [load_head(path, resolution_for(self.voxel)) for path in paths]
+        self.masks = load_masks(lesions)
 
     def __call__(self, data: dict) -> dict:
         """The item with a scan of its own."""
@@ -55,3 +58,14 @@ class SimulateScand(Randomizable, Transform):
         made = {"affine": torch.eye(4) * self.voxel, "meta": {"filename_or_obj": "simulated"}}
         tensors = [MetaTensor(torch.from_numpy(volume)[None], **made) for volume in volumes]
         return {**data, "image": tensors[0], "label": tensors[1]}
+
+
+def _head_files(name: str) -> list[str]:
+    """The files that ``name`` stands for: those in a folder, those that match a pattern, or one."""
+    path = Path(name)
+    folder, pattern = (path, "*.nii*") if path.is_dir() else (path.parent, path.name)
+    if path.is_dir() or "*" in name or "?" in name:
+        if not (paths := sorted(map(str, folder.glob(pattern)))):
+            raise InputError(f"--anatomies {name}: no NIfTI file (*.nii, *.nii.gz) there")
+        return paths
+    return [name]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 
 class Draw:
@@ -12,7 +13,7 @@ class Draw:
 
     def __call__(self, name: str) -> float:
         """A number between the limits ``name``."""
-        return self.rng.uniform(*self.ranges[name])
+        return float(self.rng.uniform(*self.ranges[name]))
 
     def chance(self, name: str) -> bool:
         """Whether what has the probability ``name`` happens."""
@@ -25,10 +26,27 @@ class Draw:
     def noise(self, shape: tuple[int, ...], scale: float, n: int = 1) -> np.ndarray:
         """Smooth fields (n, *shape) of mean 0 and standard deviation 1: quadratic B-splines of ``scale`` voxels."""
         knots = [int(-(-side // scale)) + 3 for side in shape]
-        field = torch.from_numpy(self.rng.standard_normal((n, *knots), dtype=np.float32))
-        places = [torch.arange(side) / scale + float(self.rng.random()) for side in shape]
-        for axis, place in enumerate(places, 1):
-            first, t = place.long(), (place % 1).reshape([-1 if a == axis else 1 for a in range(4)])
-            a, b, c = (field.index_select(axis, first + k) for k in range(3))
-            field = a * (0.5 * (1 - t) ** 2) + b * (0.75 - (t - 0.5) ** 2) + c * (0.5 * t**2)
+        field = self.rng.standard_normal((n, *knots), dtype=np.float32)
+        bases = []
+        for side, count in zip(shape, knots, strict=True):
+            place = np.arange(side) / scale + self.rng.random()
+            away = np.abs(place[:, None] - np.arange(count) + 0.5)
+            bases.append(np.where(away < 0.5, 0.75 - away**2, 0.5 * np.clip(1.5 - away, 0, None) ** 2))
+        field = along_axes(field, bases)
         return (field / field.std()).numpy()
+
+
+def smooth(volume: np.ndarray, mm: float | np.ndarray, voxel: float | np.ndarray) -> np.ndarray:
+    """``volume`` (D, H, W) blurred by a Gaussian of standard deviation ``mm``, one for all axes or one for each."""
+    sigmas = np.maximum(np.broadcast_to(np.asarray(mm) / voxel, 3), 1e-3)
+    sides = zip(volume.shape, sigmas, strict=True)
+    filters = [ndimage.gaussian_filter1d(np.eye(side), sigma, axis=0, truncate=3) for side, sigma in sides]
+    return along_axes(volume[None].astype(np.float32), filters)[0].numpy()
+
+
+def along_axes(volume: np.ndarray, matrices: list[np.ndarray]) -> torch.Tensor:
+    """``volume`` (n, a, b, c) multiplied by a matrix along each of its last three axes."""
+    result = torch.from_numpy(volume)
+    for matrix in matrices:
+        result = torch.tensordot(result, torch.from_numpy(matrix).float(), ([1], [1]))
+    return result.contiguous()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from monai.transforms import Compose
 
 from scripts.common.errors import InputError
 from scripts.data.seeded_order import SeededDataset, SeededSampler
+from scripts.simulation.anatomy import box, resolution_for
 from scripts.simulation.dataset import SimulateScand
 
 GRID = (8.0, 8.0, 8.0), (32, 32, 32)
@@ -74,6 +76,24 @@ def test_what_it_cannot_do_is_refused() -> None:
         SimulateScand(*GRID, anatomies=["/nowhere/head.nii.gz"])
     with pytest.raises(InputError, match=r"/nowhere: no NIfTI file"):
         SimulateScand(*GRID, lesions=["/nowhere"])
+
+
+def test_anatomies_are_files_folders_or_patterns(head_maps: np.ndarray, tmp_path: Path) -> None:
+    for name in ("one_T1w", "two_T1w", "two_T2w"):
+        nib.save(nib.Nifti1Image(head_maps[2] + 0.5 * head_maps[1] + 0.1, box(4)[1]), tmp_path / f"{name}.nii.gz")
+    counts = [["MNI152", str(tmp_path)], [str(tmp_path / "*_T1w.nii.gz")], [str(tmp_path / "two_T2w.nii.gz")]]
+    loaded = [SimulateScand(*GRID, anatomies=names).heads for names in counts]
+    assert [len(heads) for heads in loaded] == [4, 2, 1]
+    for name in (tmp_path / "*dseg*", tmp_path / "none"):
+        with pytest.raises(InputError, match=f"{name.name}: no ".replace("*", ".")):
+            SimulateScand(*GRID, anatomies=[str(name)])
+
+
+def test_a_head_takes_seven_bytes_or_less_a_voxel_of_a_grid_like_the_scans(dataset: Dataset) -> None:
+    maps = dataset.transform.transforms[0].heads[0].maps
+    assert maps.dtype == torch.uint8
+    assert [resolution_for(voxel) for voxel in (1, 2, 3, 8)] == [1, 1.5, 2, 6]
+    assert maps.numel() <= 7 * np.prod([mm / 6 for mm in (192, 240, 192)])
 
 
 @pytest.mark.slow
