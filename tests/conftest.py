@@ -38,6 +38,7 @@ LEFT_OUT = pytest.StashKey[int]()
 # Tests run side by side, and what they compare to the last bit must not depend on the machine's cores.
 os.environ["OMP_NUM_THREADS"] = "1"  # of commands
 torch.set_num_threads(1)
+torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5  # s that a loader which failed waits for each worker
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -21,7 +21,7 @@ KEPT_FIXTURES = {
     "tests/evaluation::evaluated",
     "tests/inference/test_inference_config.py::segmented",
     "tests/search::searched",
-    "tests/simulation::head",
+    "tests/sharing/test_export.py::exported",
 }
 
 

@@ -162,6 +162,7 @@ def test_two_workers_are_one_search_and_lose_or_repeat_no_trial(
     assert any(later[0] < earlier[1] for earlier, later in itertools.pairwise(begun))  # they did work at once
 
 
+@pytest.mark.slow
 def test_the_search_is_a_bundle_run_as_well(
     coarse_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

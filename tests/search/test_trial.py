@@ -71,6 +71,7 @@ def test_trials_that_ended_keep_their_record_and_not_their_weights(searched: tup
     assert not any(name.endswith(".pt") for name in names)
 
 
+@pytest.mark.slow
 def test_a_metric_that_is_not_measured_is_said_with_those_that_are(refusal: Callable, tmp_path: Path) -> None:
     line = refusal(tmp_path / "hpo", metric="val_dice", n_trials=1, inner_folds=[0])
     assert line.startswith("no trial has succeeded, the last failure was: metric 'val_dice': not one of val_mean")

@@ -99,6 +99,7 @@ def test_an_export_does_not_choose_by_the_scan(tmp_path: Path) -> None:
     torch.testing.assert_close(scripted(x).detach(), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("formats", "change"), [("onnx", 0.01), ("torchscript", float("nan"))])
 def test_a_file_that_answers_otherwise_is_not_written(
     weights: Path, tmp_path: Path, formats: str, change: float, monkeypatch: pytest.MonkeyPatch

@@ -52,6 +52,7 @@ def whole(contrast_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return folder, *train(contrast_dir, folder)
 
 
+@pytest.mark.slow
 def test_every_epoch_has_each_scan_once_in_one_of_its_contrasts(whole: tuple) -> None:
     names = whole[2]
     epochs = [names[start : start + 4] for start in range(0, len(names), 4)]

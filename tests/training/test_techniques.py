@@ -167,7 +167,7 @@ def skip_without_its_packages(name: str) -> None:
 
 def chosen(names: Iterable, kept: set) -> list:
     """All ``names`` to parametrize a test with: those that are ``kept`` run by default, the others are slow."""
-    return [pytest.param(name, marks=() if name in kept else pytest.mark.slow) for name in names]
+    return [pytest.param(name, marks=pytest.mark.kept if name in kept else pytest.mark.slow) for name in names]
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
