@@ -1,6 +1,7 @@
 """A run's record repeats it, and tells it from another by what may not differ."""
 
 import json
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from scripts.training.run_record import differences, facts_of
 
 def test_a_run_is_on_record_with_all_that_is_needed_to_repeat_it(trained: dict) -> None:
     record = json.loads((trained["root"] / "eval" / "run.json").read_text())
-    assert record["command"].startswith(f"python -m monai.bundle run training --config_file {TRAIN} --dataset_dir ")
+    recipe = shlex.quote(TRAIN)
+    assert record["command"].startswith(f"python -m monai.bundle run training --config_file {recipe} --dataset_dir ")
     assert len(record["cohort"]) == 16
     assert record["config"]["channels"] == 8
     assert record["config"]["optimizer"]["_target_"] == "torch.optim.AdamW"
