@@ -80,6 +80,8 @@ def add_libraries(npm: str, packages: Path, made: Path) -> None:
     for name in ("package.json", "package-lock.json"):
         shutil.copy(PAGE / name, packages)
     command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    if not os.access(Path.home(), os.W_OK):  # where npm keeps its cache and would stop
+        command += ["--cache", str(packages / "cache"), "--logs-max=0"]
     done = subprocess.run(command, cwd=packages, capture_output=True, text=True)
     if done.returncode:
         reason = next((line for line in done.stderr.splitlines() if line.startswith("npm error")), done.stderr)

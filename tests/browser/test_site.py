@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -323,3 +324,13 @@ def test_the_command_names_what_is_missing(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.startswith(f"{tmp_path / 'site'}: no page there; make it with: ")
+
+
+@pytest.mark.slow
+def test_its_libraries_are_had_where_home_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not (npm := shutil.which("npm")):
+        pytest.skip("npm is not installed")
+    monkeypatch.setenv("HOME", "/proc/nowhere")  # not even by root
+    (tmp_path / "made").mkdir()
+    building.add_libraries(npm, tmp_path / "packages", tmp_path / "made")
+    assert {*building.LIBRARIES} <= {path.name for path in (tmp_path / "made").iterdir()}
