@@ -27,7 +27,7 @@ def loaded(volume: np.ndarray, path: Path) -> np.ndarray:
 
 def test_tissue_is_where_the_atlas_has_it(head: Head, head_maps: np.ndarray) -> None:
     fractions = head_maps[:3].sum(0)
-    assert fractions.max() < 1.02
+    assert fractions.max() < 1.01
     assert head_maps[:3].min() >= 0
     assert at(head, -24, -24, 28)[2] > 0.9  # corona radiata
     assert at(head, -10, -4, 20)[0] > 0.5  # body of the left lateral ventricle
@@ -57,7 +57,7 @@ def test_a_t2w_head_keeps_its_brightness_with_csf_at_1(
 ) -> None:
     maps = t2w_head.at(PLACES)
     assert np.median(maps[6][head_maps[0] > 0.9]) == pytest.approx(1, abs=0.1)
-    ratio = maps[6][t2w_volume > 50] / t2w_volume[t2w_volume > 50]
+    ratio = maps[6][t2w_volume > 0] / t2w_volume[t2w_volume > 0]
     np.testing.assert_allclose(ratio, 1 / 500, rtol=0.1)
     for fraction in (0, 2):  # what is CSF and what is white matter is found by that brightness
         assert np.median(maps[fraction][head_maps[fraction] > 0.95]) > 0.9

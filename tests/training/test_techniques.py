@@ -96,13 +96,18 @@ def a_teacher(folder: Path, names: tuple[str, ...]) -> Path:
     return path
 
 
-def run(files: list[str], overrides: dict) -> ConfigParser:
-    """What ``python -m monai.bundle run`` does."""
+def checked(files: list[str], overrides: dict) -> ConfigParser:
     parser = ConfigParser()
     parser.read_config(files)
     parser.update(overrides)
     parser.parse()
     parser.get_parsed_content("config")
+    return parser
+
+
+def run(files: list[str], overrides: dict) -> ConfigParser:
+    """What ``python -m monai.bundle run`` does."""
+    parser = checked(files, overrides)
     torch.manual_seed(random.randrange(2**31))  # what a new process has instead
     try:
         parser.get_parsed_content("initialize")
@@ -184,11 +189,7 @@ def test_all_that_an_entry_names_can_be_built(kind: str, name: str, few: Path, t
 
 def built(files: list[str], overrides: dict) -> None:
     """Read, check and build a training with these configs, the trainer and its handlers too."""
-    parser = ConfigParser()
-    parser.read_config(files)
-    parser.update(overrides)
-    parser.parse()
-    parser.get_parsed_content("config")
+    parser = checked(files, overrides)
     assert parser.get_parsed_content("train#trainer").state.max_epochs == overrides["epochs"]
 
 
