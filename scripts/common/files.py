@@ -1,53 +1,98 @@
-"""Python and torch write in place, so a kill leaves half a file: here a file is replaced whole, or stays as it was."""
+"""Python and torch write in place, so a kill leaves half a file: here files are replaced whole, or stay as they were."""
 
+import errno
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO
 
 from scripts.common.errors import InputError
 
+NO_FSYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # of file systems that have none
+FORGOTTEN = 24 * 3600  # s after which what a killed process has left is removed
+
 
 @contextmanager
-def replace_file(path: str | Path, mode: str = "w", unique: bool = False) -> Iterator[IO]:
-    """Open a file beside ``path``, flush it to the disk and put it in the place of ``path`` when the block ends.
+def replace_file(path: str | Path, mode: str = "w") -> Iterator[IO]:
+    """``replace_files`` of one file."""
+    with replace_files([path], mode) as (file,):
+        yield file
 
-    If the block raises, ``path`` stays as it was and nothing is left beside it; a kill leaves ``.<name>.tmp``, which
-    the next write takes over.
+
+@contextmanager
+def replace_files(paths: Iterable[str | Path], mode: str = "w", removed: Iterable[Path] = ()) -> Iterator[list[IO]]:
+    """Open a new file for each of ``paths`` and, when the block ends, put them in their places, all of them or none.
+
+    All are on the disk before ``removed`` are deleted and the first takes its name, in the order of ``paths``. If the
+    block raises, everything stays as it was. Several processes may write the same paths at once; the last one wins.
+    A kill leaves a hidden folder ``.<name>.<random>.tmp``, which a write of that file removes a day later.
 
     Args:
-        path: the file; its folder is made.
+        paths: the files; their folders are made.
         mode: "w" or "wb".
-        unique: several processes may write ``path`` at once; the last one wins.
+        removed: files that go with the old ones; they need not exist.
 
     Raises:
-        InputError: the disk is full, the folder cannot be written, or any other ``OSError``.
+        InputError: the disk is full, a folder cannot be written, or any other ``OSError``.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp" if unique else f".{path.name}.tmp")
+    paths, placed = [Path(path) for path in paths], []
+    path = paths[0]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open(mode, newline=None if "b" in mode else "") as file:
-                yield file
+        with ExitStack() as stack:
+            files = []
+            for path in paths:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _remove_forgotten(path)
+                names = {"prefix": f".{path.name[:100]}.", "suffix": ".tmp", "ignore_cleanup_errors": True}
+                folder = stack.enter_context(TemporaryDirectory(dir=path.parent, **names))
+                files.append(stack.enter_context(open(f"{folder}/new", mode, newline=None if "b" in mode else "")))
+            yield files
+            for path, file in zip(paths, files, strict=True):
                 file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-            _flush_folder(path.parent)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+                _fsync(file.fileno())
+                file.close()
+            for path in removed:
+                placed += [path] * path.exists()
+                path.unlink(missing_ok=True)
+            for path, file in zip(paths, files, strict=True):
+                Path(file.name).replace(path)
+                placed.append(path)
+            for folder in {path.parent for path in paths}:
+                _flush_folder(folder)
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
         reason = cause.strerror if isinstance(cause, OSError) else " ".join(str(cause).split())[:120]
-        raise InputError(f"{path}: cannot be written ({reason}); what was there before is kept") from error
+        names = ", ".join(dict.fromkeys(path.name for path in placed))
+        kept = f"but {names} changed already, so write them again" if placed else "what was there before is kept"
+        raise InputError(f"{path}: cannot be written ({reason}); {kept}") from error
+
+
+def _remove_forgotten(path: Path) -> None:
+    """Remove what processes have left that were killed while they wrote ``path``, unless it may be a living one's."""
+    with suppress(OSError):
+        for name in os.listdir(path.parent):
+            if name.startswith(f".{path.name[:100]}.") and name.endswith(".tmp"):
+                left = path.with_name(name)
+                if time.time() - max(p.stat().st_mtime for p in (left, *left.iterdir())) > FORGOTTEN:
+                    shutil.rmtree(left)
+
+
+def _fsync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FSYNC:
+            raise
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the new name survive a power loss; Windows cannot open a folder and does this by itself."""
-    if os.name == "posix":
+    """Make the new names survive a power loss, where the system can: network drives refuse, Windows does by itself."""
+    with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -31,7 +31,7 @@ def draw(plan: Plan, runs: pandas.DataFrame, subjects: pandas.DataFrame) -> None
     if together:
         figures["reliability"] = _reliability(pandas.concat(together), subjects)
     for name, figure in figures.items():
-        with replace_file(plan.folder / f"{name}.png", "wb", unique=True) as file:
+        with replace_file(plan.folder / f"{name}.png", "wb") as file:
             figure.savefig(file, dpi=120, bbox_inches="tight", format="png")
 
 

@@ -33,7 +33,7 @@ def report(plan: Plan, study: optuna.Study) -> None:
             _csv(content, plan.folder / name)
         rows, notes = table(runs, tests, plan)
         for suffix, write in (("md", as_markdown), ("tex", as_tex), ("html", as_html)):
-            with replace_file(plan.folder / f"table.{suffix}", unique=True) as file:
+            with replace_file(plan.folder / f"table.{suffix}") as file:
                 file.write(write(rows, notes))
         draw(plan, runs, subjects)
         print(as_markdown(rows, notes))
@@ -70,6 +70,6 @@ def _run(plan: Plan, run: Run, subjects: pandas.DataFrame | None, state: dict) -
 
 
 def _csv(content: pandas.DataFrame, path: Path) -> None:
-    with replace_file(path, unique=True) as file:
+    with replace_file(path) as file:
         whole = {name: "Int64" for name in ("restart", "scans", "parameters") if name in content}
         content.astype(whole).to_csv(file, index=False, lineterminator="\n", float_format="%.8g")

@@ -62,7 +62,7 @@ class DiskCacheDataset(PersistentDataset):
             if isinstance(value, MetaTensor):
                 meta = {"filename_or_obj": str(value.meta["filename_or_obj"])}
                 item[key] = MetaTensor(value.as_tensor(), value.affine, meta)
-        with replace_file(path, "wb", unique=True) as file:  # other runs may make it, too
+        with replace_file(path, "wb") as file:  # other runs may make it, too
             torch.save(item, file)
         return item
 

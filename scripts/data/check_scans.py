@@ -52,7 +52,7 @@ def check_scans(
         reports = list(tqdm(pool.map(report, scans), "Checking scans", len(scans), leave=False))
     new = {r["key"]: r for r in reports if r["key"] not in known and not r["errors"]}
     if cache and new:
-        with suppress(InputError), replace_file(cache, unique=True) as file:  # a read-only dataset is read each time
+        with suppress(InputError), replace_file(cache) as file:  # a read-only dataset is read each time
             json.dump(known | new, file, indent=1)
     _add_duplicates(scans, reports)
     return reports

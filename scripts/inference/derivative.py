@@ -47,10 +47,10 @@ class Derivative:
         """Write ``dataset_description.json``, and ``.bidsignore`` for what BIDS has no name for."""
         raw = Path(os.path.relpath(self.dataset, self.folder)).as_posix()
         description = {**ABOUT_ALL, "GeneratedBy": [self.made_by], "DatasetLinks": {"raw": raw}}
-        with replace_file(self.folder / DESCRIPTION, unique=True) as file:  # others may write here at the same time
+        with replace_file(self.folder / DESCRIPTION) as file:  # others may write here at the same time
             file.write(json.dumps(description, indent=4) + "\n")
         if not (self.folder / ".bidsignore").exists():
-            with replace_file(self.folder / ".bidsignore", unique=True) as file:
+            with replace_file(self.folder / ".bidsignore") as file:
                 file.write(f"*_{PICTURE}\n{TABLE}\n{LEGEND}\n")
 
     def path(self, scan: str, output: str) -> Path:

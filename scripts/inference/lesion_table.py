@@ -42,8 +42,8 @@ def write_table(folder: Path) -> None:
         if rows:
             table = pandas.DataFrame(rows, columns=["mask", *COLUMNS, "scan"]).round(6)
             with (
-                replace_file(folder / TABLE, unique=True) as file,
-                replace_file(folder / LEGEND, unique=True) as legend,
+                replace_file(folder / TABLE) as file,
+                replace_file(folder / LEGEND) as legend,
             ):
                 table.to_csv(file, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
                 legend.write(json.dumps(COLUMNS, indent=4) + "\n")

@@ -10,7 +10,7 @@ import torch
 from ignite.engine import Engine
 
 from scripts.common.errors import InputError
-from scripts.common.files import replace_file
+from scripts.common.files import replace_files
 from scripts.networks.model_card import lineage, read_card
 
 
@@ -59,10 +59,9 @@ def new_weights(output: str) -> Path:
 
 def write_weights(path: Path, network: torch.nn.Module, card: dict) -> None:
     """Write the weights of ``network`` to ``path`` and its card beside them, both or neither."""
-    with replace_file(path.with_suffix(".json")) as file, replace_file(path, "wb") as binary:
-        file.write(json.dumps(card, indent=4) + "\n")
-        file.flush()  # a full disk shows here, before the weights have their name
-        torch.save(network.state_dict(), binary)
+    with replace_files([path, path.with_suffix(".json")], "wb") as (weights, file):
+        torch.save(network.state_dict(), weights)
+        file.write((json.dumps(card, indent=4) + "\n").encode())
 
 
 def parameters_to_train(network: torch.nn.Module, frozen_layers: int) -> dict[str, torch.nn.Parameter]:

@@ -19,7 +19,7 @@ plt.switch_backend("Agg")  # no display is needed
 def report(study: optuna.Study, output_dir: Path, metric: str) -> None:
     """Write ``trials.csv`` and pictures to ``output_dir``; print the best trials and the command for the winner."""
     trials = study.trials_dataframe()
-    with replace_file(output_dir / "trials.csv", unique=True) as file:
+    with replace_file(output_dir / "trials.csv") as file:
         trials.to_csv(file, index=False)
     complete = trials[trials["state"] == "COMPLETE"] if len(trials) else trials
     if complete.empty:
@@ -43,6 +43,6 @@ def report(study: optuna.Study, output_dir: Path, metric: str) -> None:
             for trial in study.get_trials(states=(optuna.trial.TrialState.PRUNED,)):
                 axes.plot(trial.last_step, trial.value, "x", color="black")
             axes.set(title="x is pruned", xlabel="epoch", ylabel=f"{metric}, mean of the inner folds")
-        with replace_file(output_dir / f"{name}.png", "wb", unique=True) as file:
+        with replace_file(output_dir / f"{name}.png", "wb") as file:
             axes.figure.savefig(file, dpi=120, bbox_inches="tight", format="png")
         plt.close(axes.figure)

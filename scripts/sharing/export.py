@@ -1,10 +1,8 @@
 """Exports to ONNX, TorchScript and TensorFlow.js, kept only if they answer as the network does."""
 
 import json
-import os
 import re
 import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ from monai.transforms import GaussianSmooth, ScaleIntensity
 from monai.utils import optional_import
 
 from scripts.common.errors import InputError
-from scripts.common.files import replace_file
+from scripts.common.files import replace_files
 from scripts.networks.model_card import network_from_card, read_card, without_adaptation
 from scripts.networks.weights import read_checkpoint, refuse_other_weights
 from scripts.sharing import brainchop
@@ -65,13 +63,10 @@ def export(ckpt_path: str = WEIGHTS, output_dir: str | None = None, formats: str
                 if not (error <= MAX_DIFFERENCE and share <= MAX_VOXELS):  # so if it is NaN
                     raise InputError(f"{path}: not written, {runtime} answers otherwise than torch: {what}")
                 print(f"{path.name} in {runtime}: {what}")
-            files = sorted(Path(folder).iterdir(), reverse=True)
-            with ExitStack() as stack:  # all are written before the first takes its name
-                for written in files:
-                    file = stack.enter_context(replace_file(path.with_name(written.name), "wb"))
-                    file.write(written.read_bytes())
-                    file.flush()
-                    os.fsync(file.fileno())
+            files = sorted(Path(folder).iterdir())
+            with replace_files([path.with_name(written.name) for written in files], "wb") as targets:
+                for written, target in zip(files, targets, strict=True):
+                    target.write(written.read_bytes())
         size = sum(path.with_name(written.name).stat().st_size for written in files)
         print(f"Written: {path} ({size / 1e6:.2f} MB)")
 

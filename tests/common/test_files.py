@@ -1,12 +1,19 @@
 """A file is replaced whole or stays as it was, whatever happens while it is written."""
 
+import errno
 import os
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from scripts.common.errors import InputError
-from scripts.common.files import replace_file
+from scripts.common.files import replace_file, replace_files
 
 
 def test_the_file_and_its_folder_are_made(tmp_path: Path) -> None:
@@ -69,8 +76,99 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 
 
 def test_two_writers_of_a_shared_file_do_not_meet(tmp_path: Path) -> None:
-    with replace_file(tmp_path / "b.txt") as first, replace_file(tmp_path / "b.txt", unique=True) as second:
+    with replace_file(tmp_path / "b.txt") as first, replace_file(tmp_path / "b.txt") as second:
         first.write("first")
         second.write("second")
     assert (tmp_path / "b.txt").read_text() == "first"  # its block ended last
     assert [p.name for p in tmp_path.iterdir()] == ["b.txt"]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {p.name: p.read_text() for p in folder.iterdir()}
+
+
+def write_two(folder: Path) -> None:
+    with replace_files([folder / "a", folder / "b"], removed=[folder / "c"]) as files:
+        for file in files:
+            file.write("new")
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    for name in "abc":
+        (tmp_path / name).write_text("old")
+    return tmp_path
+
+
+def test_several_files_are_replaced_together_and_others_go_with_the_old(three: Path) -> None:
+    write_two(three)
+    assert contents(three) == {"a": "new", "b": "new"}
+
+
+def fail_for(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, code: int, fails: Callable) -> None:
+    original = getattr(owner, name)
+
+    def call(first: object, *args: object) -> object:
+        if fails(first):
+            raise OSError(code, os.strerror(code))
+        return original(first, *args)
+
+    monkeypatch.setattr(owner, name, call)
+
+
+def is_folder(descriptor: int) -> bool:
+    return stat.S_ISDIR(os.fstat(descriptor).st_mode)
+
+
+def test_what_fails_before_the_first_has_its_name_changes_none(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    fail_for(monkeypatch, os, "fsync", errno.EIO, lambda _: calls.append(1) or len(calls) == 2)
+    with pytest.raises(InputError, match=r"/b: cannot be written \(Input/output error\); what was there before is kept$"):
+        write_two(three)
+    assert contents(three) == {"a": "old", "b": "old", "c": "old"}
+
+
+def test_that_the_old_is_kept_is_said_only_where_it_is(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    fail_for(monkeypatch, Path, "replace", errno.EIO, lambda _: calls.append(1) or len(calls) == 2)
+    with pytest.raises(InputError, match=r"/b: cannot be written \(.*\); but c, a changed already, so write them again$"):
+        write_two(three)
+    assert contents(three) == {"a": "new", "b": "old"}
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO])
+def test_a_folder_that_cannot_be_flushed_is_written_all_the_same(
+    three: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """As on VirtualBox's shares, CIFS before Linux 4.17 and the first WSL."""
+    fail_for(monkeypatch, os, "fsync", code, is_folder)
+    write_two(three)
+    assert contents(three) == {"a": "new", "b": "new"}
+
+
+def test_a_file_system_without_fsync_is_written(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_for(monkeypatch, os, "fsync", errno.EINVAL, lambda _: True)
+    write_two(three)
+    assert contents(three) == {"a": "new", "b": "new"}
+
+
+def test_the_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    with replace_file(tmp_path / "b.txt"):
+        pass
+    assert (tmp_path / "b.txt").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_what_a_killed_write_has_left_is_hidden_and_goes_a_day_later(tmp_path: Path) -> None:
+    script = "import os, sys\nfrom scripts.common.files import replace_file\n"
+    script += "with replace_file(sys.argv[1]) as file:\n    file.write('half')\n    file.flush()\n    os._exit(9)"
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "b.nii.gz")], cwd=ROOT, check=False)
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".b.nii.gz.")
+    assert [p.name for p in left.iterdir()] == ["new"]
+    for age, stays in ((23, True), (25, False)):
+        for path in (left, left / "new"):
+            os.utime(path, (0, time.time() - age * 3600))
+        with replace_file(tmp_path / "b.nii.gz"):
+            pass
+        assert left.exists() == stays

@@ -114,9 +114,10 @@ def test_killed_twenty_times_at_random_the_run_ends_bit_identical(
     state = tmp_path / "models" / "checkpoint_last.pt"
     for kill in range(20):
         before = state.stat().st_mtime_ns if state.exists() else 0
+        left = {*(tmp_path / "models").glob(".*.tmp")}
         process = start(overrides)
         if kill % 2:  # in the middle of a write
-            wait_for(lambda: any((tmp_path / "models").glob(".*.pt.tmp")), process)
+            wait_for(lambda left=left: {*(tmp_path / "models").glob(".*.pt.*.tmp")} - left, process)
         else:  # anywhere after some progress, start-up and validation included
             if kill % 4:
                 wait_for(lambda before=before: state.exists() and state.stat().st_mtime_ns > before, process)
@@ -124,7 +125,7 @@ def test_killed_twenty_times_at_random_the_run_ends_bit_identical(
         assert process.is_alive(), f"finished before kill {kill}: more epochs are needed"
         process.kill()
         process.join()
-        half_written += any((tmp_path / "models").glob(".*.tmp"))
+        half_written += bool({*(tmp_path / "models").glob(".*.tmp")} - left)
         assert_whole(tmp_path)
     assert half_written >= 1
     process = start(overrides)
