@@ -30,7 +30,8 @@ LIBRARIES = {  # by their name in the page: where npm puts them
     },
 }
 SHOWN = ("about", "channels", "simulated", "cohort", "trained_on", "bundle_version", "date", "license")
-LIST = "files.js"  # by which a folder of ours is known
+LIST = "files.js"
+NOT_KEPT = ("index.html", "licenses.txt", "service_worker.js")  # by the browser, so not in the list of 0.14.0
 EXAMPLE = "example_T2w.nii.gz"
 
 
@@ -49,8 +50,8 @@ def build_site(output_dir: str, ckpt_path: str, example: bool = True) -> Path:
     output, card = Path(output_dir).resolve(), read_card(ckpt_path)
     if (classes := card["network_def"].get("out_channels", 2)) != 2:
         raise InputError(f"{ckpt_path}: has {classes} classes; the page shows one, lesion")
-    if output.exists() and not (output.is_dir() and ((output / LIST).is_file() or not any(output.iterdir()))):
-        raise InputError(f"{output}: holds something else; give another --output_dir")
+    if strangers := strangers_in(output):
+        raise InputError(f"{output}: holds something else, {strangers[0]}; move it, or give another --output_dir")
     if not (npm := shutil.which("npm")):
         raise InputError("npm: not found; install Node.js 18 or newer, which brings it (nodejs.org, apt install npm)")
     try:
@@ -62,9 +63,7 @@ def build_site(output_dir: str, ckpt_path: str, example: bool = True) -> Path:
             add_page(made, Path(ckpt_path).stem, card, example)
             write_graphs(ckpt_path, made, card)
             write_list(made)
-            if output.exists():
-                output.rename(Path(folder) / "old")
-            made.rename(output)
+            replace_folder(output, made, Path(folder) / "old")
     except OSError as error:
         raise InputError(f"{output}: cannot be written ({error.strerror}); what was there before is kept") from error
     size = sum(path.stat().st_size for path in output.iterdir())
@@ -72,6 +71,31 @@ def build_site(output_dir: str, ckpt_path: str, example: bool = True) -> Path:
         f"Written: {output} ({size / 1e6:.1f} MB); look at it with: python scripts/browser_app.py --serve {output_dir}"
     )
     return output
+
+
+def strangers_in(folder: Path) -> list[str]:
+    """What is in ``folder``, or in its place, and no file of a page that ``build_site`` made."""
+    if not folder.is_dir():
+        return [folder.name] * os.path.lexists(folder)
+    try:
+        version, files, *_ = (folder / LIST).read_text().splitlines()
+        listed = [LIST, *NOT_KEPT, *json.loads(files.removeprefix("self.FILES = "))]
+        listed *= version.startswith('self.VERSION = "meshnet-')
+    except (OSError, ValueError, TypeError):  # none, or another's
+        listed = []
+    return sorted(path.name for path in folder.iterdir() if path.name not in listed or not path.is_file())
+
+
+def replace_folder(output: Path, made: Path, old: Path) -> None:
+    """Put ``made`` in the place of ``output``, which moves to ``old``, or back if that fails."""
+    if output.exists():
+        output.rename(old)
+    try:
+        made.rename(output)
+    except OSError:
+        if old.exists():
+            old.rename(output)
+        raise
 
 
 def add_libraries(npm: str, packages: Path, made: Path) -> None:
@@ -125,6 +149,6 @@ def write_list(made: Path) -> None:
     digest, files = hashlib.sha256(), sorted(os.listdir(made))
     for name in files:
         digest.update((made / name).read_bytes())
-    files = [name for name in [*files, LIST] if name not in ("service_worker.js", "index.html", "licenses.txt")]
+    files = [name for name in [*files, LIST] if name not in NOT_KEPT]
     text = f'self.VERSION = "meshnet-{digest.hexdigest()[:16]}"\nself.FILES = {json.dumps(files)}\n'
     (made / LIST).write_text(text)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from scripts.common.errors import InputError
 from scripts.common.json_file import check_json, read_json
+from scripts.data.volume_files import stem, volumes_below
 from scripts.data.volumes import is_annexed
 
 
@@ -30,10 +31,10 @@ def scans_in_bids(root: Path, suffix: str, labels: str | None, contrasts: Sequen
             there = ", ".join(sorted(_below(root, path) for path in root.glob("derivatives/*/")))
             raise InputError(f"labels {labels}: no such folder in {root} or here; its derivatives are: {there}")
     scans, left_out = [], Counter()
-    for mask in sorted(Path(os.path.abspath(folder)).glob("**/*lesion*mask.nii*")):
+    for mask in volumes_below(Path(os.path.abspath(folder)), "lesion.*mask"):
         parts = stem(mask.name).split("_")
         drawn_on = [part for part in parts if "-" not in part and not re.search("lesion|mask", part)]
-        if not mask.name.endswith((".nii", ".nii.gz")) or drawn_on not in ([], [suffix]):
+        if not re.search("lesion.*mask$", stem(mask.name)) or drawn_on not in ([], [suffix]):
             continue
         label = _below(root, mask)
         entities = [part for part in parts if "-" in part and not re.match("desc-|label-|space-orig$", part)]
@@ -109,11 +110,6 @@ def read_description(path: Path) -> dict:
     return content
 
 
-def stem(path: str) -> str:
-    """``path`` without .nii or .nii.gz."""
-    return re.sub(r"\.nii(\.gz)?$", "", path)
-
-
 def _scan(root: Path, origin: str, given: dict, contrasts: Sequence[str] = ()) -> dict:
     """A datalist entry, completed from the image's path, with those of ``contrasts`` that are given, the ``origin``
     that messages name, and ``software``.
@@ -130,16 +126,31 @@ def _scan(root: Path, origin: str, given: dict, contrasts: Sequence[str] = ()) -
 
 
 def _software(root: Path, mask: Path) -> str | None:
-    """What made ``mask``, by its sidecar or its derivative's description; None: people, our simulation, not said."""
-    folders = takewhile(lambda folder: folder != root, mask.parents)
-    for path in (mask.with_name(f"{stem(mask.name)}.json"), *(f / "dataset_description.json" for f in folders)):
-        says = read_description(path)
+    """What made ``mask``, by its sidecars or its derivative's description; None: people, our simulation, not said."""
+    folders = [*takewhile(lambda folder: folder != root, mask.parents)]
+    for says in (_inherited(mask, folders), *(read_description(f / "dataset_description.json") for f in folders)):
         if says.get("Manual") is True:
             return None
-        if (makers := says.get("GeneratedBy")) and says.get("DatasetType") != "raw":
+        makers = says.get("GeneratedBy") or says.get("PipelineDescription")  # as it was called before BIDS 1.4
+        if makers and says.get("DatasetType") != "raw":
             told = re.findall(r'"(?:Name|Description)": "(.*?)"', json.dumps(makers)) or [str(makers)]
             return None if re.search("(?i)manual|simulate_cohort", " ".join(told)) else told[0]
     return None
+
+
+def _inherited(mask: Path, folders: list[Path]) -> dict:
+    """What the sidecars of ``mask`` in its ``folders``, from the inside out, say by BIDS's inheritance principle.
+
+    A sidecar has the suffix of the mask and no entity that it lacks; the nearest wins, and of one folder the closest.
+    """
+    *entities, suffix = stem(mask.name).split("_")
+    says = {}
+    for folder in reversed(folders):
+        names = [name.removesuffix(".json").split("_") for name in os.listdir(folder) if name.endswith(".json")]
+        ours = [name for name in names if name[-1] == suffix and {*name[:-1]} <= {*entities}]
+        for name in sorted(ours, key=len):
+            says |= read_description(folder / f"{'_'.join(name)}.json")
+    return says
 
 
 def _below(root: Path, path: Path) -> str:

@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
-from scripts.data.bids import check_files, read_description, scans_in_bids, scans_in_csv, stem
+from scripts.data.bids import check_files, read_description, scans_in_bids, scans_in_csv
 from scripts.data.folds import assign_folds, table_of_folds
 from scripts.data.placement import MARGIN, STEP, head_in_mm
+from scripts.data.volume_files import stem
 from scripts.data.volumes import read_volume
 
 

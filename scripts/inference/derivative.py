@@ -3,38 +3,51 @@
 import hashlib
 import json
 import os
-from contextlib import ExitStack
 from pathlib import Path
 
+import torch
+
 from scripts.common.errors import InputError
-from scripts.common.files import replace_file, sha256
+from scripts.common.files import replace_file, replace_files, sha256
+from scripts.data.volume_files import stem
 from scripts.networks.model_card import checked_settings
 
 NAME = "MeshNet stroke lesion segmentation"  # what this bundle, from 0.4.0 on, makes is known by it
-MASK, PICTURE, PROBABILITY, SIDECAR = "mask.nii.gz", "qc.png", "probseg.nii.gz", "mask.json"
-UNCERTAINTY = "uncertainty_probseg.nii.gz"  # all others are of the lesion
-OUTPUTS = (MASK, PICTURE, PROBABILITY, UNCERTAINTY, SIDECAR)
+METHOD = 1  # counted up when the same weights and settings would draw other masks, which are then made again
+MASK, PICTURE, PROBABILITY = (f"desc-lesion_{end}" for end in ("mask.nii.gz", "qc.png", "probseg.nii.gz"))
+UNCERTAINTY, LABELS = "desc-uncertainty_probseg.nii.gz", "dseg.nii.gz"
 DESCRIPTION, TABLE, LEGEND = "dataset_description.json", "lesions.tsv", "lesions.json"
-ABOUT_ALL = {"Name": "Stroke lesion masks by MeshNet", "BIDSVersion": "1.9.0", "DatasetType": "derivative"}
-ABOUT_MASK = {"Description": "1 where the network finds a chronic stroke lesion", "Type": "Lesion"}
+ABOUT_ALL = {"Name": "Segmentations by MeshNet", "BIDSVersion": "1.9.0", "DatasetType": "derivative"}
+ABOUT = {
+    MASK: {"Description": "1 where the network finds a chronic stroke lesion", "Type": "Lesion"},
+    LABELS: {"Description": "The class of each voxel, as the weights number them"},
+}
 
 
 class Derivative:
-    """The masks that the weights of ``members`` make under ``settings``; InputError if one is out of its range.
+    """What the weights of ``members`` make under ``settings``: masks, or maps of ``LABELS``.
 
     Each lies in the subfolder of ``output_dir`` that its scan has in ``input_root``; paths of scans are absolute.
+    Sidecars say besides on which ``device`` and in which ``precision`` (None: float32) it was computed.
+
+    Raises:
+        InputError: a setting is out of its range.
     """
 
-    def __init__(self, input_root: str, output_dir: str, members: list[str], settings: dict) -> None:
+    def __init__(
+        self, input_root: str, output_dir: str, members: list[str], settings: dict, made: str = MASK,
+        device: object = None, precision: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
         given = {key: value for key, value in settings.items() if not isinstance(value, list)}  # one of each member
         checked_settings("inference.json", given)
-        self.root, self.folder = Path(input_root).absolute(), Path(output_dir).absolute()
-        above = (folder for folder in (self.root, *self.root.parents) if (folder / DESCRIPTION).is_file())
-        self.dataset = next(above, self.root)  # that sources are named in
+        self.root, self.folder = (Path(os.path.abspath(path)) for path in (input_root, output_dir))
+        self.made, self.sidecar = made, made.replace(".nii.gz", ".json")
+        self.outputs = (MASK, PICTURE, PROBABILITY, UNCERTAINTY) if made == MASK else (made,)
         version = json.loads((Path(__file__).parents[2] / "metadata.json").read_text())["version"]
         named = {"Weights": [Path(path).name for path in members], "WeightsSHA256": [sha256(path) for path in members]}
         weights = {key: values[0] if len(values) == 1 else values for key, values in named.items()}
-        self.made_by = {"Name": NAME, "Version": version, **weights, "Settings": settings}
+        computed = {"Device": str(device), "Precision": str(precision or torch.float32).removeprefix("torch.")}
+        self.made_by = {"Name": NAME, "Version": version, "Method": METHOD, **weights, "Settings": settings, **computed}
 
     def refuse_foreign_files(self) -> None:
         """Raise InputError if the folder is described by files that this bundle did not make, as a raw dataset is."""
@@ -45,58 +58,113 @@ class Derivative:
 
     def write_description(self) -> None:
         """Write ``dataset_description.json``, and ``.bidsignore`` for what BIDS has no name for."""
-        raw = Path(os.path.relpath(self.dataset, self.folder)).as_posix()
+        raw = Path(os.path.relpath(self.root, self.folder)).as_posix()
         description = {**ABOUT_ALL, "GeneratedBy": [self.made_by], "DatasetLinks": {"raw": raw}}
-        with replace_file(self.folder / DESCRIPTION) as file:  # others may write here at the same time
+        with replace_file(self.folder / DESCRIPTION) as file:
             file.write(json.dumps(description, indent=4) + "\n")
         if not (self.folder / ".bidsignore").exists():
             with replace_file(self.folder / ".bidsignore") as file:
-                file.write(f"*_{PICTURE}\n{TABLE}\n{LEGEND}\n")
+                file.write(f"*_qc.png\n{TABLE}\n{LEGEND}\n")
 
     def path(self, scan: str, output: str) -> Path:
-        """For ``sub-1/anat/sub-1_T2w.nii.gz`` and ``mask.nii.gz``: ``sub-1/anat/sub-1_desc-lesion_mask.nii.gz``."""
-        described = output if output == UNCERTAINTY else f"lesion_{output}"
-        return self.folder / Path(scan).parent.relative_to(self.root) / f"{stem(Path(scan))}_desc-{described}"
+        """For ``sub-1/anat/sub-1_T2w.nii.gz`` and ``MASK``: ``sub-1/anat/sub-1_desc-lesion_mask.nii.gz``."""
+        return self.folder / Path(scan).parent.relative_to(self.root) / f"{name_of(Path(scan))}_{output}"
 
     def is_done(self, scan: str, wanted: list[str]) -> bool:
-        """Whether all ``wanted`` outputs are there, made of this content by these weights and settings."""
-        sidecar = read_ours(self.path(scan, SIDECAR)) or {}
-        made_of = sidecar.get("GeneratedBy"), sidecar.get("SourceSHA256")
-        return made_of == ([self.made_by], sha256(scan)) and all(self.path(scan, out).is_file() for out in wanted)
+        """Whether all ``wanted`` outputs are there, made of this content by these weights, settings and method.
+
+        The picture of a mask that was changed by hand since is not there.
+        """
+        sidecar = self._sidecar(scan)
+        if not all(self.path(scan, output).is_file() for output in wanted) or not self._is_by_us(sidecar, scan):
+            return False
+        shown = sidecar.get("PictureSHA256", sidecar["MaskSHA256"])
+        return PICTURE not in wanted or shown == sha256(self.path(scan, MASK))
+
+    def is_changed(self, scan: str) -> bool:
+        """Whether the mask, or map, that this bundle made of ``scan`` was changed since."""
+        return is_changed(self._sidecar(scan), self.path(scan, self.made))
 
     def refusals(self, scan: str) -> list[str]:
-        """A line if the outputs of ``scan`` would replace what another made, or changed since this bundle made it."""
-        there = [path for output in OUTPUTS if os.path.lexists(path := self.path(scan, output))]
-        sidecar, mask = read_ours(self.path(scan, SIDECAR)), self.path(scan, MASK)
-        ours = sidecar and (mask not in there or sidecar.get("MaskSHA256") in (None, sha256(mask)))  # None: by 0.4.0
-        if ours or not there:
+        """A line if the outputs of ``scan`` would replace what another made or changed, or those of another scan."""
+        there = [path for out in (*self.outputs, self.sidecar) if os.path.lexists(path := self.path(scan, out))]
+        sidecar = self._sidecar(scan)
+        if not there:
             return []
-        why = "was changed by hand" if sidecar else "not made by this bundle"
+        if not sidecar:
+            why = "not made by this bundle"
+        elif self._is_of_another(sidecar, scan):
+            why = f"is of another scan, {source_of(sidecar)}"
+        elif self.is_changed(scan) and not self._is_by_us(sidecar, scan):
+            why = "was changed by hand"
+        else:
+            return []
         return [f"{there[0]}: {why}, so not replaced; move it, or give another --output_dir"]
 
-    def write(self, scan: str, scan_sha256: str, lesions: dict, files: dict[str, bytes]) -> None:
+    def write(self, scan: str, scan_sha256: str, about: dict, files: dict[str, bytes]) -> None:
         """Write ``files``, the content of each output, and the sidecar; what is there of other settings goes.
 
-        All are written before the first takes its name: the old mask goes, the sidecar comes, the mask comes last. So a
-        full disk changes nothing, and after a kill no sidecar stands beside a mask that it does not describe.
+        First the old mask goes, then the sidecar comes, and the mask last, so that after a kill no sidecar stands
+        beside a mask that it does not describe. Without a mask in ``files``, the one that was changed by hand stays.
         """
-        source = f"bids:raw:{Path(scan).relative_to(self.dataset).as_posix()}"
-        hashes = {"SourceSHA256": scan_sha256, "MaskSHA256": hashlib.sha256(files[MASK]).hexdigest()}
-        sidecar = {**ABOUT_MASK, "Sources": [source], "SpatialReference": source, "GeneratedBy": [self.made_by]}
-        text = json.dumps({**sidecar, **hashes, "Lesions": lesions}, indent=4) + "\n"
-        with ExitStack() as stack:  # it puts them in place from the last to the first
-            for output, content in {MASK: b"", **files, SIDECAR: text.encode()}.items():
-                file = stack.enter_context(replace_file(self.path(scan, output), "wb"))
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())  # here, where a full disk still changes nothing
-            for output in [MASK] if self.is_done(scan, []) else OUTPUTS:
-                self.path(scan, output).unlink(missing_ok=True)
+        made, names = self.path(scan, self.made), [self.sidecar, *({*files} - {self.made}), self.made]
+        if self.made not in files:
+            changed = {"PictureSHA256": sha256(made)} if PICTURE in files else {}
+            text, names, old = json.dumps(self._sidecar(scan) | changed, indent=4), names[:-1], []
+        else:
+            source = f"bids:raw:{Path(scan).relative_to(self.root).as_posix()}"
+            sidecar = {**ABOUT[self.made], "Sources": [source], "SpatialReference": source}
+            hashes = {"SourceSHA256": scan_sha256, "SourcePathSHA256": self._place(scan)}
+            hashes["MaskSHA256"] = hashlib.sha256(files[self.made]).hexdigest()
+            text = json.dumps({**sidecar, "GeneratedBy": [self.made_by], **hashes, **about}, indent=4)
+            old = [self.made] if self.is_done(scan, []) else self.outputs
+        for _ in range(5):  # another process may write the same scan: whoever is last puts it right
+            places = [[self.path(scan, name) for name in part] for part in (names, old)]
+            with replace_files(places[0], "wb", places[1]) as opened:
+                for name, file in zip(names, opened, strict=True):
+                    file.write(files[name] if name in files else f"{text}\n".encode())
+            if self.made not in files or not self.is_changed(scan):
+                break
+
+    def _sidecar(self, scan: str) -> dict:
+        return read_ours(self.path(scan, self.sidecar)) or {}
+
+    def _place(self, scan: str) -> str:
+        """A hash of where ``scan`` lies, seen from here: sidecars hold no path of this machine."""
+        return hashlib.sha256(os.fsencode(os.path.relpath(scan, self.folder))).hexdigest()
+
+    def _is_by_us(self, sidecar: dict, scan: str) -> bool:
+        """Whether these weights, settings and this method made what ``sidecar`` describes, of the scan as it is now."""
+        keys = ("Method", "WeightsSHA256", "Settings")
+        theirs, ours = (
+            [maker.get(key) for key in keys] for maker in (sidecar.get("GeneratedBy", [{}])[0], self.made_by)
+        )
+        return theirs == ours and sidecar["SourceSHA256"] == sha256(scan)
+
+    def _is_of_another(self, sidecar: dict, scan: str) -> bool:
+        """Whether ``sidecar`` is of a scan of another place and another content."""
+        links = (read_ours(self.folder / DESCRIPTION) or {}).get("DatasetLinks", {})
+        before = str(self.folder / links.get("raw", "") / source_of(sidecar).removeprefix("bids:raw:"))  # of 0.14.0
+        there = sidecar.get("SourcePathSHA256") or self._place(before)
+        return "SourceSHA256" in sidecar and there != self._place(scan) and sidecar["SourceSHA256"] != sha256(scan)
 
 
-def stem(scan: Path) -> str:
+def name_of(scan: Path) -> str:
     """What the names of a scan's outputs begin with."""
-    return scan.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_T2w")
+    return stem(scan.name).removesuffix("_T2w")
+
+
+def is_changed(sidecar: dict, mask: Path) -> bool:
+    """Whether the ``mask`` of ``sidecar`` is there and another than the one that it describes; 0.4.0 did not say."""
+    then, now = sidecar.get("MaskSHA256"), sha256(mask)
+    return then not in (None, now) and mask.exists()  # one that cannot be read is not replaced, either
+
+
+def source_of(sidecar: dict) -> str:
+    """The scan that ``sidecar`` names."""
+    if "Sources" in sidecar:
+        return sidecar["Sources"][0]
+    return Path(sidecar.get("Source", {}).get("Path", "")).name  # by 0.4.0
 
 
 def read_ours(path: Path) -> dict | None:

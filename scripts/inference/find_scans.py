@@ -1,13 +1,18 @@
 """MONAI's inference takes a list of files: this finds the scans of a folder, a glob or a BIDS dataset."""
 
 import glob
+import logging
 import os
 import re
 from collections import Counter
+from itertools import takewhile
 from pathlib import Path
 
 from scripts.common.errors import InputError
-from scripts.inference.derivative import stem
+from scripts.data.volume_files import ENDING, count, files_below, stem, why_no_scan
+from scripts.inference.derivative import DESCRIPTION, name_of
+
+logger = logging.getLogger("meshnet")
 
 
 def find_scans(input: str | None, shard: str | None = None) -> list[dict]:
@@ -15,34 +20,49 @@ def find_scans(input: str | None, shard: str | None = None) -> list[dict]:
 
     Of the ``shard`` "3/16" every 16th from the third on, which may be none: the 16 shards have each scan once.
 
-    Of a folder, without BIDS ``derivatives``, every ``*_T2w`` file is taken, or, if no name is of BIDS, all that are no
-    masks. InputError: nothing found, a BIDS dataset without T2w, two scans whose masks would have one name, no shard.
+    Of a folder every ``*_T2w`` file is taken, or, if no name is of BIDS, every scan. A line counts what was not taken.
+    InputError: nothing found, a BIDS dataset without T2w, two scans whose masks would have one name, no shard.
     """
     first, every = _shard(shard)
     if not input:
         raise InputError("--input is missing: give a NIfTI file, a folder or a glob")
-    path = Path(input)
-    if path.is_dir():
-        there = [p for p in sorted(path.rglob("*.nii*")) if "derivatives" not in p.relative_to(path).parts]
-        others = [p for p in there if not re.search(r"mask|_(probseg|dseg)\.nii|_desc-lesion_", p.name)]
-        found = [p for p in there if "_T2w.nii" in p.name] or others
-        suffixes = Counter(bids[1] for p in found if (bids := re.fullmatch(r"sub-.*_(\w+)\.nii(?:\.gz)?", p.name)))
-        if suffixes.keys() - {"T2w"}:
-            kinds = ", ".join(f"{suffix} ({n})" for suffix, n in suffixes.most_common())
-            example = path / "**" / f"*_{next(iter(suffixes))}.nii*"
-            raise InputError(
-                f"--input {path}: a BIDS dataset without T2w scans, there are {kinds}; to segment others all the same, "
-                f"give them as a file or a glob in quotes: --input '{example}'"
-            )
-    else:  # a dangling link is found, too, and reported when it is read
-        found = [path] if os.path.lexists(path) else [Path(p) for p in sorted(glob.glob(input, recursive=True))]
+    path, start = _start(input)
+    given = [path] if os.path.lexists(path) else [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
+    folders = [p for p in given if p.is_dir() and (p == path or not ENDING.search(p.name))]
+    paths = [*({*given} - {*folders}), *(p for folder in folders for p in files_below(folder))]
+    typed = path.relative_to(start).parts
+    there = {p: why_no_scan(p, {*p.relative_to(start).parts[:-1]} - {*typed}) for p in paths}
+    if given == [path] and not folders:  # a file of any name: reading it says what it is
+        there = {path: None}
+    found = sorted(p for p, why in there.items() if why is None)  # dangling links, too, which reading reports
+    if folders:
+        found = _t2w(path, found, there)
+    if not_taken := count(there.values()):
+        logger.info(f"Not taken of --input {path}: {not_taken}")
     if not found:
-        raise InputError(f"--input {input}: no NIfTI file (*.nii, *.nii.gz) there")
+        raise InputError(f"--input {input}: no NIfTI file (*.nii, *.nii.gz) there" + f"; {not_taken}" * bool(not_taken))
     named: dict[Path, Path] = {}
-    twins = [(p, other) for p in found if (other := named.setdefault(p.with_name(stem(p)), p)) != p]
+    twins = [(p, other) for p in found if (other := named.setdefault(p.with_name(name_of(p)), p)) != p]
     if twins:
         raise InputError("\n".join(f"{p}: its mask would have the name of that of {other.name}" for p, other in twins))
-    return [{"image": str(p.absolute())} for p in found[first - 1 :: every]]
+    return [{"image": str(p)} for p in found[first - 1 :: every]]
+
+
+def _t2w(folder: Path, scans: list[Path], why_not: dict[Path, str | None]) -> list[Path]:
+    """Of ``scans`` the T2w if there are some, the others being noted in ``why_not``; else all, unless they are BIDS."""
+    found = [p for p in scans if re.search(r"_T2w$", stem(p.name), re.IGNORECASE)]
+    if found:
+        why_not |= dict.fromkeys({*scans} - {*found}, "without _T2w at the end of the name")
+        return found
+    suffixes = Counter(bids[1] for p in scans if (bids := re.fullmatch(r"sub-.*_([^\W_]+)", stem(p.name))))
+    if suffixes.keys() - {"T2"}:  # which people write for T2w
+        kinds = ", ".join(f"{suffix} ({n})" for suffix, n in suffixes.most_common())
+        example = folder / "**" / f"*_{next(iter(suffixes))}.nii*"
+        raise InputError(
+            f"--input {folder}: a BIDS dataset without T2w scans, there are {kinds}; to segment others all the same, "
+            f"give them as a file or a glob in quotes: --input '{example}'"
+        )
+    return scans
 
 
 def _shard(shard: str | None) -> tuple[int, int]:
@@ -55,7 +75,21 @@ def _shard(shard: str | None) -> tuple[int, int]:
 
 
 def root_of(input: str | None) -> str:
-    """The folder below which outputs have their scans' subfolders: the input, or what its scans have in common."""
-    if not input or Path(input).is_dir():
-        return input or "."
-    return os.path.commonpath([os.path.dirname(scan["image"]) for scan in find_scans(input)])
+    """The folder below which outputs have their scans' subfolders, whichever part of a dataset is given.
+
+    It is the nearest above, or the input itself, that is a BIDS dataset, by its description or by a ``sub-`` below it.
+    Else it is the folder that was given, or that of the file, or what a glob begins with.
+    """
+    _, start = _start(input or "")
+    folders = (start, *start.parents)
+    described = (folder for folder in folders if os.path.isfile(folder / DESCRIPTION))
+    named = (folder.parent for folder in folders[:3] if re.match("sub-.", folder.name))  # of sub-1/ses-1/anat
+    return str(next(described, None) or next(named, start))
+
+
+def _start(input: str) -> tuple[Path, Path]:
+    """The absolute path, and the folder that it is, or that its file is in, or that it begins with before a pattern."""
+    path = Path(os.path.abspath(input))
+    if os.path.lexists(path):
+        return path, path if path.is_dir() else path.parent
+    return path, Path(*takewhile(lambda part: not glob.has_magic(part), path.parts[:-1]))

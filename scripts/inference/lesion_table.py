@@ -1,14 +1,18 @@
-"""The table of all lesions in a derivative, and what its columns are."""
+"""The table of all lesions in a derivative, as its masks are now, and what its columns are."""
 
 import json
 import logging
 import re
+from collections import Counter
 from pathlib import Path
 
 import pandas
 
-from scripts.common.files import replace_file
-from scripts.inference.derivative import LEGEND, SIDECAR, TABLE, read_ours
+from scripts.common.errors import InputError
+from scripts.common.files import replace_files
+from scripts.data.volumes import read_volume
+from scripts.inference.derivative import LEGEND, MASK, TABLE, is_changed, read_ours, source_of
+from scripts.inference.lesions import measure
 
 logger = logging.getLogger("meshnet")
 COLUMNS = {
@@ -27,6 +31,15 @@ COLUMNS = {
     "unusual": {
         "Description": "In what the scan is unlike those the weights were trained on; n/a: in nothing, or unknown"
     },
+    "changed_by_hand": {
+        "Description": "Whether the mask is another than was written; volumes and sides are those of the mask that is "
+        "there, all that follows is of the one that was written; n/a: unknown"
+    },
+    "weights": {"Description": "Files of the weights, with the beginning of their SHA-256"},
+    "threshold": {"Description": "Least probability of a voxel in the mask"},
+    "min_volume": {"Description": "Smallest lesion that was kept", "Units": "mm3"},
+    "device": {"Description": "What the network was computed on; n/a of older versions"},
+    "precision": {"Description": "What its convolutions were computed in; n/a of older versions"},
 }
 
 
@@ -37,27 +50,41 @@ def write_table(folder: Path) -> None:
     has all.
     """
     paths, rows = None, []
-    while paths != (there := sorted(folder.rglob(f"*_desc-lesion_{SIDECAR}"))):
+    while paths != (there := sorted(folder.rglob(f"*_{MASK.replace('.nii.gz', '.json')}"))):
         paths, rows = there, [row for path in there if (row := _row(path, folder))]
-        if rows:
+        if rows or (folder / TABLE).exists():
             table = pandas.DataFrame(rows, columns=["mask", *COLUMNS, "scan"]).round(6)
-            with (
-                replace_file(folder / TABLE) as file,
-                replace_file(folder / LEGEND) as legend,
-            ):
+            with replace_files([folder / TABLE, folder / LEGEND]) as (file, legend):
                 table.to_csv(file, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
                 legend.write(json.dumps(COLUMNS, indent=4) + "\n")
     if rows:
         logger.info(f"Masks, pictures and {TABLE} ({len(rows)} scans): {folder}")
+    for scan, n in Counter(row["scan"] for row in rows).items():
+        if n > 1 and scan.startswith("bids:raw:sub-"):
+            logger.warning(f"{folder}: {scan} has {n} masks; move those of an older version or of another dataset")
 
 
 def _row(path: Path, folder: Path) -> dict | None:
-    """Of the sidecar at ``path``; None if it is another's."""
-    sidecar = read_ours(path)
+    """Of the sidecar at ``path``; None if it is another's, or without a mask that can be read."""
+    sidecar, mask = read_ours(path), path.with_suffix(".nii.gz")
     if sidecar is None:
         logger.warning(f"{path}: not a sidecar of this bundle, so not in {TABLE}")
+    if sidecar is None or not mask.exists():
         return None
-    mask = path.relative_to(folder).with_suffix(".nii.gz").as_posix()
-    scan = sidecar["Sources"][0] if "Sources" in sidecar else Path(sidecar["Source"]["Path"]).name  # 0.4.0
-    mask, scan = (re.sub(r"^(?=[=+\-@\s])", "./", cell) for cell in (mask, scan))  # no spreadsheet's formula
-    return {"mask": mask, **sidecar["Lesions"], "scan": scan}
+    lesions, changed = sidecar.get("Lesions", {}), is_changed(sidecar, mask)
+    if changed or "MaskSHA256" not in sidecar:
+        try:
+            image, data = read_volume(mask)
+        except InputError as error:
+            logger.warning(f"{error}; not in {TABLE}")
+            return None
+        lesions = lesions | measure(data > 0, image.affine, lesions.get("midline"))
+    maker = sidecar["GeneratedBy"][0]
+    told = {key: (maker.get("Settings") or {}).get(key) for key in ("threshold", "min_volume")}
+    told |= {"device": maker.get("Device"), "precision": maker.get("Precision")}
+    told["changed_by_hand"] = str(changed).lower() if "MaskSHA256" in sidecar else None
+    names, hashes = ([v] if isinstance(v, str) else v for v in (maker.get(k, []) for k in ("Weights", "WeightsSHA256")))
+    told["weights"] = ", ".join(f"{name} ({digest[:8]})" for name, digest in zip(names, hashes, strict=False)) or None
+    cells = {"mask": mask.relative_to(folder).as_posix(), "scan": source_of(sidecar), "weights": told.pop("weights")}
+    cells = {key: cell and re.sub(r"^(?=[=+\-@\s])", "./", cell) for key, cell in cells.items()}  # no formula
+    return {**lesions, **told, **cells}

@@ -10,21 +10,22 @@ from scripts.data.placement import head_of
 from scripts.evaluation.lesion_detection import TOUCHING
 
 
-def measure(mask: MetaTensor, image: MetaTensor) -> dict[str, float | int]:
-    """Of ``mask`` (1, D, H, W) over a scan, ``image``, on one grid: what ``lesions.tsv`` has, and ``lesion_voxels``.
+def measure(lesion: np.ndarray, affine: np.ndarray, middle: float | None) -> dict[str, float | int | None]:
+    """Of ``lesion`` (D, H, W; boolean): what ``lesions.tsv`` has, and ``lesion_voxels``.
 
-    Volumes are in mm3; left is what lies left of ``midline``; ``laterality`` is None without a lesion.
+    Volumes are in mm3; left is what lies left of ``middle``, the head's ``midline``. Sides are None where that is not
+    known, and ``laterality`` without a lesion, too.
     """
-    lesion, affine = mask[0].cpu().numpy() > 0, mask.affine.double().cpu().numpy()
     voxel, x = abs(np.linalg.det(affine[:3, :3])), apply_affine(affine, np.argwhere(lesion))[:, 0]
-    total, left = voxel * x.size, voxel * int((x < midline(image[0].cpu().numpy(), affine)).sum())
+    total, left = voxel * x.size, None if middle is None else voxel * int((x < middle).sum())
     return {
         "lesion_volume": total,
         "lesion_voxels": x.size,
         "lesions": ndimage.label(lesion, TOUCHING)[1],
         "left_volume": left,
-        "right_volume": total - left,
-        "laterality": (2 * left - total) / total if total else None,
+        "right_volume": None if left is None else total - left,
+        "laterality": (2 * left - total) / total if total and left is not None else None,
+        "midline": middle,
     }
 
 

@@ -1,12 +1,10 @@
 """Ignite ends a run with the first error: here a scan that fails is left out with a line, and the others go on."""
 
-import gzip
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from ignite.engine import Engine, Events
 from monai.data import Dataset
@@ -16,10 +14,12 @@ from tqdm import tqdm
 
 from scripts.common.errors import InputError, describe
 from scripts.data.check_scans import check_scans
+from scripts.data.volume_files import is_like_a_mask
 from scripts.evaluation import qc_picture
 from scripts.inference.derivative import MASK, PICTURE, PROBABILITY, UNCERTAINTY, Derivative
 from scripts.inference.lesion_table import write_table
-from scripts.inference.lesions import measure
+from scripts.inference.lesions import measure, midline
+from scripts.inference.scan_header import encode
 from scripts.inference.stopwatch import Stopwatch
 from scripts.inference.usual import unusual
 from scripts.networks.ensemble import adaptation_to
@@ -61,8 +61,12 @@ class Masks:
             raise InputError(f"save_uncertainty {save_uncertainty!r}: expected true or false")
         if save_uncertainty and predictions < 2:
             raise InputError("save_uncertainty: there is one prediction; give several weights or --flip_averaging true")
-        self.derivative, self.card, self.save_uncertainty = derivative, card, save_uncertainty
-        self.wanted = [MASK, *[PICTURE] * qc, *[PROBABILITY] * save_probability, *[UNCERTAINTY] * save_uncertainty]
+        wanted = [MASK, *[PICTURE] * qc, *[PROBABILITY] * save_probability, *[UNCERTAINTY] * save_uncertainty]
+        self.save_uncertainty = save_uncertainty
+        self._begin(derivative, card, wanted)
+
+    def _begin(self, derivative: Derivative, card: dict, wanted: list[str]) -> None:
+        self.derivative, self.card, self.wanted = derivative, card, wanted
         self.problems: list[str] = []
         self.left: dict[str, None] = {}  # scans to do that were not reached yet, in their order
         self.saver, self.saving = ThreadPoolExecutor(1), Future()
@@ -70,20 +74,29 @@ class Masks:
         self.stopwatch = Stopwatch()
 
     def to_do(self, scans: list[dict]) -> list[dict]:
-        """Of ``scans``, those that can be read and lack an output; InputError if the folder is another's."""
+        """Of ``scans``, those that can be read, are no masks and lack an output.
+
+        InputError: the folder is another's.
+        """
         self.derivative.refuse_foreign_files()
         left = [scan for scan in scans if not self.derivative.is_done(scan["image"], self.wanted)]
         if len(left) < len(scans):
             logger.info(f"{len(scans) - len(left)} of {len(scans)} scans have their masks by these weights already")
-        to_do = []
+        to_do, masks = [], []
         for scan, report in zip(left, check_scans(left), strict=True):
             for line in report["warnings"]:
                 logger.warning(line)
-            for line in (errors := report["errors"] + self.derivative.refusals(scan["image"])):
+            errors = report["errors"] + self.derivative.refusals(scan["image"])
+            if not report["errors"] and is_like_a_mask(scan["image"]):
+                masks.append(f"{scan['image']}: two or three whole values, so a mask and no scan")
+                logger.warning(f"{masks[-1]}; left out")
+                continue
+            for line in errors:
                 logger.error(f"{line}; left out")
             self.problems += errors
             if not errors:
                 to_do.append({**scan, "scan": scan["image"], "sha256": report["sha256"]["image"]})
+        self.problems += masks if len(masks) == len(scans) else []
         self.left = dict.fromkeys(scan["scan"] for scan in to_do)
         return to_do
 
@@ -122,32 +135,44 @@ class Masks:
     def _save(self, scan: str, digest: str, item: dict, postprocessing: Callable) -> None:
         """Bring back to the scan's grid, measure, draw and write."""
         try:
-            item = postprocessing(item)
-            mask, image = item["pred"].cpu(), LoadImage(ensure_channel_first=True)(scan)
-            if odd := unusual(item["image"][0].cpu().numpy(), self.card):
-                logger.warning(f"{scan}: unlike the scans these weights were trained on: {odd}; do not trust its mask")
-            quality, adaptation = item["quality"], item["norm_adaptation"]
-            lesions = {**measure(mask, image), "quality": quality, "norm_adaptation": adaptation, "unusual": odd}
-            if adaptation:
-                logger.info(f"{scan}: normalized by {adaptation:g} of its own statistics")
-            elif adaptation == 0 and not lesions["lesion_voxels"]:
-                logger.info(f"{scan}: no lesion found; if its skull was removed, try --norm_adaptation 0.35")
-            shown = f"{Path(scan).name}: lesion {lesions['lesion_volume']:,.0f} mm3 in {lesions['lesions']} part(s)"
-            files = {PICTURE: qc_picture.draw(image, {"red": mask}, shown)} if PICTURE in self.wanted else {}
-            for output, key in ((MASK, "pred"), (PROBABILITY, "probability"), (UNCERTAINTY, "uncertainty")):
-                if output in self.wanted:
-                    dtype = np.uint8 if output == MASK else np.float32
-                    volume = nib.Nifti1Image(item[key][0].cpu().numpy().astype(dtype), mask.affine.numpy())
-                    volume.header.set_xyzt_units("mm")
-                    files[output] = gzip.compress(volume.to_bytes(), 1, mtime=0)
-            self.derivative.write(scan, digest, lesions, files)
+            if lines := self.derivative.refusals(scan):  # somebody was here meanwhile
+                raise InputError(lines[0])
+            about, files, shown = self._results(scan, postprocessing(item))
+            self.derivative.write(scan, digest, about, files)
             tqdm.write(shown)  # above the bar
         except Exception as error:  # the other scans go on
             self._leave_out(scan, error)
 
+    def _results(self, scan: str, item: dict) -> tuple[dict, dict[str, bytes], str]:
+        """What the sidecar says, the outputs, and a line."""
+        image, read = LoadImage(ensure_channel_first=True)(scan), self.derivative.path(scan, MASK)
+        if odd := unusual(item["image"][0].cpu().numpy(), self.card):
+            logger.warning(f"{scan}: unlike the scans these weights were trained on: {odd}; do not trust its mask")
+        wanted, mask, adaptation = self.wanted, item["pred"].cpu(), item["norm_adaptation"]
+        if self.derivative.is_changed(scan):
+            logger.info(f"{scan}: its mask was changed by hand and stays; {PICTURE} shows it")
+            wanted, mask = self.wanted[1:], LoadImage(ensure_channel_first=True)(read) > 0
+        affine = image.affine.double().cpu().numpy()
+        lesions = measure(mask[0].numpy() > 0, affine, midline(image[0].numpy(), affine))
+        lesions |= {"quality": item["quality"], "norm_adaptation": adaptation, "unusual": odd}
+        if adaptation:
+            logger.info(f"{scan}: normalized by {adaptation:g} of its own statistics")
+        elif adaptation == 0 and not lesions["lesion_voxels"]:
+            logger.info(f"{scan}: no lesion found; if its skull was removed, try --norm_adaptation 0.35")
+        shown = f"{Path(scan).name}: lesion {lesions['lesion_volume']:,.0f} mm3 in {lesions['lesions']} part(s)"
+        files = {PICTURE: qc_picture.draw(image, {"red": mask}, shown)} if PICTURE in wanted else {}
+        for output, key in ((MASK, "pred"), (PROBABILITY, "probability"), (UNCERTAINTY, "uncertainty")):
+            if output in wanted:
+                dtype = np.uint8 if output == MASK else np.float32
+                files[output] = encode(item[key][0].cpu().numpy().astype(dtype), scan)
+        return {"Lesions": lesions}, files, shown
+
     def _leave_out(self, scan: str, error: Exception) -> None:
         self.problems.append(f"{scan}: {describe(error)}")
         logger.error(f"{self.problems[-1]}; left out")
+
+    def _conclude(self) -> None:
+        write_table(self.derivative.folder)
 
     def finish(self) -> None:
         """Write the table of all masks in the folder; InputError, a line for each, if scans were left out."""
@@ -155,7 +180,7 @@ class Masks:
         self.stopwatch.lap("waiting for files")
         for scan in self.left:  # MONAI's loader only ends when its thread or a worker dies
             self._leave_out(scan, InputError("was not read, as the loader died; run the command again"))
-        write_table(self.derivative.folder)
+        self._conclude()
         if line := self.stopwatch.report():
             logger.info(line)
         if self.problems:

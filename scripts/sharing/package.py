@@ -1,4 +1,4 @@
-"""The folder of a pull request to the Model Zoo, and its zip: the bundle without links, tests and benchmarks."""
+"""The folder of a pull request to the Model Zoo, and its zip: the bundle without tests and benchmarks."""
 
 import json
 import shutil
@@ -18,8 +18,8 @@ LEFT_OUT = ("configs/benchmark", "scripts/benchmark")  # of use to who changes t
 def package(output_dir: str) -> None:
     """Write the folder of a pull request to the Model Zoo and the zip of the same.
 
-    ``configs/metadata.json`` is the file instead of a link, and ``channels`` in ``configs/train.json`` is that of the
-    weights, which ``monai.bundle.load`` puts into that config's network.
+    ``channels`` in ``configs/train.json`` is that of the weights, which ``monai.bundle.load`` puts into that config's
+    network.
 
     Args:
         output_dir: folder for ``meshnet_stroke_lesion_segmentation`` and its zip; earlier ones there are replaced.
@@ -38,7 +38,7 @@ def package(output_dir: str) -> None:
             folder = Path(temporary) / NAME
             for path in files:
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(BUNDLE / path, folder / path)  # follows the link
+                shutil.copy(BUNDLE / path, folder / path)
             train = folder / "configs" / "train.json"
             text = train.read_text()
             ours, theirs = json.loads(text)["channels"], card["network_def"]["channels"]

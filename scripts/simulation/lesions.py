@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from scripts.common.errors import InputError
 from scripts.data.placement import extent, largest_part
+from scripts.data.volume_files import volumes_below
 from scripts.data.volumes import read_volume
 from scripts.simulation.anatomy import sample
 from scripts.simulation.random_draws import Draw, smooth
@@ -53,7 +54,7 @@ class Mask(NamedTuple):
 
 def mask_files(folder: str) -> list[Path]:
     """The NIfTI files in ``folder``; InputError if there is none."""
-    if not (paths := sorted(Path(folder).glob("**/*.nii*"))):
+    if not (paths := volumes_below(Path(folder))):
         raise InputError(f"--lesions {folder}: no NIfTI file (*.nii, *.nii.gz) in it")
     return paths
 

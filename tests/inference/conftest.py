@@ -54,7 +54,7 @@ def segment(weights: Path) -> Callable:
 def phantom(bright: float = 100.0, part: tuple[slice, ...] = np.s_[14:18, 8:22, 6:14]) -> np.ndarray:
     """24x30x20 voxels: a head with a bright part, which is left of its middle in the grid of ``AFFINE``."""
     data = np.zeros((24, 30, 20), np.float32)
-    data[2:22, 2:28, 2:18] = 30
+    data[2:22, 2:28, 2:18] = np.linspace(30, 31, 16)  # of more values than a mask has
     data[part] = bright
     return data
 

@@ -13,9 +13,11 @@ from conftest import write
 
 from scripts.common.errors import InputError
 from scripts.common.files import sha256
-from scripts.inference.derivative import Derivative, read_ours
+from scripts.inference.derivative import MASK, PICTURE, Derivative, read_ours
+from scripts.inference.find_scans import root_of
 
-FILES = {"mask.nii.gz": b"mask", "qc.png": b"picture"}
+FILES = {MASK: b"mask", PICTURE: b"picture"}
+SIDECAR = "desc-lesion_mask.json"
 
 
 @pytest.mark.parametrize(
@@ -28,7 +30,7 @@ FILES = {"mask.nii.gz": b"mask", "qc.png": b"picture"}
 )
 def test_names_follow_bids(tmp_path: Path, weights: Path, scan: str, mask: str) -> None:
     derivative = Derivative(str(tmp_path / "in"), str(tmp_path / "out"), [str(weights)], {})
-    assert derivative.path(str(tmp_path / "in" / scan), "mask.nii.gz") == tmp_path / "out" / Path(scan).parent / mask
+    assert derivative.path(str(tmp_path / "in" / scan), MASK) == tmp_path / "out" / Path(scan).parent / mask
     assert not (tmp_path / "out").exists()
 
 
@@ -58,7 +60,8 @@ class Folder:
         self.scan = str(write(root / "in" / "sub-1_T2w.nii.gz"))
 
     def derivative(self, threshold: float = 0.5) -> Derivative:
-        return Derivative(str(self.root / "in"), str(self.root / "out"), [str(self.weights)], {"threshold": threshold})
+        root, out = root_of(str(self.root / "in")), str(self.root / "out")
+        return Derivative(root, out, [str(self.weights)], {"threshold": threshold})
 
     def write(self, threshold: float = 0.5, files: dict = FILES) -> None:
         self.derivative(threshold).write(self.scan, sha256(Path(self.scan)), {}, files)
@@ -67,7 +70,7 @@ class Folder:
         return self.derivative(threshold).is_done(self.scan, list(FILES))
 
     def files(self) -> dict[str, bytes]:
-        return {p.name: p.read_bytes() for p in (self.root / "out").rglob("*")}
+        return {p.name: p.read_bytes() for p in (self.root / "out").rglob("*") if p.is_file()}
 
 
 @pytest.fixture
@@ -91,7 +94,7 @@ def test_other_settings_weights_or_a_changed_scan_are_done_again(folder: Folder)
     assert not folder.is_done()
 
 
-@pytest.mark.parametrize("gone", ["mask.nii.gz", "qc.png", "mask.json"])
+@pytest.mark.parametrize("gone", [MASK, PICTURE, SIDECAR])
 def test_an_output_that_is_gone_is_made_again(folder: Folder, gone: str) -> None:
     folder.write()
     folder.derivative().path(folder.scan, gone).unlink()
@@ -102,7 +105,7 @@ def test_an_output_that_is_gone_is_made_again(folder: Folder, gone: str) -> None
 def test_a_sidecar_of_another_says_that_all_is_anothers(folder: Folder, content: str) -> None:
     folder.write()
     assert folder.derivative().refusals(folder.scan) == []
-    sidecar = folder.derivative().path(folder.scan, "mask.json")
+    sidecar = folder.derivative().path(folder.scan, SIDECAR)
     sidecar.write_text(content)
     assert read_ours(sidecar) is None
     assert not folder.is_done()
@@ -130,7 +133,7 @@ def test_a_full_disk_changes_nothing(folder: Folder, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
-        folder.write(threshold=0.4, files={**FILES, "mask.nii.gz": b"other"})
+        folder.write(threshold=0.4, files={**FILES, MASK: b"other"})
     assert folder.files() == before
     assert folder.is_done() == written_before
 
@@ -153,9 +156,9 @@ def test_after_a_kill_no_sidecar_stands_beside_anothers_mask(
         patch.setattr(Path, "replace", replace)
         if after < 3:
             with pytest.raises(KeyboardInterrupt):
-                folder.write(threshold=0.4, files={**FILES, "mask.nii.gz": b"other"})
+                folder.write(threshold=0.4, files={**FILES, MASK: b"other"})
         else:
-            folder.write(threshold=0.4, files={**FILES, "mask.nii.gz": b"other"})
+            folder.write(threshold=0.4, files={**FILES, MASK: b"other"})
     assert not folder.is_done()
     assert folder.is_done(threshold=0.4) == (after == 3)
     assert folder.derivative().refusals(folder.scan) == []  # so the next run completes it
@@ -167,7 +170,7 @@ def test_the_raw_dataset_is_linked_by_a_relative_path(tmp_path: Path, weights: P
     raw, out = tmp_path / "bids", tmp_path / "bids" / "derivatives" / "meshnet"
     write(raw / "sub-1" / "anat" / "sub-1_T2w.nii.gz")
     (raw / "dataset_description.json").write_text("{}")
-    Derivative(str(raw / "sub-1" / "anat"), str(out), [str(weights)], {}).write_description()
+    Derivative(root_of(str(raw / "sub-1" / "anat")), str(out), [str(weights)], {}).write_description()
     description = json.loads((out / "dataset_description.json").read_text())
     assert description["DatasetLinks"] == {"raw": "../.."}
     assert description["DatasetType"] == "derivative"

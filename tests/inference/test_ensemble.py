@@ -51,7 +51,7 @@ def test_an_ensemble_gives_the_mean_probability_how_far_members_are_apart_and_th
     np.testing.assert_allclose(both["lesion_probseg.nii.gz"], (one + other) / 2, atol=1e-5)
     np.testing.assert_allclose(both["uncertainty_probseg.nii.gz"], (one - other) / 2, atol=1e-5)
     assert both["uncertainty_probseg.nii.gz"].max() > 0.05
-    sidecar = json.loads((tmp_path / "both" / "sub-1_desc-lesion_mask.json").read_text())
+    sidecar = json.loads((tmp_path / "both" / "sub-1" / "anat" / "sub-1_desc-lesion_mask.json").read_text())
     (row,) = csv.DictReader((tmp_path / "both" / "lesions.tsv").open(), delimiter="\t")
     assert 0.5 < float(row["quality"]) < 1
     assert sidecar["Lesions"]["quality"] == pytest.approx(float(row["quality"]), abs=1e-6)
@@ -74,7 +74,7 @@ def test_each_member_adapts_to_a_scan_by_its_own_card(
     segment(scan, tmp_path / "both", ckpt_path=f"{paths[0]},{paths[1]}", save_probability=True)
     both = volumes(tmp_path / "both")["lesion_probseg.nii.gz"]
     np.testing.assert_allclose(both, (alone[0] + alone[1]) / 2, atol=1e-5)
-    sidecar = json.loads((tmp_path / "both" / "sub-1_desc-lesion_mask.json").read_text())
+    sidecar = json.loads((tmp_path / "both" / "sub-1" / "anat" / "sub-1_desc-lesion_mask.json").read_text())
     assert sidecar["Lesions"]["norm_adaptation"] == 0.4
     settings = sidecar["GeneratedBy"][0]["Settings"]
     assert (settings["norm_adaptation"], settings["norm_shift_limit"]) == ([0, 0.4], [None, 0.0])

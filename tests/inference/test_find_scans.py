@@ -102,7 +102,7 @@ def test_outputs_keep_the_subfolders_that_scans_do_not_share(tmp_path: Path, mon
     assert root_of(str(tmp_path)) == str(tmp_path)
     assert root_of(str(tmp_path / "a" / "*" / "*.nii.gz")) == str(tmp_path / "a")
     assert root_of(str(tmp_path / "a" / "x" / "1.nii.gz")) == str(tmp_path / "a" / "x")
-    assert root_of(None) == "."
+    assert root_of(None) == str(Path.cwd())
 
 
 def test_the_shards_have_each_scan_once_and_may_be_empty(tmp_path: Path) -> None:

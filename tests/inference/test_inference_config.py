@@ -136,7 +136,7 @@ def test_a_volume_that_is_taken_in_parts_is_put_back_on_the_scans_grid(
     segment(image, tmp_path / "whole", **settings)
     monkeypatch.setattr(interleaved, "VOXELS_AT_ONCE", 1000)
     segment(image, tmp_path / "parts", **settings)
-    whole, parts = (nib.load(next(tmp_path.glob(f"{name}/*probseg.nii.gz"))) for name in ("whole", "parts"))
+    whole, parts = (nib.load(next((tmp_path / name).rglob("*probseg.nii.gz"))) for name in ("whole", "parts"))
     assert np.allclose(parts.affine, nib.load(image).affine, atol=1e-4)
     assert whole.get_fdata().max() > 0.3
     np.testing.assert_allclose(parts.get_fdata(), whole.get_fdata(), atol=1e-4)
@@ -150,9 +150,9 @@ def test_threshold_min_volume_and_flip_averaging_are_overrides(
     overrides = {"threshold": 0.3, "min_volume": 20_000, "ckpt_path": weights, "save_probability": "True"}
     workflow = segment(image, tmp_path / "flips", **overrides, flip_averaging="true")
     segment(image, tmp_path / "plain", **overrides, flip_averaging="false")
-    (path,) = (tmp_path / "flips").glob("*mask.nii.gz")
+    (path,) = (tmp_path / "flips").rglob("*mask.nii.gz")
     mask = nib.load(path)
-    one, other = (nib.load(p).get_fdata() for p in sorted(tmp_path.glob("*/*probseg.nii.gz")))
+    one, other = (nib.load(p).get_fdata() for p in sorted(tmp_path.rglob("*probseg.nii.gz")))
     parts, n = ndimage.label(one >= 0.3, np.ones((3, 3, 3)))
     voxel = abs(np.linalg.det(mask.affine[:3, :3]))
     large = [i for i in range(1, n + 1) if (parts == i).sum() * voxel >= 20_000]
@@ -186,7 +186,7 @@ def test_a_share_of_the_scans_own_statistics_is_an_override_and_may_be_in_the_ca
     assert workflow.parser.get_parsed_content("derivative").made_by["Settings"]["norm_adaptation"] == 0.4
     segment(image, tmp_path / "off", **settings | {"ckpt_path": str(tmp_path / "adaptive.pt")}, norm_adaptation=0)
     plain, override, by_card, off = (
-        nib.load(next((tmp_path / name).glob("*probseg.nii.gz"))).get_fdata()
+        nib.load(next((tmp_path / name).rglob("*probseg.nii.gz"))).get_fdata()
         for name in ("plain", "override", "card", "off")
     )
     assert np.array_equal(override, by_card)
@@ -207,7 +207,7 @@ def test_a_card_may_limit_the_share_to_scans_beyond_a_shift(
     assert workflow.parser.get_parsed_content("derivative").made_by["Settings"]["norm_shift_limit"] == limit
     segment(image, tmp_path / "override", **settings, norm_adaptation=share)  # which knows no limit
     by_card, override = (
-        nib.load(next((tmp_path / name).glob("*probseg.nii.gz"))).get_fdata() for name in ("by_card", "override")
+        nib.load(next((tmp_path / name).rglob("*probseg.nii.gz"))).get_fdata() for name in ("by_card", "override")
     )
     assert np.array_equal(by_card, override)
     for name in ("by_card", "override"):
@@ -244,7 +244,7 @@ def test_the_card_decides_network_grid_intensities_and_defaults(
 
 def test_a_bright_part_is_found_in_the_scans_own_grid(segment: Callable, tmp_path: Path) -> None:
     """Against the network's definition: what is above half of the range is lesion."""
-    data, truth = np.full((24, 30, 20), 10, np.float32), np.zeros((24, 30, 20), bool)
+    data, truth = np.tile(np.linspace(9, 11, 20, dtype=np.float32), (24, 30, 1)), np.zeros((24, 30, 20), bool)
     truth[14:20, 8:23, 6:15] = True
     data[truth], data[0, 0, 0] = 100, 0
     affine = np.array([[0, 0, 3.0, 5], [-2.0, 0, 0, 7], [0, 2.0, 0, -9], [0, 0, 0, 1]])
@@ -367,7 +367,7 @@ def test_scans_are_turned_to_the_orientation_of_the_card(
     torch.save(state, tmp_path / "mine.pt")
     card |= {"orientation": orientation, "spacing": [3.0] * 3, "spatial_size": [32] * 3}
     (tmp_path / "mine.json").write_text(json.dumps(card))
-    image = np.full((24, 30, 20), 10, np.float32)
+    image = np.tile(np.linspace(9, 11, 20, dtype=np.float32), (24, 30, 1))
     image[8:14, 9:20, 5:12] = 100
     nib.save(nib.Nifti1Image(image, np.diag([3.0, 3.0, 3.0, 1.0])), tmp_path / "sub-1_T2w.nii.gz")
     segment(tmp_path / "sub-1_T2w.nii.gz", tmp_path / "out", ckpt_path=str(tmp_path / "mine.pt"))

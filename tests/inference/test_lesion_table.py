@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pandas
 import pytest
+from conftest import lesion, write
 
+from scripts.common.files import sha256
 from scripts.inference.lesion_table import write_table
 
 OURS = [{"Name": "MeshNet stroke lesion segmentation"}]
@@ -17,7 +19,8 @@ LESIONS = {"lesion_volume": 12.5, "lesions": 1, "left_volume": 2.5, "right_volum
 def sidecar(folder: Path, name: str, **content: object) -> None:
     path = folder / f"{name}_desc-lesion_mask.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"GeneratedBy": OURS, "Lesions": LESIONS, **content}))
+    hashes = {"MaskSHA256": sha256(write(path.with_suffix(".nii.gz"), lesion()))}
+    path.write_text(json.dumps({"GeneratedBy": OURS, "Lesions": LESIONS, **hashes, **content}))
 
 
 def rows(folder: Path) -> list[dict]:

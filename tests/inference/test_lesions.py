@@ -6,11 +6,17 @@ import torch
 from monai.data import MetaTensor
 from scipy.spatial.transform import Rotation
 
-from scripts.inference.lesions import measure, midline, remove_small_lesions
+from scripts.inference import lesions
+from scripts.inference.lesions import midline, remove_small_lesions
 
 
 def volume(array: np.ndarray, affine: np.ndarray) -> MetaTensor:
     return MetaTensor(torch.from_numpy(array)[None].float(), affine=torch.from_numpy(affine))
+
+
+def measure(mask: MetaTensor, head: MetaTensor) -> dict:
+    affine = mask.affine.numpy()
+    return lesions.measure(mask[0].cpu().numpy() > 0, affine, midline(head[0].cpu().numpy(), affine))
 
 
 def test_volume_on_an_oblique_anisotropic_grid() -> None:
@@ -66,14 +72,13 @@ class OnAnotherDevice(MetaTensor):
         return self.as_subclass(MetaTensor)
 
 
-def test_masks_on_another_device_are_measured_and_small_lesions_removed() -> None:
+def test_of_masks_on_another_device_small_lesions_are_removed() -> None:
     mask = np.zeros((9, 9, 9))
     mask[:3, :3, :3] = mask[8, 8, 8] = 1
     elsewhere = volume(mask, np.eye(4)).as_subclass(OnAnotherDevice)
     with pytest.raises(TypeError, match="cuda"):
         elsewhere[0].numpy()
     assert remove_small_lesions(elsewhere, 2).sum() == 27
-    assert measure(elsewhere, elsewhere)["lesion_volume"] == 28
 
 
 def head_with_lesion(tilt: tuple[float, float, float], centre: float, brightness: float) -> tuple:
