@@ -1,4 +1,4 @@
-"""Python and torch write in place, so a kill leaves half a file: here files are replaced whole, or stay as they were."""
+"""Python and torch write in place, so a kill leaves half a file: here files are replaced whole, or stay as before."""
 
 import errno
 import hashlib
@@ -52,7 +52,8 @@ def replace_files(paths: Iterable[str | Path], mode: str = "w", removed: Iterabl
                 folder = stack.enter_context(TemporaryDirectory(dir=path.parent, **names))
                 files.append(stack.enter_context(open(f"{folder}/new", mode, newline=None if "b" in mode else "")))
             yield files
-            for path, file in zip(paths, files, strict=True):
+            for i, file in enumerate(files):
+                path = paths[i]
                 file.flush()
                 _fsync(file.fileno())
                 file.close()

@@ -34,11 +34,16 @@ def cached_dataset(
         values: for "disk", JSON of what ``made_of`` refers to: {"spacing": [1, 1, 1]} for ``@spacing``.
 
     Raises:
-        InputError: another ``cache``; for "disk", if ``made_of`` and ``values`` do not tell what ``transform`` does.
+        InputError: another ``cache``; for "disk", if ``made_of`` and ``values`` do not tell what ``transform`` does, or
+            if ``cache_dir`` cannot be made.
     """
     recipe = partial(_hash_recipe, made_of, values or {})
     if cache == "disk":
-        return DiskCacheDataset(data, transform, cache_dir, _hash_scan, hash_transform=recipe)
+        try:
+            return DiskCacheDataset(data, transform, cache_dir, _hash_scan, hash_transform=recipe)
+        except OSError as error:  # as beside the datalist of a dataset that is read-only
+            line = f"cache_dir {cache_dir}: cannot be written ({error.strerror}); give another --cache_dir"
+            raise InputError(f"{line}, or --cache none") from error
     if cache not in ("memory", "none"):
         raise InputError(f"cache {cache}: expected memory, disk or none")
     return CacheDataset(data, transform, num_workers=None) if cache == "memory" else Dataset(data, transform)

@@ -25,6 +25,11 @@ def stem(name: str) -> str:
     return ENDING.sub("", name)
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether ``path`` can stand in a table or a log."""
+    return not re.search("[\ud800-\udfff]", str(path))
+
+
 def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
     """All files in ``folder`` and below it, links followed, and the folders that were not looked into, in no order."""
     above = (*above, os.path.realpath(folder))
@@ -58,7 +63,7 @@ def why_no_volume(path: Path) -> str | None:
         return "hidden"
     if not (path.is_file() or path.is_symlink()):
         return "no regular file"
-    return "whose path is not UTF-8 (rename it)" if re.search("[\ud800-\udfff]", str(path)) else None
+    return None if is_utf8(path) else "whose path is not UTF-8 (rename it)"
 
 
 def why_no_scan(path: Path, folders: Iterable[str] = ()) -> str | None:

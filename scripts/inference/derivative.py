@@ -3,13 +3,15 @@
 import hashlib
 import json
 import os
+import random
+import time
 from pathlib import Path
 
 import torch
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file, replace_files, sha256
-from scripts.data.volume_files import stem
+from scripts.data.volume_files import is_utf8, stem
 from scripts.networks.model_card import checked_settings
 
 NAME = "MeshNet stroke lesion segmentation"  # what this bundle, from 0.4.0 on, makes is known by it
@@ -41,6 +43,8 @@ class Derivative:
         given = {key: value for key, value in settings.items() if not isinstance(value, list)}  # one of each member
         checked_settings("inference.json", given)
         self.root, self.folder = (Path(os.path.abspath(path)) for path in (input_root, output_dir))
+        if not is_utf8(self.folder):
+            raise InputError(f"output_dir {output_dir}: its path is not UTF-8; give another --output_dir")
         self.made, self.sidecar = made, made.replace(".nii.gz", ".json")
         self.outputs = (MASK, PICTURE, PROBABILITY, UNCERTAINTY) if made == MASK else (made,)
         version = json.loads((Path(__file__).parents[2] / "metadata.json").read_text())["version"]
@@ -118,13 +122,14 @@ class Derivative:
             hashes["MaskSHA256"] = hashlib.sha256(files[self.made]).hexdigest()
             text = json.dumps({**sidecar, "GeneratedBy": [self.made_by], **hashes, **about}, indent=4)
             old = [self.made] if self.is_done(scan, []) else self.outputs
-        for _ in range(5):  # another process may write the same scan: whoever is last puts it right
+        for _ in range(20):  # another process may write the same scan: whoever is last puts it right
             places = [[self.path(scan, name) for name in part] for part in (names, old)]
             with replace_files(places[0], "wb", places[1]) as opened:
                 for name, file in zip(names, opened, strict=True):
                     file.write(files[name] if name in files else f"{text}\n".encode())
             if self.made not in files or not self.is_changed(scan):
                 break
+            time.sleep(random.uniform(0, 0.2))
 
     def _sidecar(self, scan: str) -> dict:
         return read_ours(self.path(scan, self.sidecar)) or {}

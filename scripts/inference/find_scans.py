@@ -9,7 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from scripts.common.errors import InputError
-from scripts.data.volume_files import ENDING, count, files_below, stem, why_no_scan
+from scripts.data.volume_files import ENDING, count, files_below, is_utf8, stem, why_no_scan
 from scripts.inference.derivative import DESCRIPTION, name_of
 
 logger = logging.getLogger("meshnet")
@@ -27,6 +27,8 @@ def find_scans(input: str | None, shard: str | None = None) -> list[dict]:
     if not input:
         raise InputError("--input is missing: give a NIfTI file, a folder or a glob")
     path, start = _start(input)
+    if not is_utf8(path):
+        raise InputError(f"--input {input}: its path is not UTF-8; rename it")
     given = [path] if os.path.lexists(path) else [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
     folders = [p for p in given if p.is_dir() and (p == path or not ENDING.search(p.name))]
     paths = [*({*given} - {*folders}), *(p for folder in folders for p in files_below(folder))]

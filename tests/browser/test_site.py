@@ -302,6 +302,39 @@ def test_a_folder_that_holds_something_else_is_kept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["", "export const files = []\n", 'self.VERSION = "meshnet-1"\nself.FILES = ["a.js"',
+     'self.VERSION = "1"\nself.FILES = ["thesis.txt"]'],
+)  # fmt: skip
+def test_a_strangers_folder_with_a_file_of_that_name_is_kept(tmp_path: Path, text: str) -> None:
+    for name, content in (("thesis.txt", "years of work"), ("files.js", text)):
+        (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match="holds something else"):
+        build_site(str(tmp_path), str(ROOT / "models" / "model_5.pt"))
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_page_is_replaced_only_if_it_holds_nothing_else(tmp_path: Path) -> None:
+    for name in ("index.html", "page.js", "service_worker.js", "licenses.txt"):
+        (tmp_path / name).write_text(name)
+    building.write_list(tmp_path)
+    assert building.strangers_in(tmp_path) == []
+    (tmp_path / "CNAME").write_text("lesions.example.org")
+    (tmp_path / "notes").mkdir()
+    assert building.strangers_in(tmp_path) == ["CNAME", "notes"]
+    with pytest.raises(InputError, match="holds something else, CNAME"):
+        build_site(str(tmp_path), str(ROOT / "models" / "model_5.pt"))
+
+
+def test_a_page_that_cannot_be_replaced_is_put_back(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text("old")
+    with pytest.raises(OSError, match="No such file"):
+        building.replace_folder(tmp_path / "site", tmp_path / "missing", tmp_path / "old")
+    assert (tmp_path / "site" / "index.html").read_text() == "old"
+
+
 def test_without_npm_it_says_so_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(building.shutil, "which", lambda name: None)
     with pytest.raises(InputError, match="npm: not found; install Node"):

@@ -123,7 +123,9 @@ def is_folder(descriptor: int) -> bool:
 def test_what_fails_before_the_first_has_its_name_changes_none(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     fail_for(monkeypatch, os, "fsync", errno.EIO, lambda _: calls.append(1) or len(calls) == 2)
-    with pytest.raises(InputError, match=r"/b: cannot be written \(Input/output error\); what was there before is kept$"):
+    with pytest.raises(
+        InputError, match=r"/b: cannot be written \(Input/output error\); what was there before is kept$"
+    ):
         write_two(three)
     assert contents(three) == {"a": "old", "b": "old", "c": "old"}
 
@@ -131,7 +133,9 @@ def test_what_fails_before_the_first_has_its_name_changes_none(three: Path, monk
 def test_that_the_old_is_kept_is_said_only_where_it_is(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     fail_for(monkeypatch, Path, "replace", errno.EIO, lambda _: calls.append(1) or len(calls) == 2)
-    with pytest.raises(InputError, match=r"/b: cannot be written \(.*\); but c, a changed already, so write them again$"):
+    with pytest.raises(
+        InputError, match=r"/b: cannot be written \(.*\); but c, a changed already, so write them again$"
+    ):
         write_two(three)
     assert contents(three) == {"a": "new", "b": "old"}
 

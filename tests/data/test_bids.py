@@ -128,6 +128,43 @@ def test_predicted_masks_never_become_labels_by_themselves(cohort: Path, told_by
     assert message(str(cohort)).startswith(f"{cohort}: no lesion mask that people drew of T2w scans; looked for deriv")
 
 
+def test_software_is_known_by_the_words_of_older_bids_too(cohort: Path):
+    about = {"PipelineDescription": {"Name": "LesionNet", "Version": "2"}}
+    (cohort / "derivatives/lesion_masks/dataset_description.json").write_text(json.dumps(about))
+    assert "no lesion mask that people drew" in message(str(cohort))
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "taken"),
+    [
+        ("desc-lesion_mask.json", False),
+        ("mask.json", False),
+        ("sub-00/sub-00_desc-lesion_mask.json", None),
+        ("desc-lesion_probseg.json", True),
+        ("sub-99_desc-lesion_mask.json", True),
+    ],
+)
+def test_a_sidecar_is_inherited_from_the_folders_above(
+    cohort: Path, sidecar: str, taken: bool | None, capsys: pytest.CaptureFixture
+):
+    """None: that of one subject, whose scan alone is left out."""
+    (cohort / "derivatives/lesion_masks" / sidecar).write_text(json.dumps({"GeneratedBy": [{"Name": "LesionNet"}]}))
+    if taken is False:
+        assert "no lesion mask that people drew" in message(str(cohort))
+        return
+    scans = read_datalist(Path(prepare_datalist(str(cohort))))["training"]
+    assert len(scans) == (12 if taken else 11)
+    assert ("made by LesionNet" in capsys.readouterr().out) is not taken
+
+
+def test_of_inherited_sidecars_the_nearest_wins(cohort: Path):
+    root = cohort / "derivatives/lesion_masks"
+    (root / "desc-lesion_mask.json").write_text(json.dumps({"GeneratedBy": [{"Name": "LesionNet"}], "Manual": False}))
+    for mask in root.glob("**/*_mask.nii.gz"):
+        mask.with_name(mask.name.replace(".nii.gz", ".json")).write_text('{"Manual": true}')
+    assert len(read_datalist(Path(prepare_datalist(str(cohort))))["training"]) == 12
+
+
 @pytest.mark.parametrize(
     ("maker", "taken"),
     [

@@ -51,6 +51,13 @@ def computed(
         return dataset([data], transforms, "disk", cache_dir, **options)[0], len(calls)
 
 
+def test_a_dataset_that_is_read_only_is_a_line_that_says_where_else_to_keep_it(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"^cache_dir /proc/1.cache: cannot be written \(.*\); give another --cache_dir"
+    ):
+        dataset([scan_in(tmp_path)], preprocessing(), "disk", Path("/proc/1.cache"))  # not even by root
+
+
 def test_disk_memory_and_no_cache_give_the_same_voxels(tmp_path: Path) -> None:
     scan = scan_in(tmp_path)
     plain = dataset([scan], preprocessing(), "none", tmp_path)[0]

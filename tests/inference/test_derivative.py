@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from conftest import write
 
 from scripts.common.errors import InputError
 from scripts.common.files import sha256
+from scripts.inference import derivative
 from scripts.inference.derivative import MASK, PICTURE, Derivative, read_ours
 from scripts.inference.find_scans import root_of
 
@@ -29,8 +32,8 @@ SIDECAR = "desc-lesion_mask.json"
     ],
 )
 def test_names_follow_bids(tmp_path: Path, weights: Path, scan: str, mask: str) -> None:
-    derivative = Derivative(str(tmp_path / "in"), str(tmp_path / "out"), [str(weights)], {})
-    assert derivative.path(str(tmp_path / "in" / scan), MASK) == tmp_path / "out" / Path(scan).parent / mask
+    ours = Derivative(str(tmp_path / "in"), str(tmp_path / "out"), [str(weights)], {})
+    assert ours.path(str(tmp_path / "in" / scan), MASK) == tmp_path / "out" / Path(scan).parent / mask
     assert not (tmp_path / "out").exists()
 
 
@@ -177,12 +180,72 @@ def test_the_raw_dataset_is_linked_by_a_relative_path(tmp_path: Path, weights: P
 
 
 def test_a_bidsignore_that_is_there_stays(tmp_path: Path, weights: Path) -> None:
-    derivative = Derivative(str(tmp_path), str(tmp_path / "out"), [str(weights)], {})
-    derivative.write_description()
+    ours = Derivative(str(tmp_path), str(tmp_path / "out"), [str(weights)], {})
+    ours.write_description()
     assert "*_qc.png" in (tmp_path / "out" / ".bidsignore").read_text().splitlines()
     (tmp_path / "out" / ".bidsignore").write_text("mine\n")
-    derivative.write_description()
+    ours.write_description()
     assert (tmp_path / "out" / ".bidsignore").read_text() == "mine\n"
+
+
+def test_done_depends_on_the_method_and_not_on_the_version(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.write()
+    path = folder.derivative().path(folder.scan, SIDECAR)
+    content = json.loads(path.read_text())
+    content["GeneratedBy"][0]["Version"] = "0.0.1"
+    path.write_text(json.dumps(content))
+    assert folder.is_done()
+    monkeypatch.setattr(derivative, "METHOD", derivative.METHOD + 1)
+    assert not folder.is_done()
+    assert folder.derivative().refusals(folder.scan) == []
+
+
+def test_two_processes_on_one_scan_leave_its_mask_and_the_sidecar_of_that_mask(folder: Folder) -> None:
+    """As in containers, whose process ids are equal; masks differ in their last bits, as by another number of cores."""
+    wanted, digest = list(FILES), sha256(folder.scan)
+    folder.write()
+    for turn in range(10):
+        together = Barrier(2)
+
+        def write(i: int, turn: int = turn, together: Barrier = together) -> None:
+            ours, files = folder.derivative(0.1 + turn / 100), {MASK: b"%d" % i, PICTURE: b"%d" % i}
+            together.wait()
+            assert ours.refusals(folder.scan) == []
+            ours.write(folder.scan, digest, {}, files)
+
+        with ThreadPoolExecutor(2) as pool:
+            assert [future.exception() for future in [pool.submit(write, i) for i in range(2)]] == [None, None]
+        ours = folder.derivative(0.1 + turn / 100)
+        assert ours.is_done(folder.scan, wanted)
+        assert not ours.is_changed(folder.scan)
+        assert {*folder.files()} == {f"sub-1_{name}" for name in (*FILES, SIDECAR)}
+
+
+def made_by_0_14_0(out: Path, scan: Path, root: Path) -> None:
+    """A mask, its sidecar and the description, as 0.14.0 wrote them."""
+    by = [{"Name": "MeshNet stroke lesion segmentation", "Version": "0.14.0", "Weights": "model.pt",
+           "WeightsSHA256": "0", "Settings": {"threshold": 0.85}}]  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    mask = write(out / "T2_desc-lesion_mask.nii.gz")
+    source = f"bids:raw:{scan.relative_to(root).as_posix()}"
+    sidecar = {"Sources": [source], "SourceSHA256": sha256(scan), "MaskSHA256": sha256(mask), "GeneratedBy": by}
+    (out / "T2_desc-lesion_mask.json").write_text(json.dumps(sidecar))
+    about = {"Name": "x", "GeneratedBy": by, "DatasetLinks": {"raw": os.path.relpath(root, out)}}
+    (out / "dataset_description.json").write_text(json.dumps(about))
+
+
+def test_old_masks_are_ours_and_those_of_other_scans_are_not_replaced(tmp_path: Path, weights: Path) -> None:
+    alice, bob, out = tmp_path / "alice" / "T2.nii.gz", tmp_path / "bob" / "T2.nii.gz", tmp_path / "out"
+    write(alice)
+    write(bob, affine=np.diag([3.0, 2.0, 2.0, 1.0]))
+    made_by_0_14_0(out, alice, alice.parent)
+    ours, theirs = (Derivative(str(scan.parent), str(out), [str(weights)], {}) for scan in (alice, bob))
+    assert ours.refusals(str(alice)) == []
+    assert not ours.is_done(str(alice), [MASK])
+    (line,) = theirs.refusals(str(bob))
+    assert line.startswith(f"{out / 'T2_desc-lesion_mask.nii.gz'}: is of another scan, bids:raw:T2.nii.gz, so not repl")
+    write(alice, affine=np.diag([4.0, 2.0, 2.0, 1.0]))  # exported again
+    assert ours.refusals(str(alice)) == []
 
 
 VALIDATOR = shutil.which("bids-validator-deno")

@@ -1,11 +1,14 @@
-"""Scans are found where a user says they are."""
+"""Scans are found where a user says they are, and their outputs have one place however they are asked for."""
 
+import gzip
+import os
 from pathlib import Path
 
 import pytest
 from conftest import lesion, write
 
 from scripts.common.errors import InputError
+from scripts.inference.derivative import MASK, Derivative
 from scripts.inference.find_scans import find_scans, root_of
 
 
@@ -120,3 +123,108 @@ def test_a_shard_that_cannot_be_is_refused(tmp_path: Path, shard: object) -> Non
     write(tmp_path / "scan.nii.gz")
     with pytest.raises(InputError, match=f"^--shard {shard}: expected"):
         find_scans(str(tmp_path), shard)
+
+
+def layout(input: Path | str, out: Path, weights: Path) -> set[str]:
+    """Where the masks of an input would lie."""
+    derivative = Derivative(root_of(str(input)), str(out), [str(weights)], {})
+    scans = find_scans(str(input))
+    return {str(derivative.path(scan["image"], MASK).relative_to(out)) for scan in scans}
+
+
+@pytest.mark.parametrize("described", [True, False])
+@pytest.mark.parametrize(
+    "input",
+    ["", "sub-1", "sub-1/ses-1/anat", "sub-1/ses-1/anat/sub-1_ses-1_T2w.nii.gz", "sub-*/ses-1/anat/*_T2w.nii.gz",
+     "**/*_T2w.nii*", "sub-1/ses-*/*/*.nii.gz", "sub-[1]", "../bids/sub-1", "./sub-1/"],
+)  # fmt: skip
+def test_a_part_of_a_dataset_has_its_masks_where_the_whole_has_them(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, described: bool, input: str
+) -> None:
+    root, out = tmp_path / "bids", tmp_path / "out"
+    for name in ("1", "2"):
+        write(root / f"sub-{name}" / "ses-1" / "anat" / f"sub-{name}_ses-1_T2w.nii.gz")
+    if described:
+        (root / "dataset_description.json").write_text("{}")
+    monkeypatch.chdir(root)
+    whole = {f"sub-{n}/ses-1/anat/sub-{n}_ses-1_desc-lesion_mask.nii.gz" for n in (1, 2)}
+    for given in (f"{root}/{input}", input or "."):
+        found = layout(given, out, weights)
+        assert found == (whole if "*_T2w" in input or not input else {p for p in whole if "sub-1" in p})
+
+
+def test_the_description_of_a_derivative_counts_only_within_it(tmp_path: Path) -> None:
+    inner = tmp_path / "bids" / "derivatives" / "resampled"
+    write(inner / "sub-1" / "sub-1_T2w.nii.gz")
+    for folder in (tmp_path / "bids", inner):
+        (folder / "dataset_description.json").write_text("{}")
+    assert root_of(str(inner / "sub-1")) == str(inner)
+    assert root_of(str(inner.parent)) == str(tmp_path / "bids")
+    assert root_of(str(tmp_path / "bids" / "derivatives" / "*" / "*" / "*.nii.gz")) == str(tmp_path / "bids")
+
+
+def test_a_glob_gives_one_layout_however_many_files_match(tmp_path: Path) -> None:
+    write(tmp_path / "alice" / "T2.nii.gz")
+    assert root_of(str(tmp_path / "*" / "T2.nii.gz")) == str(tmp_path)
+    write(tmp_path / "bob" / "T2.nii.gz")
+    assert root_of(str(tmp_path / "*" / "T2.nii.gz")) == str(tmp_path)
+
+
+def test_what_is_named_masked_or_ends_in_capitals_is_found(tmp_path: Path) -> None:
+    for name in ("P01_T2.nii.gz", "P02_T2_masked.nii.gz"):
+        write(tmp_path / name)
+    (tmp_path / "P03_T2.NII.GZ").write_bytes(gzip.compress((tmp_path / "P01_T2.nii.gz").read_bytes()))
+    assert found(str(tmp_path)) == ["P01_T2.nii.gz", "P02_T2_masked.nii.gz", "P03_T2.NII.GZ"]
+    for n in (101, 102):
+        write(tmp_path / "valdo" / f"sub-{n}_space-T2S_desc-masked_T2.nii.gz")
+    assert len(found(str(tmp_path / "valdo"))) == 2
+    write(tmp_path / "bids" / "sub-1_desc-masked_T2w.nii.gz")
+    write(tmp_path / "bids" / "sub-1_T1w.nii.gz")
+    assert found(str(tmp_path / "bids")) == ["sub-1_desc-masked_T2w.nii.gz"]
+
+
+def test_subjects_that_are_links_are_found(tmp_path: Path) -> None:
+    write(tmp_path / "store" / "anat" / "sub-1_T2w.nii.gz")
+    (tmp_path / "bids").mkdir()
+    (tmp_path / "bids" / "sub-1").symlink_to(tmp_path / "store")
+    assert find_scans(str(tmp_path / "bids")) == [{"image": str(tmp_path / "bids/sub-1/anat/sub-1_T2w.nii.gz")}]
+
+
+def test_what_is_not_taken_is_counted_in_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for folder in ("sub-1/anat", "derivatives/x", "sourcedata", ".Trash-1000/files", ".snapshot/1", "labelsTr"):
+        write(tmp_path / folder / "sub-1_T2w.nii.gz")
+    (tmp_path / "sub-1/anat/@eaDir/sub-1_T2w.nii.gz").mkdir(parents=True)
+    for name in ("._sub-1_T2w.nii.gz", "sub-1_T2w.nii.gz.part", "sub-1_T2w.nii.gz.dvc", "sub-1_T2w.json"):
+        (tmp_path / "sub-1/anat" / name).touch()
+    write(tmp_path / "sub-1/anat/sub-1_T1w.nii.gz")
+    with caplog.at_level("INFO", "meshnet"):
+        scans = find_scans(str(tmp_path))
+    assert scans == [{"image": str(tmp_path / "sub-1/anat/sub-1_T2w.nii.gz")}]
+    (line,) = caplog.messages
+    assert line.startswith(f"Not taken of --input {tmp_path}: ")
+    assert {*line.split(": ")[1].split(", ")} == {
+        "2 *.nii* with another ending", "1 hidden", "1 in derivatives", "1 in sourcedata", "1 in labelsTr",
+        "1 folder .Trash-1000", "1 folder .snapshot", "1 folder @eaDir", "1 without _T2w at the end of the name",
+    }  # fmt: skip
+
+
+def test_a_glob_takes_no_more_than_a_folder_but_what_it_names(tmp_path: Path) -> None:
+    write(tmp_path / "labelsTr" / "a.nii.gz")
+    write(tmp_path / "imagesTr" / "a.nii.gz")
+    (tmp_path / "imagesTr" / "a.nii.gz.part").touch()
+    assert [s["image"] for s in find_scans(str(tmp_path / "*" / "*.nii*"))] == [str(tmp_path / "imagesTr/a.nii.gz")]
+    assert found(str(tmp_path / "labelsTr" / "*.nii*")) == ["a.nii.gz"]
+    assert found(str(tmp_path / "imagesT?")) == ["a.nii.gz"]
+
+
+def test_a_path_that_is_not_utf_8_is_a_line(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/M\xfcller"
+    try:
+        os.mkdir(folder)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    write(Path(os.fsdecode(folder)) / "t2.nii")
+    with pytest.raises(InputError, match=r"1 whose path is not UTF-8 \(rename it\)$"):
+        find_scans(str(tmp_path))
+    with pytest.raises(InputError, match=r"t2.nii: its path is not UTF-8; rename it$"):
+        find_scans(os.fsdecode(folder) + "/t2.nii")

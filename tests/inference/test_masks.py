@@ -1,5 +1,6 @@
 """One odd scan never ends the run; of each scan all files are written, or none; what is missing is made later."""
 
+import csv
 import json
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import write
+from conftest import lesion, write
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from scripts.common.errors import describe
@@ -150,6 +151,70 @@ def test_a_mask_that_was_corrected_by_hand_is_not_replaced(segment: Callable, sc
     lines = refused(segment, scans, tmp_path / "out", threshold=0.4)
     assert lines[1] == f"{mask}: was changed by hand, so not replaced; move it, or give another --output_dir"
     assert mask.read_bytes() == corrected
+
+
+def test_a_corrected_mask_gets_its_picture_and_probability_again_and_stays(
+    segment: Callable, scans: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out" / "sub-1" / "anat"
+    segment(scans, tmp_path / "out", qc=True)
+    mask, picture = (folder / f"sub-1_desc-lesion_{end}" for end in ("mask.nii.gz", "qc.png"))
+    image, drawn = nib.load(mask), picture.read_bytes()
+    nib.save(nib.Nifti1Image(np.eye(24, 30, dtype=np.uint8)[..., None].repeat(20, 2), image.affine), mask)
+    corrected = mask.read_bytes()
+    segment(scans, tmp_path / "out", qc=True, save_probability=True)
+    assert mask.read_bytes() == corrected
+    assert picture.read_bytes() != drawn
+    assert 0 < nib.load(folder / "sub-1_desc-lesion_probseg.nii.gz").get_fdata().max() <= 1
+    again = segment(scans, tmp_path / "out", qc=True, save_probability=True)
+    assert again.parser.get_parsed_content("dataset#data") == []
+    picture.unlink()
+    segment(scans, tmp_path / "out", qc=True)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert mask.read_bytes() == corrected
+    first, second = csv.DictReader((tmp_path / "out" / "lesions.tsv").open(), delimiter="\t")
+    assert (first["changed_by_hand"], second["changed_by_hand"]) == ("true", "false")
+    assert float(first["lesion_volume"]) == 24 * 20 * 12  # a diagonal plane of voxels of 2x2x3 mm
+    assert float(first["left_volume"]) + float(first["right_volume"]) == 24 * 20 * 12
+
+
+def test_the_mask_of_another_scan_is_never_replaced(segment: Callable, tmp_path: Path) -> None:
+    for i, name in enumerate(("alice", "bob")):
+        write(tmp_path / name / "T2.nii.gz", np.random.default_rng(i).random((24, 30, 20)))
+    segment(tmp_path / "alice" / "T2.nii.gz", tmp_path / "out")
+    mask = tmp_path / "out" / "T2_desc-lesion_mask.nii.gz"
+    before = mask.read_bytes()
+    for _ in range(2):  # it is no more Bob's when he asks again
+        lines = refused(segment, tmp_path / "bob" / "T2.nii.gz", tmp_path / "out")
+        assert lines[1].startswith(f"{mask}: is of another scan, bids:raw:T2.nii.gz, so not replaced; ")
+        assert mask.read_bytes() == before
+    write(tmp_path / "alice" / "T2.nii.gz", np.random.default_rng(3).random((24, 30, 20)))  # exported again
+    segment(tmp_path / "alice" / "T2.nii.gz", tmp_path / "out")
+    assert mask.read_bytes() != before
+
+
+def test_a_rerun_by_another_threshold_replaces_the_row(segment: Callable, scans: Path, tmp_path: Path) -> None:
+    segment(scans, tmp_path / "out", threshold=0.6)
+    segment(scans / "sub-1", tmp_path / "out", threshold=0.4)
+    rows = list(csv.DictReader((tmp_path / "out" / "lesions.tsv").open(), delimiter="\t"))
+    assert [(Path(row["scan"]).name, row["threshold"]) for row in rows] == [
+        ("sub-1_T2w.nii.gz", "0.4"),
+        ("sub-2_T2w.nii.gz", "0.6"),
+    ]
+    assert [(row["device"], row["precision"]) for row in rows] == [("cpu", "float32")] * 2
+
+
+def test_a_volume_of_two_or_three_whole_values_is_a_mask_and_left_out_with_a_line(
+    segment: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "in" / "T2.nii.gz", np.random.default_rng(0).random((24, 30, 20)))
+    write(tmp_path / "in" / "drawn.nii.gz", lesion())
+    segment(tmp_path / "in", tmp_path / "out")
+    assert f"{tmp_path}/in/drawn.nii.gz: two or three whole values, so a mask and no scan; left out" in caplog.messages
+    assert [n for n in files(tmp_path / "out") if n.endswith(".gz")] == ["T2_desc-lesion_mask.nii.gz"]
+    lines = refused(segment, tmp_path / "in" / "drawn.nii.gz", tmp_path / "alone")
+    assert lines[1] == f"{tmp_path}/in/drawn.nii.gz: two or three whole values, so a mask and no scan"
+    assert not (tmp_path / "alone").exists()
 
 
 def test_masks_of_version_0_4_0_are_replaced(segment: Callable, scans: Path, tmp_path: Path) -> None:
