@@ -86,16 +86,22 @@ def volumes_below(folder: Path, named: str = "") -> list[Path]:
 
 
 def is_like_a_mask(path: str | Path) -> bool:
-    """Whether the readable volume at ``path`` is stored in two or three whole values; a scan is read to its fourth."""
-    image = nib.load(path)
-    stored, dtype, found = image.dataobj, image.get_data_dtype(), np.empty(0)
-    left = math.prod(image.shape) if dtype.kind in "iuf" else 0
-    with nib.openers.ImageOpener(stored.file_like) as stream:
-        stream.seek(stored.offset)
-        while left > 0 and len(found) < 4:
-            found = np.union1d(found, np.frombuffer(stream.read(min(left, 2**16) * dtype.itemsize), dtype))
-            left -= 2**16
-    return len(found) in (2, 3) and bool((found == np.rint(found)).all())
+    """Whether the volume at ``path`` is stored in two or three whole values; a scan is read to its fourth.
+
+    False where it cannot be read, which whoever reads it reports.
+    """
+    found = np.empty(0)
+    try:
+        image = nib.load(path)
+        stored, dtype, left = image.dataobj, image.get_data_dtype(), math.prod(image.shape)
+        with nib.openers.ImageOpener(stored.file_like) as stream:
+            stream.seek(stored.offset)
+            while left > 0 and len(found) < 4:
+                found = np.union1d(found, np.frombuffer(stream.read(min(left, 2**16) * dtype.itemsize), dtype))
+                left -= 2**16
+        return len(found) in (2, 3) and bool((found == np.rint(found)).all())
+    except Exception:  # nibabel, gzip and NumPy raise a dozen unrelated types
+        return False
 
 
 def count(reasons: Iterable[str]) -> str:

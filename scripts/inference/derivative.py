@@ -140,11 +140,8 @@ class Derivative:
 
     def _is_by_us(self, sidecar: dict, scan: str) -> bool:
         """Whether these weights, settings and this method made what ``sidecar`` describes, of the scan as it is now."""
-        keys = ("Method", "WeightsSHA256", "Settings")
-        theirs, ours = (
-            [maker.get(key) for key in keys] for maker in (sidecar.get("GeneratedBy", [{}])[0], self.made_by)
-        )
-        return theirs == ours and sidecar["SourceSHA256"] == sha256(scan)
+        maker, keys = sidecar.get("GeneratedBy", [{}])[0], ("Method", "WeightsSHA256", "Settings")
+        return all(maker.get(key) == self.made_by[key] for key in keys) and sidecar["SourceSHA256"] == sha256(scan)
 
     def _is_of_another(self, sidecar: dict, scan: str) -> bool:
         """Whether ``sidecar`` is of a scan of another place and another content."""
@@ -167,9 +164,9 @@ def is_changed(sidecar: dict, mask: Path) -> bool:
 
 def source_of(sidecar: dict) -> str:
     """The scan that ``sidecar`` names."""
-    if "Sources" in sidecar:
-        return sidecar["Sources"][0]
-    return Path(sidecar.get("Source", {}).get("Path", "")).name  # by 0.4.0
+    return (
+        sidecar["Sources"][0] if "Sources" in sidecar else Path(sidecar.get("Source", {}).get("Path", "")).name
+    )  # 0.4
 
 
 def read_ours(path: Path) -> dict | None:

@@ -106,6 +106,12 @@ def test_a_slope_makes_no_scan_of_a_mask(tmp_path: Path) -> None:
     assert is_like_a_mask(tmp_path / "a.nii")
 
 
+def test_what_cannot_be_read_is_like_no_mask(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(b"broken")
+    assert not is_like_a_mask(tmp_path / "a.nii.gz")
+    assert not is_like_a_mask(tmp_path / "missing.nii")
+
+
 def test_reasons_are_counted() -> None:
     assert count(["hidden", None, "", "in derivatives", "hidden"]) == "2 hidden, 1 in derivatives"
     assert count([None, ""]) == ""
