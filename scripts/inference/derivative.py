@@ -8,7 +8,6 @@ from pathlib import Path
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file, sha256
-from scripts.networks.model_card import checked_settings
 
 NAME = "MeshNet stroke lesion segmentation"  # what this bundle, from 0.4.0 on, makes is known by it
 MASK, PICTURE, PROBABILITY, SIDECAR = "mask.nii.gz", "qc.png", "probseg.nii.gz", "mask.json"
@@ -20,14 +19,12 @@ ABOUT_MASK = {"Description": "1 where the network finds a chronic stroke lesion"
 
 
 class Derivative:
-    """The masks that the weights of ``members`` make under ``settings``; InputError if one is out of its range.
+    """The masks that the weights of ``members`` make under ``settings``.
 
     Each lies in the subfolder of ``output_dir`` that its scan has in ``input_root``; paths of scans are absolute.
     """
 
     def __init__(self, input_root: str, output_dir: str, members: list[str], settings: dict) -> None:
-        given = {key: value for key, value in settings.items() if not isinstance(value, list)}  # one of each member
-        checked_settings("inference.json", given)
         self.root, self.folder = Path(input_root).absolute(), Path(output_dir).absolute()
         above = (folder for folder in (self.root, *self.root.parents) if (folder / DESCRIPTION).is_file())
         self.dataset = next(above, self.root)  # that sources are named in

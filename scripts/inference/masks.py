@@ -17,12 +17,12 @@ from tqdm import tqdm
 from scripts.common.errors import InputError, describe
 from scripts.data.check_scans import check_scans
 from scripts.evaluation import qc_picture
+from scripts.execution.agreement import adaptation_to
 from scripts.inference.derivative import MASK, PICTURE, PROBABILITY, UNCERTAINTY, Derivative
 from scripts.inference.lesion_table import write_table
 from scripts.inference.lesions import measure
 from scripts.inference.stopwatch import Stopwatch
 from scripts.inference.usual import unusual
-from scripts.networks.ensemble import adaptation_to
 
 logger = logging.getLogger("meshnet")
 
