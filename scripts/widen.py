@@ -7,7 +7,7 @@ if __name__ == "__main__":  # run as a command, Python looks in scripts/ instead
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.common.command import run_command
-from scripts.networks.net2wider import widen
+from scripts.weights.net2wider import widen
 
 if __name__ == "__main__":
     run_command(widen)

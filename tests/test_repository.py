@@ -100,7 +100,19 @@ def test_the_durations_are_of_tests_that_there_are(request: pytest.FixtureReques
         assert recorded - names == set()
 
 
-ROOMS = ["common", "networks", "data", "training", "evaluation", "inference", "search", "comparison", "simulation"]
+ROOMS = [
+    "common",
+    "networks",
+    "data",
+    "execution",
+    "weights",
+    "training",
+    "evaluation",
+    "inference",
+    "search",
+    "comparison",
+    "simulation",
+]
 ROOMS = [*ROOMS, "sharing", "browser", "benchmarking"]  # from the ground up
 
 

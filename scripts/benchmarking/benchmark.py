@@ -21,7 +21,7 @@ from tqdm import tqdm
 from scripts.benchmarking.report import REFERENCE, tables
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
-from scripts.training.precision import autocast_dtype
+from scripts.execution.precision import autocast_dtype
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULTS = {"engine": "eager", "amp": False, "amp_dtype": "auto", "channels_last": False, "needs": []}

@@ -22,13 +22,13 @@ from scripts.common.errors import InputError
 from scripts.common.files import replace_file
 from scripts.common.json_file import read_json
 from scripts.common.menus import MENUS
-from scripts.networks.model_card import network_from_card, read_card
 from scripts.training.run_record import git_revision
+from scripts.weights.weights import Weights
 
 CONFIGS = MENUS.parent
 PLAIN = "plain recipe"
 NOT_OVERLAYS = {"benchmark", "evaluate", "hpo", "hpo_augmentation", "inference", "labels", "metadata", "train", "usual"}
-NOT_OVERLAYS |= {"as_inference", "benchmark_gpu", "ensemble", "protocol", "volumes"}
+NOT_OVERLAYS |= {"benchmark_gpu", "protocol"}
 # Other scans, weights to start or to learn from, other epochs, several processes; or they only show and keep.
 NOT_COMPARED = {"baseline", "contrasts", "distill", "distributed", "events", "finetune", "keep_checkpoints"}
 NOT_COMPARED |= {"simulated_patients", "tracking"}
@@ -167,7 +167,7 @@ def _measure(overlays: list[str], overrides: list[str], weights: Path, threads: 
         weights.parent.mkdir(parents=True, exist_ok=True)
         for suffix in (".pt", ".json"):
             shutil.copyfile(Path(folder, f"model{suffix}"), weights.with_suffix(suffix))
-    parameters = sum(p.numel() for p in network_from_card(read_card(str(weights))).parameters())
+    parameters = sum(p.numel() for p in Weights(str(weights)).network().parameters())
     measured = {"dice": statistics.fmean(dice), "seconds": statistics.median(seconds), "peak_mb": peak / 1e6}
     return {name: round(value, 4) for name, value in measured.items()} | {
         "parameters": parameters,

@@ -5,9 +5,6 @@ where the card has a limit: image -> shift, and beyond it image -> adapted -> lo
 logits -> agree -> probability -> restore, some slices at a time -> probability on the scan's own grid
 """
 
-import json
-import shutil
-import tempfile
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -18,9 +15,8 @@ from torch.nn.functional import grid_sample, pad
 from scripts.common.errors import InputError
 from scripts.networks.adaptive_norm import norm_shift
 from scripts.networks.meshnet import MeshNet
-from scripts.networks.model_card import network_from_card
-from scripts.networks.weights import read_checkpoint
 from scripts.sharing.export import export
+from scripts.weights.weights import Weights
 
 SCALINGS = ("ScaleIntensityd", "ScaleIntensityRangePercentilesd")
 OPSET = 20  # the first whose GridSample takes volumes
@@ -144,17 +140,15 @@ class Restore(nn.Module):
         return sample(probability, widened.flip(0)[:, [2, 1, 0, 3]], z, y, x)
 
 
-def write_graphs(ckpt_path: str, folder: Path, card: dict) -> None:
-    """Write the graphs of weights and their ``card`` to ``folder``; the network's are compared with torch's answer.
+def write_graphs(weights: Weights, folder: Path) -> None:
+    """Write the graphs of one file of weights to ``folder``; the network's are compared with torch's answer.
 
     Raises:
         InputError: a card that the page cannot follow, or a network that gives another answer as a graph.
     """
-    with redirect_stdout(None):  # what it prints is about the unfinished folder
-        export(ckpt_path, str(folder), "onnx")
-    (folder / f"{Path(ckpt_path).stem}.onnx").rename(folder / "network.onnx")
-    is_limited = card["network_def"].get("norm_shift_limit") is not None
-    choice = _write_adapted(ckpt_path, folder, card) if is_limited else {}
+    card, is_limited = weights.card, weights.settings["norm_shift_limit"] is not None
+    choice = _write_adapted(weights, folder) if is_limited else {}
+    _write_network(weights, folder, "network.onnx", 0 if is_limited else None)
     side = torch.export.Dim.DYNAMIC
     grid, views = card["spatial_size"], 2 if card.get("flip_averaging") else 1
     scan, placed = torch.rand(1, 1, 12, 14, 16), {"limits": torch.rand(2, 3)}
@@ -184,13 +178,16 @@ def write_graphs(ckpt_path: str, folder: Path, card: dict) -> None:
         program.save(folder / f"{name}.onnx")
 
 
-def _write_adapted(ckpt_path: str, folder: Path, card: dict) -> dict[str, tuple]:
+def _write_adapted(weights: Weights, folder: Path) -> dict[str, tuple]:
     """Write ``adapted.onnx``, the network beyond the card's limit; what is to be known of the graph that chooses."""
-    definition = {**card["network_def"], "norm_shift_limit": None}
-    network = network_from_card({"network_def": definition}).eval()
-    network.load_state_dict(read_checkpoint(ckpt_path))
-    with tempfile.TemporaryDirectory() as other, redirect_stdout(None):
-        shutil.copy(ckpt_path, weights := Path(other, "adapted.pt"))
-        weights.with_suffix(".json").write_text(json.dumps({**card, "network_def": definition}))
-        export(str(weights), str(folder), "onnx")
-    return {"shift": (Shift(network), {"image": torch.rand(1, 1, *card["spatial_size"])}, "nats")}
+    _write_network(weights, folder, "adapted.onnx", weights.settings["norm_adaptation"])
+    (path,) = weights.members
+    network = Weights(path, norm_adaptation=weights.settings["norm_adaptation"]).network().eval()
+    return {"shift": (Shift(network), {"image": torch.rand(1, 1, *weights.spatial_size)}, "nats")}
+
+
+def _write_network(weights: Weights, folder: Path, name: str, norm_adaptation: float | None) -> None:
+    (path,) = weights.members
+    with redirect_stdout(None):  # what it prints is about the unfinished folder
+        export(path, str(folder), "onnx", norm_adaptation)
+    (folder / f"{Path(path).stem}.onnx").rename(folder / name)

@@ -13,9 +13,9 @@ import numpy as np
 
 from scripts.browser.graphs import write_graphs
 from scripts.common.errors import InputError
-from scripts.networks.model_card import read_card
 from scripts.simulation.anatomy import box, load_head
 from scripts.simulation.scanner import RANGES, simulate_scan
+from scripts.weights.weights import Weights
 
 PAGE = Path(__file__).with_name("page")
 LIBRARIES = {  # by their name in the page: where npm puts them
@@ -47,7 +47,8 @@ def build_site(output_dir: str, ckpt_path: str, example: bool = True) -> Path:
         InputError: no weights, a card that the page cannot follow, no npm, libraries that cannot be had, or a folder
             with something else in it; what was there is kept then.
     """
-    output, card = Path(output_dir).resolve(), read_card(ckpt_path)
+    output, weights = Path(output_dir).resolve(), Weights(ckpt_path)
+    card = weights.card
     if (classes := card["network_def"].get("out_channels", 2)) != 2:
         raise InputError(f"{ckpt_path}: has {classes} classes; the page shows one, lesion")
     if strangers := strangers_in(output):
@@ -61,7 +62,7 @@ def build_site(output_dir: str, ckpt_path: str, example: bool = True) -> Path:
             made.mkdir()
             add_libraries(npm, packages, made)
             add_page(made, Path(ckpt_path).stem, card, example)
-            write_graphs(ckpt_path, made, card)
+            write_graphs(weights, made)
             write_list(made)
             replace_folder(output, made, Path(folder) / "old")
     except OSError as error:

@@ -42,7 +42,7 @@ class Reliability:
         for item in engine.state.output:
             lesion = (item["label"][1] > 0).flatten().cpu().double()
             wrong = (item["pred"][1] > 0).flatten().cpu().double() != lesion
-            values = {"probability": item["probability"][1], "uncertainty": item["uncertainty"][0]}
+            values = {"probability": item["probability"][0], "uncertainty": item["uncertainty"][0]}
             for of, top in TOP.items():
                 value = torch.as_tensor(values[of]).flatten().cpu().double()
                 place = (value / top * BINS).long().clamp(0, BINS - 1).numpy()

@@ -28,7 +28,7 @@ from scripts.search.study import put_back
 from scripts.training.training_state import random_states, set_random_states, when_restored
 
 CONFIGS = MENUS.parent
-MEASURED = tuple(str(CONFIGS / name) for name in ("evaluate.json", "volumes.json"))
+MEASURED = str(CONFIGS / "evaluate.json")
 HARDWARE = ("device", "amp", "amp_dtype", "num_workers", "datalist")  # of the common overrides, for ensembles as well
 
 
@@ -101,7 +101,7 @@ def train_and_evaluate(plan: Plan, run: Run, after_epoch: Callable[..., None] = 
         seconds = _seconds(folder / "history.csv") or time.perf_counter() - started
     finally:
         recipe.get_parsed_content("run_folder").release()
-    result = {**_evaluate(plan.recipe(run, *MEASURED, **own), folder), "train_seconds": seconds, "made_with": made_with}
+    result = {**_evaluate(plan.recipe(run, MEASURED, **own), folder), "train_seconds": seconds, "made_with": made_with}
     _write(path, result)
     for state in folder.glob("checkpoint_*.pt"):  # of three times the network's size
         state.unlink()
@@ -113,8 +113,7 @@ def evaluate_together(plan: Plan, run: Run) -> dict:
     folder = plan.folder / run.name
     members = [str(plan.folder / needed.name / "model.pt") for needed in plan.needs(run)]
     overrides = {k: v for k, v in plan.overrides(run).items() if k in ("dataset_dir", "fold", "inner_fold", *HARDWARE)}
-    configs = [*MEASURED, str(CONFIGS / "ensemble.json")]
-    recipe = read_recipe({**overrides, "output_dir": str(folder), "ckpt_path": members, "report": False}, configs)
+    recipe = read_recipe({**overrides, "output_dir": str(folder), "ckpt_path": members, "report": False}, [MEASURED])
     result = _evaluate(recipe, folder)
     _write(folder / "result.json", {**result, "members": len(members)})
     return result

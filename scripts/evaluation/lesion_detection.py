@@ -4,9 +4,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from scripts.data.lesion_parts import TOUCHING
 from scripts.evaluation.metrics import LesionMetric
-
-TOUCHING = np.ones((3, 3, 3), bool)  # voxels that share a face, an edge or a corner are one lesion
 
 
 class LesionwiseF1(LesionMetric):

@@ -1,4 +1,4 @@
-"""From scans to masks: finding scans, derivatives, lesions, averaging at test time.
+"""From scans to masks: finding scans, derivatives, lesions.
 
 Nothing that needs a true mask.
 """

@@ -12,7 +12,6 @@ import torch
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file, replace_files, sha256
 from scripts.data.volume_files import is_utf8, stem
-from scripts.networks.model_card import checked_settings
 
 NAME = "MeshNet stroke lesion segmentation"  # what this bundle, from 0.4.0 on, makes is known by it
 METHOD = 1  # counted up when the same weights and settings would draw other masks, which are then made again
@@ -33,15 +32,13 @@ class Derivative:
     Sidecars say besides on which ``device`` and in which ``precision`` (None: float32) it was computed.
 
     Raises:
-        InputError: a setting is out of its range.
+        InputError: the path of ``output_dir`` is not UTF-8.
     """
 
     def __init__(
         self, input_root: str, output_dir: str, members: list[str], settings: dict, made: str = MASK,
         device: object = None, precision: torch.dtype | None = None,
     ) -> None:  # fmt: skip
-        given = {key: value for key, value in settings.items() if not isinstance(value, list)}  # one of each member
-        checked_settings("inference.json", given)
         self.root, self.folder = (Path(os.path.abspath(path)) for path in (input_root, output_dir))
         if not is_utf8(self.folder):
             raise InputError(f"output_dir {output_dir}: its path is not UTF-8; give another --output_dir")

@@ -1,13 +1,12 @@
-"""MONAI neither counts nor measures lesions, and its RemoveSmallObjects wants scikit-image: this does it with SciPy."""
+"""Counts and measures the lesions of a mask, left and right of the middle of the head."""
 
 import numpy as np
-import torch
 from monai.data import MetaTensor
 from nibabel.affines import apply_affine
 from scipy import ndimage
 
+from scripts.data.lesion_parts import TOUCHING
 from scripts.data.placement import head_of
-from scripts.evaluation.lesion_detection import TOUCHING
 
 
 def measure(lesion: np.ndarray, affine: np.ndarray, middle: float | None) -> dict[str, float | int | None]:
@@ -41,11 +40,3 @@ def midline(image: np.ndarray, affine: np.ndarray) -> float:
     lines = head.any(axis)
     first, last = x.min(axis, where=head, initial=np.inf), x.max(axis, where=head, initial=-np.inf)
     return float(np.median(first[lines] + last[lines]) / 2)
-
-
-def remove_small_lesions(mask: MetaTensor, min_volume: float) -> MetaTensor:
-    """``mask`` (1, D, H, W) without its connected lesions of less than ``min_volume`` mm3, on the mask's device."""
-    parts, _ = ndimage.label(mask[0].cpu().numpy() > 0, TOUCHING)
-    voxel = float(torch.linalg.det(mask.affine[:3, :3].double()).abs())
-    keep = np.bincount(parts.ravel()) * voxel >= min_volume
-    return mask * torch.from_numpy(keep[parts])[None].to(mask.device, mask.dtype)

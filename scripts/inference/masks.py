@@ -16,13 +16,13 @@ from scripts.common.errors import InputError, describe
 from scripts.data.check_scans import check_scans
 from scripts.data.volume_files import is_like_a_mask
 from scripts.evaluation import qc_picture
+from scripts.execution.agreement import adaptation_to
 from scripts.inference.derivative import MASK, PICTURE, PROBABILITY, UNCERTAINTY, Derivative
 from scripts.inference.lesion_table import write_table
 from scripts.inference.lesions import measure, midline
 from scripts.inference.scan_header import encode
 from scripts.inference.stopwatch import Stopwatch
 from scripts.inference.usual import unusual
-from scripts.networks.ensemble import adaptation_to
 
 logger = logging.getLogger("meshnet")
 

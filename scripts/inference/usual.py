@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
 from scripts.data.placement import head_of
-from scripts.networks.ensemble import SHARED
-from scripts.networks.model_card import read_card
+from scripts.weights.card import read_card
+from scripts.weights.weights import SHARED
 
 logger = logging.getLogger("meshnet")
 COARSE = 3.0  # mm: what is finer depends on the scanner

@@ -1,4 +1,4 @@
-"""MeshNet, how its dilated convolutions are executed, and weights with their cards, one or several.
+"""MeshNet and other networks, and how dilated convolutions are executed.
 
 Nothing that knows how they are trained.
 """

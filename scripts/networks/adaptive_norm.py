@@ -22,10 +22,17 @@ class AdaptiveBatchNorm3d(nn.BatchNorm3d):
         """Normalize."""
         if self.training:
             return self._train(input)
-        mean, var = self.running_mean, self.running_var
         if self.adaptation > 0:
-            own_var, own_mean = torch.var_mean(input.float(), dim=[0, 2, 3, 4], correction=0)
-            mean, var = torch.lerp(mean, own_mean, self.adaptation), torch.lerp(var, own_var, self.adaptation)
+            return self.mixed(input, self.adaptation)
+        return nn.functional.batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )
+
+    def mixed(self, input: torch.Tensor, adaptation: float) -> torch.Tensor:
+        """Normalize by this share of the input's own statistics; outside of TorchScript it may be a tensor ()."""
+        own_var, own_mean = torch.var_mean(input.float(), dim=[0, 2, 3, 4], correction=0)
+        mean = torch.lerp(self.running_mean, own_mean, adaptation)
+        var = torch.lerp(self.running_var, own_var, adaptation)
         return nn.functional.batch_norm(input, mean, var, self.weight, self.bias, False, 0.0, self.eps)
 
     @torch.jit.unused  # TorchScript knows no super(), and is for evaluation

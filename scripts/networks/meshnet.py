@@ -34,6 +34,7 @@ class MeshNet(nn.Module):
         norm_eval: in training, too, BatchNorm normalizes by its running statistics, and they do not move: for
             fine-tuning, where one scan's own statistics are not those that inference will use.
         norm_adaptation: in evaluation, BatchNorm normalizes by a mixture with this share of the image's own statistics.
+        frozen_layers: so many of the first dilated layers are not trained: no gradient, and as in evaluation.
         norm_shift_limit: only for images whose ``norm_shift`` is beyond it, in nats; None for all.
 
     Raises:
@@ -53,6 +54,7 @@ class MeshNet(nn.Module):
         norm_eval: bool = False,
         norm_adaptation: float = 0.0,
         norm_shift_limit: float | None = None,
+        frozen_layers: int = 0,
     ) -> None:
         super().__init__()
         counts = {"in_channels": in_channels, "out_channels": out_channels, "channels": channels}
@@ -73,7 +75,9 @@ class MeshNet(nn.Module):
             raise ValueError(f"norm_shift_limit must be a number of at least 0, got {norm_shift_limit!r}")
         if norm_shift_limit is not None and not norm_adaptation:
             raise ValueError("norm_shift_limit is for a norm_adaptation above 0")
-        self.checkpoint_layers, self.norm_eval = checkpoint_layers, norm_eval
+        if type(frozen_layers) is not int or not 0 <= frozen_layers <= len(dilations):
+            raise ValueError(f"frozen_layers must be an integer from 0 to {len(dilations)}, got {frozen_layers!r}")
+        self.checkpoint_layers, self.norm_eval, self.frozen_layers = checkpoint_layers, norm_eval, frozen_layers
         self.norm_adaptation, self.norm_shift_limit = norm_adaptation, norm_shift_limit
         self.layers = nn.ModuleList(
             nn.Sequential(
@@ -91,12 +95,14 @@ class MeshNet(nn.Module):
             if isinstance(module, nn.Conv3d):
                 nn.init.xavier_normal_(module.weight, gain=nn.init.calculate_gain("relu"))
                 nn.init.zeros_(module.bias)
+        self.layers[:frozen_layers].requires_grad_(False)
 
     def train(self, mode: bool = True) -> "MeshNet":
-        """Training mode, but with ``norm_eval`` for the normalizations; evaluation mode if ``mode`` is false."""
+        """Training mode but for frozen layers and, with ``norm_eval``, normalizations; evaluation if not ``mode``."""
         super().train(mode)
+        self.layers[: self.frozen_layers].eval()
         for _, norm, *_ in self.layers:
-            norm.train(mode and not self.norm_eval)
+            norm.train(norm.training and not self.norm_eval)
         return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -133,6 +139,31 @@ class MeshNet(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return self.classifier(x)
+
+
+class ByScan(nn.Module):
+    """A ``network`` with a ``norm_shift_limit`` as a graph of its own can compute it: the limit decides within it."""
+
+    def __init__(self, network: MeshNet) -> None:
+        super().__init__()
+        self.network, self.limit, self.share = network, network.norm_shift_limit, network.norm_adaptation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map an image (1, in_channels, D, H, W) to class logits (1, out_channels, D, H, W)."""
+        convolution, norm, *_ = self.network.layers[0]
+        share = self.share * (norm_shift(convolution, norm, x) > self.limit).float()
+        for convolution, norm, *others in self.network.layers:
+            x = norm.mixed(convolution(x), share)
+            for layer in others:
+                x = layer(x)
+        return self.network.classifier(x)
+
+
+def is_meshnet(network: nn.Module) -> bool:
+    """Whether it is a MeshNet, be it wrapped by ``torch.compile``, DistributedDataParallel or a moving average."""
+    for wrapper in ("_orig_mod", "module"):
+        network = getattr(network, wrapper, network)
+    return isinstance(network, MeshNet)
 
 
 def _made(name: str, value: object, make: Callable[[], nn.Module], channels: int) -> nn.Module:

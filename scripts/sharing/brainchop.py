@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from scripts.common.json_file import check_json, read_json
-from scripts.networks.model_card import CARD, network_from_card
-from scripts.networks.weights import new_weights, write_weights
 from scripts.sharing import layers_model
+from scripts.weights.card import CARD, network_from_card
+from scripts.weights.checkpoint import new_weights, write_weights
 
 # How brainchop's pages hand a scan to a network, which the model does not say.
 CONFORMED = {"spacing": [1.0, 1.0, 1.0], "spatial_size": [256, 256, 256], "orientation": "LIA"}

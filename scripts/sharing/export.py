@@ -13,10 +13,10 @@ from monai.utils import optional_import
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_files
-from scripts.networks.model_card import network_from_card, read_card, without_adaptation
-from scripts.networks.weights import read_checkpoint, refuse_other_weights
+from scripts.networks.meshnet import ByScan
 from scripts.sharing import brainchop
 from scripts.sharing.brainchop import Answer
+from scripts.weights.weights import Weights
 
 onnxruntime, _ = optional_import("onnxruntime")
 openvino, has_openvino = optional_import("openvino")
@@ -27,17 +27,23 @@ MAX_DIFFERENCE = 1e-3  # of the logits, relative to the largest; float32 gives 1
 MAX_VOXELS = 1e-4  # share that may have another class: those on the border between two
 
 
-def export(ckpt_path: str = WEIGHTS, output_dir: str | None = None, formats: str = "onnx,torchscript") -> None:
+def export(
+    ckpt_path: str = WEIGHTS,
+    output_dir: str | None = None,
+    formats: str = "onnx,torchscript",
+    norm_adaptation: float | None = None,
+) -> None:
     """Write ``model.onnx`` and ``model.ts`` and compare their answers with the network's on three grids.
 
     The ONNX file is run by ONNX Runtime, and by OpenVINO where it is installed; brainchop's files, ``model.json`` and
     ``model.bin`` in a folder ``model_brainchop``, are read again as they are imported. What fails is not written.
-    Where the card has a ``norm_shift_limit``, the export normalizes by the running statistics whatever the image.
+    What is exported computes what inference does. brainchop's layers cannot normalize by the scan.
 
     Args:
         ckpt_path: the weights; the network is built from the card beside them.
         output_dir: folder for the files, named like the weights; the weights' own by default.
         formats: of "onnx", "torchscript" and "brainchop" those to write, with commas between.
+        norm_adaptation: share of a scan's own statistics, whatever the scan; 0 for none. Default: as the card says.
 
     Raises:
         InputError: no weights, an unknown format, a network that it cannot express, an export that answers otherwise, a
@@ -47,12 +53,10 @@ def export(ckpt_path: str = WEIGHTS, output_dir: str | None = None, formats: str
     writers = {"onnx": _write_onnx, "torchscript": _write_torchscript, "brainchop": brainchop.write}
     for name in (set(formats) or {"''"}) - set(SUFFIXES):
         raise InputError(f"--formats {name}: expected some of {', '.join(SUFFIXES)}")
-    card, weights = read_card(ckpt_path), read_checkpoint(ckpt_path)
-    if card["network_def"].get("norm_shift_limit") is not None:  # no graph here chooses by the scan
-        card = without_adaptation(card)
-    network = network_from_card(card).eval()
-    refuse_other_weights(ckpt_path, network.state_dict(), weights)
-    network.load_state_dict(weights)
+    weights = Weights(ckpt_path, norm_adaptation=norm_adaptation)
+    card, network = weights.card, weights.network().eval()
+    if "brainchop" in formats and weights.settings["norm_shift_limit"] is not None:
+        raise InputError(f"{ckpt_path}: normalizes by the scan, which brainchop cannot; give --norm_adaptation 0")
     for name in formats:
         path = Path(output_dir or Path(ckpt_path).parent) / (Path(ckpt_path).stem + SUFFIXES[name])
         with tempfile.TemporaryDirectory() as folder:
@@ -88,12 +92,19 @@ def compare(network: torch.nn.Module, answer: Answer, card: dict) -> tuple[float
     return tuple(np.max(differences, axis=0))
 
 
+def _graph(network: torch.nn.Module) -> torch.nn.Module:
+    """The network as a graph can compute it."""
+    if getattr(network, "norm_shift_limit", None) is None:
+        return network
+    return ByScan(network).eval().requires_grad_(False)  # torch differentiates no batch_norm by its statistics
+
+
 def _write_onnx(network: torch.nn.Module, path: Path, card: dict) -> dict[str, Answer]:
     x = torch.rand(1, card["network_def"].get("in_channels", 1), 32, 40, 48)
     sides = {axis: torch.export.Dim(name, min=4, max=1024) for axis, name in ((2, "d"), (3, "h"), (4, "w"))}
     names = {"input_names": ["image"], "output_names": ["pred"]}
     with torch.no_grad():
-        program = torch.onnx.export(network, (x,), **names, dynamic_shapes=(sides,), dynamo=True, verbose=False)
+        program = torch.onnx.export(_graph(network), (x,), **names, dynamic_shapes=(sides,), dynamo=True, verbose=False)
     program.model.metadata_props.update({key: json.dumps(value) for key, value in card.items()})
     program.save(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -108,6 +119,9 @@ def _write_torchscript(network: torch.nn.Module, path: Path, card: dict) -> dict
     inference = (BUNDLE / "configs" / "inference.json").read_bytes()  # MONAI Deploy reads it from the file
     more = {"inference.json": inference, "card.json": json.dumps(card).encode()}
     metadata = json.loads((BUNDLE / "metadata.json").read_text())
-    save_net_with_metadata(torch.jit.script(network), str(path), meta_values=metadata, more_extra_files=more)
+    graph = _graph(network)
+    x = torch.rand(1, card["network_def"].get("in_channels", 1), 16, 16, 16)
+    scripted = torch.jit.script(graph) if graph is network else torch.jit.trace(graph, x, check_trace=False)
+    save_net_with_metadata(scripted, str(path), meta_values=metadata, more_extra_files=more)
     scripted = torch.jit.load(path)
     return {"TorchScript": lambda x: scripted(torch.from_numpy(x)).detach().numpy()}

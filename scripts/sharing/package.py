@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from scripts.common.errors import InputError
-from scripts.networks.model_card import read_card
+from scripts.weights.card import read_card
 
 BUNDLE = Path(__file__).resolve().parents[2]
 NAME = "meshnet_stroke_lesion_segmentation"

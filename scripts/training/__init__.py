@@ -1,4 +1,4 @@
-"""What a run needs besides MONAI: loss, precision, states, checkpoints, its folder and its log.
+"""What a run needs besides MONAI: loss, states, checkpoints, its folder and its log.
 
 Nothing that measures masks or looks for hyperparameters.
 """

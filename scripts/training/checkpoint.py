@@ -18,7 +18,7 @@ class CheckpointSaver:
     Args:
         network: whose weights.
         path: file that is replaced; the card is the JSON file beside it.
-        card: see ``scripts.networks.model_card.CARD``.
+        card: see ``scripts.weights.card.CARD``.
     """
 
     def __init__(self, network: torch.nn.Module, path: str, card: dict) -> None:

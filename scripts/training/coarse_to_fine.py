@@ -10,7 +10,7 @@ from monai.engines import PrepareBatch, default_prepare_batch
 from torch.nn.functional import interpolate
 
 from scripts.common.errors import InputError
-from scripts.networks.meshnet import MeshNet
+from scripts.networks.meshnet import is_meshnet
 
 
 class CoarseToFine(PrepareBatch):
@@ -48,7 +48,7 @@ class CoarseToFine(PrepareBatch):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Image (B, C, D, H, W) and label (B, 1 or classes, D, H, W) on the epoch's grid, on ``device``."""
         image, label = default_prepare_batch(batchdata, device, non_blocking, **kwargs)
-        multiple = 8 if isinstance(self.trainer.network, MeshNet) else 16
+        multiple = 8 if is_meshnet(self.trainer.network) else 16
         size = [side_of(side, self.share, multiple) for side in image.shape[2:]]
         if size == [*image.shape[2:]]:
             return image, label

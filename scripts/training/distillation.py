@@ -13,9 +13,10 @@ from torch.nn.functional import kl_div
 from scripts.common.errors import InputError
 from scripts.data.cohort import Cohort
 from scripts.data.seeded_order import SeededDataset
-from scripts.networks.ensemble import MembersLoader, each, network_of, read_members
-from scripts.networks.model_card import ancestry, lineage
+from scripts.execution.agreement import each
 from scripts.training.loss_terms import LossTerms
+from scripts.weights.card import lineage
+from scripts.weights.weights import Weights
 
 
 class Distillation(LossTerms):
@@ -28,7 +29,7 @@ class Distillation(LossTerms):
     answers are kept.
 
     Args:
-        teacher: weights with a card, several with commas between, or a folder.
+        teacher: one or several.
         weight: of the term.
         temperature: T.
         device: of the student.
@@ -38,13 +39,13 @@ class Distillation(LossTerms):
         cache_gigabytes: most memory for answers that are kept.
 
     Raises:
-        InputError: no teacher, one for which scans are prepared differently, or one that was trained on the student's
-            test fold; a temperature that is not positive.
+        InputError: a teacher for which scans are prepared differently, or that was trained on the student's test fold;
+            a temperature that is not positive.
     """
 
     def __init__(
         self,
-        teacher: str | list[str] | None,
+        teacher: Weights,
         weight: float,
         temperature: float,
         device: torch.device | str,
@@ -56,22 +57,18 @@ class Distillation(LossTerms):
         super().__init__({"distillation": weight})
         if not temperature > 0:
             raise InputError(f"temperature {temperature}: expected a number above 0")
-        if teacher is None:
-            raise InputError("teacher: none is given; train one (--channels 26), then give --teacher OUT/model.pt")
-        self.members = read_members(teacher, "teacher")
-        for path, card in self.members.items():
+        for path, card in teacher.members.items():
             _refuse_other_scans(path, card, sees, cohort, fold)
         with torch.random.fork_rng(devices=[]):  # the student begins as it would without a teacher
-            self.network = network_of(self.members).to(device, memory_format=torch.channels_last_3d)
+            self.network = teacher.network().to(device, memory_format=torch.channels_last_3d)
         self.network.eval().requires_grad_(False)
-        self.device, self.temperature, self.room = device, temperature, cache_gigabytes * 1e9
-        self.ancestry = [one for path in self.members for one in ancestry(path)]
+        self.temperature, self.room = temperature, cache_gigabytes * 1e9
+        self.ancestry = teacher.ancestry
         self._kept: dict[str, torch.Tensor] = {}
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
         super().attach(engine)
-        MembersLoader(self.members, self.network, self.device).attach(engine)
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._forward_completed)
 
     def state_dict(self) -> dict:

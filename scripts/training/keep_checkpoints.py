@@ -22,7 +22,7 @@ class KeepCheckpoints:
     Args:
         network: whose weights; what is validated.
         folder: where ``epochs/`` is; files there of epochs that are not wanted are removed, an earlier run's as well.
-        card: see ``scripts.networks.model_card.CARD``.
+        card: see ``scripts.weights.card.CARD``.
         evaluator: the validation engine, whose key metric says what is best.
         keep_best: number of epochs, the earlier of equals; epochs without validation do not count.
         keep_every: epochs from one that is kept to the next, 0 for none.

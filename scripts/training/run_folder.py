@@ -10,8 +10,8 @@ from filelock import FileLock, Timeout
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
 from scripts.common.json_file import read_json
-from scripts.networks.weights import read_checkpoint
 from scripts.training.run_record import command, differences, facts_of, recipe
+from scripts.weights.checkpoint import read_checkpoint
 
 logger = logging.getLogger("meshnet")
 FORMAT = 3  # of the training state; counted up when its content changes

@@ -18,8 +18,8 @@ from monai.engines.utils import IterationEvents
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
 from scripts.data.seeded_order import SeededSampler
-from scripts.networks.weights import refuse_other_weights
 from scripts.training.run_folder import FORMAT, RunFolder
+from scripts.weights.checkpoint import refuse_other_weights
 
 logger = logging.getLogger("meshnet")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)

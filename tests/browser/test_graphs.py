@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -117,11 +118,12 @@ def graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
     def written(card: dict) -> list[Callable]:
         from scripts.browser import graphs as module
 
-        def no_network(ckpt_path: str, folder: str, formats: str) -> None:
+        def no_network(ckpt_path: str, folder: str, formats: str, norm_adaptation: float | None) -> None:
             (Path(folder) / f"{Path(ckpt_path).stem}.onnx").write_bytes(b"")
 
         monkeypatch.setattr(module, "export", no_network)
-        module.write_graphs("weights.pt", tmp_path, card)
+        settings = {"norm_adaptation": 0, "norm_shift_limit": None}
+        module.write_graphs(SimpleNamespace(members={"weights.pt": card}, card=card, settings=settings), tmp_path)
 
         def runner(name: str) -> Callable:
             session = onnxruntime.InferenceSession(tmp_path / f"{name}.onnx")
@@ -148,12 +150,12 @@ def test_scaling_by_percentiles_is_monais() -> None:
 
 
 def test_views_are_averaged_as_inference_does() -> None:
-    from scripts.inference.agreement import Agreed
+    from scripts.execution.agreement import Agreed
 
     logits, whole = torch.randn(2, 2, 14, 12, 15), torch.tensor([[0.0, 0, 0], [13, 11, 14]])
     ours = Agree({**CARD, "flip_averaging": True})(logits, whole)[0, :, 1:-1, 1:-1, 1:-1]
     put_back = torch.cat([logits[0], logits[1].flip(1)])  # as PredictionsInferer does
-    torch.testing.assert_close(ours, Agreed("pred", views=2)({"pred": put_back})["pred"][1:])
+    torch.testing.assert_close(ours, Agreed("pred", views=2)({"pred": put_back})["pred"].as_tensor())
 
 
 def test_a_scaling_that_the_page_has_not_is_refused() -> None:

@@ -23,7 +23,7 @@ def written(tmp_path: Path) -> tuple[Path, list[dict]]:
         pred = (probability > 0.5).float()
         items.append(
             {
-                "probability": torch.cat([1 - probability, probability]),
+                "probability": probability,
                 "uncertainty": 0.5 * torch.rand_like(probability),
                 "label": torch.cat([1 - lesion, lesion]),
                 "pred": torch.cat([1 - pred, pred]),
@@ -39,7 +39,7 @@ def written(tmp_path: Path) -> tuple[Path, list[dict]]:
 
 def test_the_curve_of_probabilities_is_scikit_learns(written: tuple) -> None:
     folder, items = written
-    truth, probability = (np.concatenate([i[k][1].numpy().ravel() for i in items]) for k in ("label", "probability"))
+    truth, probability = (np.concatenate([i[k][-1].numpy().ravel() for i in items]) for k in ("label", "probability"))
     share, mean = calibration_curve(truth, probability, n_bins=10)
     table = pandas.read_csv(folder / "reliability.csv")
     bins = table[table["of"] == "probability"]

@@ -11,7 +11,7 @@ from conftest import EVALUATE, ROOT, TRAIN
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from scripts.networks.meshnet import MeshNet
-from scripts.networks.model_card import network_from_card, read_card
+from scripts.weights.card import network_from_card, read_card
 
 FINETUNE = str(ROOT / "configs" / "finetune.json")
 

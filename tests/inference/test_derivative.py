@@ -37,23 +37,6 @@ def test_names_follow_bids(tmp_path: Path, weights: Path, scan: str, mask: str) 
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("settings", "line"),
-    [
-        ({"threshold": 2}, "threshold 2 "),
-        ({"threshold": 0}, "threshold 0 "),
-        ({"threshold": "half"}, "threshold 'half' "),
-        ({"threshold": True}, "threshold True "),
-        ({"min_volume": -1}, "min_volume -1 "),
-        ({"min_volume": float("inf")}, "min_volume inf "),
-        ({"flip_averaging": 1}, "flip_averaging 1 "),
-    ],
-)
-def test_a_setting_that_cannot_be_is_named(tmp_path: Path, weights: Path, settings: dict, line: str) -> None:
-    with pytest.raises(InputError, match=line):
-        Derivative(str(tmp_path), str(tmp_path / "out"), [str(weights)], settings)
-
-
 class Folder:
     """A scan and the derivative of other settings or weights it is asked for."""
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -13,13 +14,13 @@ import pytest
 import torch
 from conftest import INFERENCE, ROOT, TRAIN, bundle
 from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.transforms import ScaleIntensityd
 from nibabel.processing import conform, resample_from_to
 from scipy import ndimage
 from sklearn.metrics import f1_score
 
-from scripts.common.errors import InputError, describe
+from scripts.common.errors import describe
 from scripts.networks import interleaved
-from scripts.networks.ensemble import network_of
 
 WEIGHTS = ROOT / "models" / "model_5.pt"
 
@@ -215,14 +216,6 @@ def test_a_card_may_limit_the_share_to_scans_beyond_a_shift(
         assert float(row["norm_adaptation"]) == share
 
 
-def test_other_networks_have_no_share_of_the_scans_own_statistics() -> None:
-    card = {"network_def": {"_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2,
-                            "channels": [2, 4], "strides": [2]}}  # fmt: skip
-    with pytest.raises(InputError, match=r"^norm_adaptation 0.4: is for MeshNets only; leave it out"):
-        network_of({"unet.pt": card}, norm_adaptation=0.4)
-    assert type(network_of({"unet.pt": card}, norm_adaptation=0)).__name__ == "UNet"
-
-
 def test_the_card_decides_network_grid_intensities_and_defaults(
     segment: Callable, weights: Path, scans: list[dict], cohort_dir: Path, tmp_path: Path
 ) -> None:
@@ -296,14 +289,16 @@ def test_inference_preprocesses_as_training_does() -> None:
     ours = inference["preprocessing"]["transforms"]
     order = [t if isinstance(t, str) else t["_target_"] for t in train["train"]["deterministic_transforms"]]
     order = [name for name in order if name not in ("SelectItemsd", "Lambdad")]
-    card = "scripts.networks.model_card.intensity_from_card"
-    assert [t["_target_"] for t in ours] == [card if name == "%intensity" else name for name in order]
+    of_weights = {"%intensity": "$@weights.intensity"}
+    assert [t if isinstance(t, str) else t["_target_"] for t in ours] == [of_weights.get(name, name) for name in order]
+    ours = [t for t in ours if not isinstance(t, str)]
     assert next(t for t in ours if t["_target_"] == "Spacingd").pop("dtype") == "$torch.float32"  # whole scans: memory
     for step in ours:
         theirs = for_training.get(step["_target_"], {})
-        for key in set(step) - {"_target_", "card", "keys", "pixdim", "spatial_size"}:
+        for key in set(step) - {"_target_", "keys", "pixdim", "spatial_size"}:
             expected = theirs[key][0] if isinstance(theirs[key], list) else theirs[key]
-            assert step[key] == expected, (step["_target_"], key)
+            ours_of_weights = json.loads(json.dumps(step[key]).replace("$@weights.", "@"))
+            assert ours_of_weights == expected, (step["_target_"], key)
 
 
 def test_zoo_properties_are_all_there(scans: list[dict], cohort_dir: Path) -> None:
@@ -345,8 +340,9 @@ def test_preprocessing_conforms_a_real_head_as_freesurfer_does(sagittal_and_anis
         nib.save(head.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(affine), psr)), path)
     parser = ConfigParser()
     parser.read_config(INFERENCE)
-    card = "${'intensity': [{'_target_': 'ScaleIntensityd', 'keys': 'image'}]}"  # from the least to the most
-    parser.update({"model_card": card, "orientation": "RAS", "spacing": [1.0] * 3, "spatial_size": [224] * 3})
+    grid = {"orientation": "RAS", "spacing": [1.0] * 3, "spatial_size": [224] * 3}
+    scaling = ScaleIntensityd("image")  # from the least to the most
+    parser.update({"weights": SimpleNamespace(**grid, intensity=scaling)})
     parser.parse()
     ours = parser.get_parsed_content("preprocessing")({"image": str(path)})["image"]
     conformed = conform(nib.load(path), (224,) * 3, (1.0,) * 3, order=0, orientation="RAS")  # for its affine
@@ -373,3 +369,10 @@ def test_scans_are_turned_to_the_orientation_of_the_card(
     segment(tmp_path / "sub-1_T2w.nii.gz", tmp_path / "out", ckpt_path=str(tmp_path / "mine.pt"))
     mask = np.asarray(nib.load(tmp_path / "out" / "sub-1_desc-lesion_mask.nii.gz").dataobj)
     np.testing.assert_array_equal(mask, np.roll(image > 50, shift, axis=(0, 1, 2)))
+
+
+def test_another_runtime_is_refused_before_anything_is_written(segment: Callable, scans: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError) as error:
+        segment(scans, tmp_path / "out", runtime="tensorrt")
+    assert describe(error.value) == "runtime 'tensorrt': expected torch, openvino or auto"
+    assert not (tmp_path / "out").exists()

@@ -6,8 +6,9 @@ import torch
 from monai.data import MetaTensor
 from scipy.spatial.transform import Rotation
 
+from scripts.data.lesion_parts import remove_small_lesions
 from scripts.inference import lesions
-from scripts.inference.lesions import midline, remove_small_lesions
+from scripts.inference.lesions import midline
 
 
 def volume(array: np.ndarray, affine: np.ndarray) -> MetaTensor:
@@ -50,16 +51,6 @@ def test_lesions_that_touch_at_a_corner_are_one_and_no_lesion_has_no_side() -> N
     assert measure(volume(mask, np.eye(4)), volume(image, np.eye(4)))["laterality"] is None
     mask[1, 1, 1] = mask[2, 2, 2] = mask[5, 5, 5] = 1
     assert measure(volume(mask, np.eye(4)), volume(image, np.eye(4)))["lesions"] == 2
-
-
-@pytest.mark.parametrize(("least", "left"), [(0, 30), (24, 30), (24.1, 27), (217, 0)])
-def test_lesions_below_a_volume_in_mm3_are_removed(least: float, left: int) -> None:
-    mask = np.zeros((9, 9, 9))
-    mask[:3, :3, :3] = 1  # 27 voxels of 8 mm3
-    mask[6:9, 8, 8] = 1  # 3
-    result = remove_small_lesions(volume(mask, np.diag([2.0, 2, 2, 1])), least)
-    assert result.sum() == left
-    assert isinstance(result, MetaTensor)
 
 
 class OnAnotherDevice(MetaTensor):

@@ -16,8 +16,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from scripts.common.errors import describe
 from scripts.evaluation import qc_picture
+from scripts.execution.agreement import PredictionsInferer
 from scripts.inference import masks
-from scripts.inference.agreement import PredictionsInferer
 
 
 def refused(segment: Callable, *arguments: object, **overrides: object) -> list[str]:

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from scripts.common.errors import InputError
 from scripts.inference.usual import REACH, appearance, limits_of, unusual, write_usual
-from scripts.networks.model_card import read_card
+from scripts.weights.card import read_card
 
 
 def blobs(seed: int, sign: float = 1.0, shape: tuple = (32, 40, 32)) -> np.ndarray:

@@ -12,7 +12,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from scripts.common.errors import InputError
 from scripts.networks.boosted_trees import BoostedTrees
-from scripts.networks.model_card import network_from_card, read_card
+from scripts.weights.card import network_from_card, read_card
 
 GRID = {"smoothing": (3.0, 8.0), "spacing": (2.0, 3.0, 4.0), "orientation": "PRS"}
 IMAGE = torch.from_numpy(np.random.default_rng(0).random((2, 1, 12, 14, 10), dtype=np.float32))

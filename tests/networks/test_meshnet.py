@@ -9,7 +9,7 @@ from conftest import ROOT
 from torch import nn
 from torch.nn import functional
 
-from scripts.networks.meshnet import MeshNet
+from scripts.networks.meshnet import MeshNet, is_meshnet
 
 
 def plain_meshnet(state: dict, x: torch.Tensor, dilations: tuple[int, ...], training: bool) -> torch.Tensor:
@@ -234,3 +234,26 @@ def test_norm_eval_trains_by_the_running_statistics_and_leaves_them(norm_eval: b
     assert all(map(torch.equal, network.buffers(), before)) == norm_eval
     assert all(p.grad is not None for p in network.parameters())
     assert network.training
+
+
+@pytest.mark.parametrize("norm_eval", [True, False])
+def test_frozen_layers_get_no_gradient_and_keep_their_statistics(norm_eval: bool) -> None:
+    network = MeshNet(channels=3, dilations=(1, 2, 1), norm_eval=norm_eval, frozen_layers=2, dropout=0.5).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    for _ in range(2):
+        network(torch.rand(1, 1, 8, 8, 8)).sum().backward()
+    assert {name for name, p in network.named_parameters() if p.grad is None} == {
+        name for name in before if name.startswith(("layers.0", "layers.1")) and name.endswith(("weight", "bias"))
+    }
+    after = network.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert all(name.startswith("layers.2") for name in moved)
+    assert ("layers.2.1.running_mean" in moved) != norm_eval
+
+
+def test_a_meshnet_is_known_however_it_is_wrapped() -> None:
+    network = MeshNet(channels=2, dilations=(1,))
+    averaged = torch.optim.swa_utils.AveragedModel(network)
+    for wrapped in (network, torch.compile(network), averaged, torch.compile(averaged)):
+        assert is_meshnet(wrapped)
+    assert not is_meshnet(torch.nn.Conv3d(1, 1, 1))

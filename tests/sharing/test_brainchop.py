@@ -13,9 +13,9 @@ from monai.bundle import ConfigWorkflow
 
 from scripts.common.errors import InputError
 from scripts.networks.meshnet import MeshNet
-from scripts.networks.model_card import network_from_card, read_card
 from scripts.sharing import brainchop, layers_model
 from scripts.sharing.export import export
+from scripts.weights.card import network_from_card, read_card
 
 RELEASED = ROOT / "models" / "model_5.pt"
 

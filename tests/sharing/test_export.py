@@ -11,6 +11,7 @@ from conftest import ROOT
 from monai.data import load_net_with_metadata
 
 from scripts.common.errors import InputError
+from scripts.networks.adaptive_norm import norm_shift
 from scripts.networks.meshnet import MeshNet
 from scripts.sharing import export as exporting
 
@@ -86,17 +87,43 @@ def test_a_network_that_adapts_to_the_scan_does_so_when_exported(tmp_path: Path,
 
 
 @pytest.mark.slow
-def test_an_export_does_not_choose_by_the_scan(tmp_path: Path) -> None:
-    path = save(tmp_path / "limited.pt", channels=4, norm_adaptation=0.5, norm_shift_limit=0.0)
-    exporting.export(str(path), formats="onnx,torchscript,brainchop")
-    network = MeshNet(channels=4).eval()
+def test_an_export_chooses_by_the_scan_as_inference_does(tmp_path: Path) -> None:
+    near, far = torch.rand(1, 1, 12, 10, 14), 0.2 * torch.rand(1, 1, 12, 10, 14) ** 4
+    network = MeshNet(channels=4)
+    network.load_state_dict(torch.load(save(tmp_path / "limited.pt", channels=4, norm_adaptation=0.5)))
+    shifts = [norm_shift(*network.layers[0][:2], x).item() for x in (near, far)]
+    limits = {"norm_adaptation": 0.5, "norm_shift_limit": sum(shifts) / 2}
+    path, network = save(tmp_path / "limited.pt", channels=4, **limits), MeshNet(channels=4, **limits).eval()
     network.load_state_dict(torch.load(path))
-    x = torch.rand(1, 1, 12, 10, 14)
-    with torch.no_grad():
-        expected = network(x)
+    assert [network.adaptation_to(x) for x in (near, far)] == [0, 0.5]
+    exporting.export(str(path))
     session, scripted = onnxruntime.InferenceSession(tmp_path / "limited.onnx"), torch.jit.load(tmp_path / "limited.ts")
-    np.testing.assert_allclose(session.run(None, {"image": x.numpy()})[0], expected, atol=1e-4)
-    torch.testing.assert_close(scripted(x).detach(), expected, atol=1e-4, rtol=1e-4)
+    for x in (near, far):
+        with torch.no_grad():
+            expected = network(x)
+        np.testing.assert_allclose(session.run(None, {"image": x.numpy()})[0], expected, atol=1e-4)
+        torch.testing.assert_close(scripted(x).detach(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_what_cannot_normalize_by_the_scan_is_refused_unless_asked_not_to(tmp_path: Path) -> None:
+    path = save(tmp_path / "limited.pt", channels=4, norm_adaptation=0.5, norm_shift_limit=0.02)
+    with pytest.raises(InputError, match=r"limited.pt: normalizes by the scan, which brainchop cannot; give --norm_ad"):
+        exporting.export(str(path), formats="brainchop")
+    exporting.export(str(path), formats="brainchop", norm_adaptation=0)
+    assert (tmp_path / "limited_brainchop" / "model.json").is_file()
+
+
+def test_the_largest_difference_of_logits_is_relative_to_the_largest_logit(weights: Path) -> None:
+    network = MeshNet(channels=5).eval()
+    network.load_state_dict(torch.load(weights))
+
+    def answer(x: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return 1.01 * network(torch.from_numpy(x)).numpy()
+
+    error, share = exporting.compare(network, answer, {"spatial_size": [16, 16, 16], "network_def": {}})
+    assert error == pytest.approx(0.01, rel=1e-3)
+    assert share == 0
 
 
 @pytest.mark.slow

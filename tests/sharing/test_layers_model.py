@@ -15,9 +15,9 @@ from torch.nn.functional import conv3d, elu, gelu, instance_norm, pad
 
 from scripts.common.errors import InputError
 from scripts.networks.meshnet import MeshNet
-from scripts.networks.model_card import network_from_card, read_card
 from scripts.sharing import layers_model
 from scripts.sharing.layers_model import ACTIVATIONS
+from scripts.weights.card import network_from_card, read_card
 
 PACKAGES = [f"@tensorflow/tfjs-{part}@4.22.0" for part in ("core", "layers", "backend-cpu")]  # of @tensorflow/tfjs
 PREDICT = """

@@ -13,11 +13,13 @@ from monai.bundle import ConfigParser
 from scipy.special import rel_entr, softmax
 
 from scripts.common.errors import InputError, describe
-from scripts.networks.ensemble import each
+from scripts.execution.agreement import each
 from scripts.networks.meshnet import MeshNet
-from scripts.networks.model_card import ancestry, read_card
 from scripts.training.distillation import Distillation
+from scripts.weights.card import ancestry, read_card
+from scripts.weights.weights import Weights
 
+TEACHER = str(ROOT / "models" / "model_5.pt")
 DISTILL = str(ROOT / "configs" / "distill.json")
 SEES = {"orientation": "RAS", "spacing": (8.0, 8.0, 8.0), "spatial_size": (32, 32, 32)}
 SEES["intensity"] = [{"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0}]
@@ -42,7 +44,8 @@ def teacher(tmp_path: Path) -> Callable:
 
 
 def distillation(teacher: object, temperature: float = 2.0, **changes: object) -> Distillation:
-    return Distillation(teacher, 1.0, temperature, "cpu", **{"cohort": COHORT, "fold": 0, "sees": SEES, **changes})
+    others = {"cohort": COHORT, "fold": 0, "sees": SEES, **changes}
+    return Distillation(Weights(teacher, "teacher"), 1.0, temperature, "cpu", **others)
 
 
 def term_of(taught: torch.Tensor, pred: torch.Tensor, teacher: str, temperature: float) -> torch.Tensor:
@@ -178,10 +181,10 @@ def test_a_teacher_of_other_classes_is_one_line(teacher: Callable) -> None:
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        ({}, "teacher: none is given; train one (--channels 26), then give --teacher OUT/model.pt"),
+        ({}, "teacher: none is given; give weights, several with commas between, or a folder"),
         ({"teacher": "gone.pt"}, "gone.pt: no such file; train first, or give the weights with --teacher"),
-        ({"teacher": "", "temperature": 0.0}, "temperature 0.0: expected a number above 0"),
-        ({"distillation_weight": -1.0}, "distillation_weight -1.0: expected 0 (off) or more"),
+        ({"teacher": TEACHER, "temperature": 0.0}, "temperature 0.0: expected a number above 0"),
+        ({"teacher": TEACHER, "distillation_weight": -1.0}, "distillation_weight -1.0: expected 0 (off) or more"),
     ],
 )
 def test_a_run_that_cannot_be_taught_says_so(cohort_dir: Path, tmp_path: Path, overrides: dict, line: str) -> None:

@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
 from scripts.common.errors import describe
-from scripts.networks.model_card import read_card
+from scripts.weights.card import read_card
 
 FINETUNE = str(ROOT / "configs" / "finetune.json")
 
@@ -74,7 +74,7 @@ def test_frozen_layers_and_the_statistics_do_not_move(cohort_dir: Path, start: P
 def test_more_frozen_layers_than_there_are_is_one_line(cohort_dir: Path, start: Path, frozen_layers: int) -> None:
     with pytest.raises(Exception) as error:  # noqa: PT011 (MONAI's, around ours)
         parsed(cohort_dir, start, frozen_layers=frozen_layers).get_parsed_content("train#trainer")
-    assert f"frozen_layers {frozen_layers}: expected 0 to 9," in describe(error.value)
+    assert f"frozen_layers must be an integer from 0 to 9, got {frozen_layers}" in describe(error.value)
 
 
 def test_the_grid_and_the_network_are_those_of_the_weights(cohort_dir: Path, start: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from conftest import ROOT, TRAIN
 from monai.bundle import ConfigParser
 
-from scripts.networks.model_card import network_from_card
+from scripts.weights.card import network_from_card
 
 INSTANCE_NORM = str(ROOT / "configs" / "instance_norm.json")
 

@@ -12,8 +12,8 @@ from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from scripts.common.errors import describe
+from scripts.execution.precision import has_bfloat16
 from scripts.networks.meshnet import MeshNet
-from scripts.training.precision import has_bfloat16
 
 
 def recipe(cohort_dir: Path, **overrides: object) -> ConfigParser:

@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from scripts.common.errors import InputError
 from scripts.networks.meshnet import MeshNet
-from scripts.networks.model_card import ancestry, intensity_from_card, network_from_card, read_card
+from scripts.weights.card import ancestry, intensity_from_card, network_from_card, read_card
 
 MESHNET = {"_target_": "scripts.networks.meshnet.MeshNet", "channels": 2}
 SCALING = [{"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0}]
@@ -124,3 +124,28 @@ def test_a_network_of_a_card_can_be_built_with_other_arguments() -> None:
     assert [m.p for m in network.modules() if isinstance(m, torch.nn.Dropout3d)] == [0.5] * 9
     with pytest.raises(InputError, match=r"^card: network_def: MeshNet cannot be built .*dropout must be in"):
         network_from_card(CARD, dropout=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            {"intensity": [{"_target_": "LoadImaged", "keys": "image", "reader": "os.system"}]},
+            ".*LoadImaged is none of",
+        ),
+        ({"intensity": [{"_target_": "SaveImaged", "keys": "image", "output_dir": "X"}]}, ".*SaveImaged is none of"),
+        ({"intensity": [{"_target_": "Lambdad", "keys": "image", "func": "os.system"}]}, ".*Lambdad is none of"),
+        ({"intensity": [{"_target_": "ScaleIntensityd", "keys": "/etc/passwd"}]}, "keys '/etc/passwd': expected"),
+        ({"intensity": [{"_target_": "ScaleIntensityd", "keys": "image", "dtype": "os.x"}]}, "dtype 'os.x': expected"),
+        ({"network_def": {"_target_": "HoVerNet", "pretrained_url": "http://x"}}, ".*HoVerNet is none of"),
+        ({"network_def": {"_target_": "FlexibleUNet", "pretrained": True}}, ".*FlexibleUNet is none of"),
+        ({"network_def": {**MESHNET, "act": ["relu", {"_target_": "os"}]}}, "act .*: expected numbers, words"),
+        ({"network_def": {"_target_": "scripts.networks.meshnet.nn.Conv3d"}}, ".*nn.Conv3d is none of"),
+        ({"network_def": {"_target_": "scripts.networks.meshnet.Callable"}}, ".*Callable is none of"),
+    ],
+)
+def test_a_card_names_known_classes_with_plain_values_only(tmp_path: Path, change: dict, line: str) -> None:
+    save(tmp_path, {**CARD, **change})
+    card, (key,) = read_card(str(tmp_path / "model.pt")), change
+    with pytest.raises(InputError, match=f"^card: {key}: {line}.*; refused$"):
+        {"intensity": intensity_from_card, "network_def": network_from_card}[key](card)

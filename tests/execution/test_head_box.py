@@ -4,9 +4,9 @@ import pytest
 import torch
 from monai.inferers import SimpleInferer
 
-from scripts.inference import head_box
-from scripts.inference.agreement import PredictionsInferer
-from scripts.inference.head_box import MARGIN, STEP, HeadInferer, air_of
+from scripts.execution import head_box
+from scripts.execution.agreement import PredictionsInferer
+from scripts.execution.head_box import MARGIN, STEP, HeadInferer, air_of
 from scripts.networks.interleaved import infer
 from scripts.networks.meshnet import MeshNet
 

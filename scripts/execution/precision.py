@@ -8,7 +8,7 @@ import torch
 from monai.inferers import SimpleInferer
 
 from scripts.common.errors import InputError
-from scripts.networks.meshnet import MeshNet
+from scripts.networks.meshnet import is_meshnet
 
 logger = logging.getLogger("meshnet")
 
@@ -61,7 +61,7 @@ class AutocastInferer(SimpleInferer):
         """The network's output in float32, in which losses and metrics can sum over volumes."""
         # oneDNN's bf16 weight gradients are garbage on volumes with a side of 2 (torch 2.13.0): what other networks,
         # which halve a volume four times, make of a side of 32. MeshNet itself avoids it.
-        too_small = min(inputs.shape[2:]) < 48 and not isinstance(getattr(network, "module", network), MeshNet)
+        too_small = min(inputs.shape[2:]) < 48 and not is_meshnet(network)
         here = self.dtype is not None and inputs.device.type == "cpu" and not (too_small and torch.is_grad_enabled())
         with torch.autocast("cpu", self.dtype) if here else nullcontext():
             return super().__call__(inputs, network, *args, **kwargs).float()

@@ -2,14 +2,13 @@
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
-from scripts.common.errors import InputError, describe
-from scripts.inference import runtime
-from scripts.inference.runtime import choose_runtime
+from scripts.common.errors import InputError
+from scripts.execution import runtime
+from scripts.execution.runtime import choose_runtime
 from scripts.networks import interleaved, openvino_runtime
 from scripts.networks.meshnet import MeshNet
 
@@ -59,10 +58,3 @@ def test_networks_and_devices_that_it_cannot_take_are_computed_by_torch() -> Non
     assert choose("auto", device="cuda") is interleaved.infer
     with pytest.raises(InputError, match="not on cuda"):
         choose("openvino", device="cuda")
-
-
-def test_another_name_is_refused_before_anything_is_written(segment: Callable, scans: Path, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError) as error:
-        segment(scans, tmp_path / "out", runtime="tensorrt")
-    assert describe(error.value) == "runtime 'tensorrt': expected torch, openvino or auto"
-    assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,22 @@ from scripts.common.errors import InputError
 from scripts.common.files import sha256
 from scripts.common.json_file import check_json, read_json
 
-# A card is data that people share: what it names is built from these modules only, and nothing in it is evaluated.
-NETWORKS = ("monai.networks.nets", "scripts.networks.meshnet", "scripts.networks.boosted_trees")
-INTENSITY = ("monai.transforms",)
+# A card is data that people share: it names these classes only, with plain values, and nothing in it is evaluated.
+# None of them reads or writes a file, or fetches an address.
+NETWORKS = {
+    "monai.networks.nets": (
+        *("AttentionUnet", "BasicUNet", "BasicUNetPlusPlus", "DynUNet", "HighResNet", "MedNeXt", "SegResNet"),
+        *("SegResNetDS", "SwinUNETR", "UNet", "UNETR", "VNet"),
+    ),
+    "scripts.networks.meshnet": ("MeshNet",),
+    "scripts.networks.boosted_trees": ("BoostedTrees",),
+}
+INTENSITY = {
+    "monai.transforms": (
+        *("ClipIntensityPercentilesd", "NormalizeIntensityd", "ScaleIntensityd", "ScaleIntensityRanged"),
+        *("ScaleIntensityRangePercentilesd", "ThresholdIntensityd"),
+    )
+}
 _COMPONENT = {"type": "object", "required": ["_target_"], "properties": {"_target_": {"type": "string"}}}
 _THREE = {"type": "array", "minItems": 3, "maxItems": 3}
 _SCANS = {"type": "array", "items": {"type": "string"}}
@@ -61,12 +75,6 @@ def read_card(ckpt_path: str, key: str = "ckpt_path") -> dict:
     return {"orientation": "RAS", **card}
 
 
-def checked_settings(name: str, settings: dict) -> dict:
-    """The ``settings`` of inference if each is as ``CARD`` says, else InputError; ``name`` is that of their config."""
-    check_json(name, settings, {"properties": CARD["properties"]}, "see docs/segmenting.md")
-    return settings
-
-
 def without_adaptation(card: dict) -> dict:
     """The card, whose network normalizes by the running statistics whatever the scan."""
     definition = {k: v for k, v in card["network_def"].items() if k not in ("norm_adaptation", "norm_shift_limit")}
@@ -108,16 +116,29 @@ def intensity_from_card(card: dict) -> monai.transforms.Compose:
     return monai.transforms.Compose([_build("intensity", definition, INTENSITY) for definition in card["intensity"]])
 
 
-def _build(key: str, definition: dict, modules: tuple[str, ...], others: dict | None = None) -> Any:
-    """What ``definition`` names, from one of ``modules`` (the first if it names none), with ``others`` it takes."""
+def _build(key: str, definition: dict, allowed: dict[str, tuple[str, ...]], others: dict | None = None) -> Any:
+    """What ``definition`` names, if it is ``allowed`` by module, with ``others`` that its class takes."""
     arguments = dict(definition)
     module, _, name = arguments.pop("_target_").rpartition(".")
-    module = module or modules[0]
-    kind = getattr(importlib.import_module(module), name, None) if module in modules else None
-    if not isinstance(kind, type):
-        raise InputError(f"card: {key}: {module}.{name} is no class of {' or '.join(modules)}; refused")
+    module = module or next(iter(allowed))
+    kind = getattr(importlib.import_module(module), name, None) if module in allowed else None
+    if getattr(kind, "__name__", None) not in allowed.get(module, ()):
+        names = ", ".join(name for names in allowed.values() for name in names)
+        raise InputError(f"card: {key}: {module}.{name} is none of {names}; refused")
+    for argument, value in arguments.items():
+        if not _is_plain(value):
+            raise InputError(f"card: {key}: {argument} {value!r}: expected numbers, words or lists of them; refused")
     known = inspect.signature(kind).parameters
     try:
         return kind(**arguments | {key: value for key, value in (others or {}).items() if key in known})
     except (TypeError, ValueError) as error:
         raise InputError(f"card: {key}: {name} cannot be built ({error})") from error
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value names no file, address or module: numbers, words, and lists and blocks of them."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and not key.startswith("_") and _is_plain(v) for key, v in value.items())
+    return value is None or isinstance(value, bool | int | float) or bool(re.fullmatch(r"\w*", str(value)))

@@ -9,9 +9,9 @@ import torch
 from conftest import ROOT
 
 from scripts.common.errors import InputError
-from scripts.networks import net2wider
 from scripts.networks.meshnet import MeshNet
-from scripts.networks.model_card import lineage, network_from_card, read_card
+from scripts.weights import net2wider
+from scripts.weights.card import lineage, network_from_card, read_card
 
 RELEASED = ROOT / "models" / "model_5.pt"
 

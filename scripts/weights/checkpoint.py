@@ -1,17 +1,14 @@
-"""Weights are written with a card, and read without running code; what does not fit, or saw the test, is a line."""
+"""Files of weights: written with their card, read without running code; what does not fit is a line."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import monai
 import torch
-from ignite.engine import Engine
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_files
-from scripts.networks.model_card import lineage, read_card
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict:
@@ -31,7 +28,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict:
         raise InputError(f"{path}: not a torch checkpoint ({reason})") from error
 
 
-def refuse_other_weights(path: str, ours: Mapping, theirs: Mapping) -> None:
+def refuse_other_weights(path: str | Path, ours: Mapping, theirs: Mapping) -> None:
     """Raise InputError if the weights ``theirs``, from ``path``, are not of the network with the weights ``ours``."""
     if not isinstance(theirs, Mapping):
         raise InputError(f"{path}: not weights but a {type(theirs).__name__}; save a state_dict")
@@ -64,49 +61,13 @@ def write_weights(path: Path, network: torch.nn.Module, card: dict) -> None:
         file.write((json.dumps(card, indent=4) + "\n").encode())
 
 
-def parameters_to_train(network: torch.nn.Module, frozen_layers: int) -> dict[str, torch.nn.Parameter]:
-    """All parameters by name, but those of the first ``frozen_layers`` blocks of ``network.layers``.
+def load_weights(path: str | Path, network: torch.nn.Module) -> None:
+    """Load the weights at ``path``, a ``state_dict`` or a training's state with its ``network``, into ``network``.
 
     Raises:
-        InputError: the network has not so many.
+        InputError: no such file, no torch checkpoint, or weights of another network.
     """
-    layers = len(getattr(network, "layers", ()))
-    if not 0 <= frozen_layers <= layers:
-        raise InputError(f"frozen_layers {frozen_layers}: expected 0 to {layers}, the layers this network can freeze")
-    frozen = tuple(f"layers.{i}." for i in range(frozen_layers))
-    return {name: p for name, p in network.named_parameters() if not name.startswith(frozen)}
-
-
-class CheckpointLoader(monai.handlers.CheckpointLoader):
-    """MONAI's loader, but weights that do not fit are one line that says why.
-
-    Args:
-        args: arguments of ``monai.handlers.CheckpointLoader``.
-        held_out: the scans that are evaluated, with the ``sha256`` of their ``image``; weights whose card says that
-            they, or their teachers, were trained on one of them are refused.
-        kwargs: the same by name.
-
-    Raises:
-        InputError: no such file, no torch checkpoint, weights of another network, or trained on these scans.
-    """
-
-    def __init__(self, *args: Any, held_out: list[dict] | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.held_out = held_out or []
-
-    def __call__(self, engine: Engine) -> None:
-        """Load; called when the engine starts."""
-        if self.held_out and Path(self.load_path).with_suffix(".json").is_file():
-            card = read_card(self.load_path)
-            seen = {scan for one in lineage(card) for scan in one.get("trained_on", [])}
-            known = [scan["image"] for scan in self.held_out if scan["sha256"]["image"][:16] in seen]
-            if known:
-                raise InputError(
-                    f"{self.load_path}: trained on {len(known)} of the {len(self.held_out)} scans that are the test "
-                    f"set here, such as {known[0]}; give the --fold that these weights held out, or other weights"
-                )
-        weights = read_checkpoint(self.load_path, self.map_location)
-        for name, module in self.load_dict.items():
-            theirs = weights.get(name, weights) if isinstance(weights, Mapping) else weights
-            refuse_other_weights(self.load_path, module.state_dict(), theirs)
-        super().__call__(engine)
+    weights = read_checkpoint(path)
+    weights = weights.get("network", weights) if isinstance(weights, Mapping) else weights
+    refuse_other_weights(path, network.state_dict(), weights)
+    network.load_state_dict(weights)

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from ignite.engine import Engine
 
 from scripts.common.errors import InputError
 from scripts.networks.meshnet import MeshNet
-from scripts.networks.weights import CheckpointLoader, write_weights
+from scripts.weights.checkpoint import load_weights, write_weights
 
 MESHNET = {"_target_": "scripts.networks.meshnet.MeshNet", "channels": 2}
 SCALING = [{"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0}]
@@ -26,46 +25,17 @@ def save(folder: Path, card: object = CARD) -> dict:
     return weights
 
 
-def load_into(network: torch.nn.Module, path: Path) -> None:
-    engine = Engine(lambda engine, batch: None)
-    CheckpointLoader(str(path), {"network": network}).attach(engine)
-    engine.run([0])
-
-
 def test_loader_loads(tmp_path: Path) -> None:
     weights, network = save(tmp_path), MeshNet(channels=2)
-    load_into(network, tmp_path / "model.pt")
+    load_weights(tmp_path / "model.pt", network)
     assert all(torch.equal(network.state_dict()[key], weights[key]) for key in weights)
 
 
 def test_loader_takes_the_network_out_of_a_file_with_more(tmp_path: Path) -> None:
     trained, network = MeshNet(channels=2), MeshNet(channels=2)
     torch.save({"network": trained.state_dict(), "format": 1}, tmp_path / "checkpoint_last.pt")
-    load_into(network, tmp_path / "checkpoint_last.pt")
+    load_weights(tmp_path / "checkpoint_last.pt", network)
     assert all(torch.equal(value, trained.state_dict()[key]) for key, value in network.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    ("seen", "refused"),
-    [
-        ({"trained_on": ["ab" * 8]}, True),
-        ({"trained_on": ["cd" * 8], "ancestry": [{"trained_on": ["ef" * 8]}]}, False),
-        ({"trained_on": []}, False),
-        ({"trained_on": [], "ancestry": [{}, {"trained_on": ["ab" * 8]}]}, True),
-    ],
-)
-def test_weights_trained_on_a_test_scan_are_refused_whatever_its_name(
-    tmp_path: Path, seen: dict, refused: bool
-) -> None:
-    save(tmp_path, {**CARD, "cohort": "ARC", "fold": 0, **seen})
-    engine, network = Engine(lambda engine, batch: None), MeshNet(channels=2)
-    held_out = [{"image": "/x/sub-1_T2w.nii.gz", "sha256": {"image": "ab" * 32}}]
-    CheckpointLoader(str(tmp_path / "model.pt"), {"network": network}, held_out=held_out).attach(engine)
-    if refused:
-        with pytest.raises(InputError, match=r"trained on 1 of the 1 scans .*, such as /x/sub-1_T2w.nii.gz; give the"):
-            engine.run([0])
-    else:
-        engine.run([0])
 
 
 def test_a_checkpoint_that_was_cut_short_is_one_line(tmp_path: Path) -> None:
@@ -73,7 +43,7 @@ def test_a_checkpoint_that_was_cut_short_is_one_line(tmp_path: Path) -> None:
     content = (tmp_path / "model.pt").read_bytes()
     (tmp_path / "model.pt").write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match=r"model.pt: not a torch checkpoint \(") as error:
-        load_into(MeshNet(channels=2), tmp_path / "model.pt")
+        load_weights(tmp_path / "model.pt", MeshNet(channels=2))
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -91,7 +61,7 @@ def test_a_checkpoint_that_was_cut_short_is_one_line(tmp_path: Path) -> None:
 def test_weights_of_another_network_are_one_line(tmp_path: Path, network: torch.nn.Module, line: str) -> None:
     save(tmp_path)
     with pytest.raises(InputError, match=f"model.pt: {line}") as error:
-        load_into(network, tmp_path / "model.pt")
+        load_weights(tmp_path / "model.pt", network)
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -108,7 +78,7 @@ def test_files_that_are_no_weights_are_one_line(tmp_path: Path, content: bytes |
     if content is not None:
         (tmp_path / "model.pt").write_bytes(content)
     with pytest.raises(InputError, match=f"model.pt: {line}") as error:
-        load_into(MeshNet(channels=2), tmp_path / "model.pt")
+        load_weights(tmp_path / "model.pt", MeshNet(channels=2))
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -119,14 +89,14 @@ class Mine:
 def test_weights_that_hold_code_are_refused_by_that_name(tmp_path: Path) -> None:
     torch.save({"network": Mine()}, tmp_path / "model.pt")
     with pytest.raises(InputError, match=r"model.pt: contains code besides weights, refused; save a state_dict$"):
-        load_into(MeshNet(channels=2), tmp_path / "model.pt")
+        load_weights(tmp_path / "model.pt", MeshNet(channels=2))
 
 
 @pytest.mark.parametrize("content", [[1, 2], 3.0])
 def test_a_file_that_holds_something_else_is_one_line(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "model.pt")
     with pytest.raises(InputError, match=r"model.pt: not weights but a (list|float); save a state_dict$"):
-        load_into(MeshNet(channels=2), tmp_path / "model.pt")
+        load_weights(tmp_path / "model.pt", MeshNet(channels=2))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="only POSIX can limit the size of files")

@@ -5,8 +5,9 @@ from torch.nn.functional import one_hot
 
 from scripts.common.errors import InputError
 from scripts.networks.meshnet import MeshNet
-from scripts.networks.model_card import CARD, ancestry, network_from_card, read_card, without_adaptation
-from scripts.networks.weights import new_weights, read_checkpoint, refuse_other_weights, write_weights
+from scripts.weights.card import CARD, network_from_card
+from scripts.weights.checkpoint import new_weights, write_weights
+from scripts.weights.weights import Weights
 
 NOISE = 0.25  # in standard deviations of a layer's weights
 KEPT = {*CARD["properties"]} - {"teachers"}  # those are in the ancestry
@@ -32,21 +33,18 @@ def widen(ckpt_path: str, channels: int, output: str, seed: int = 0) -> None:
     weights = new_weights(output)
     if type(seed) is not int or not 0 <= seed < 2**63:
         raise InputError(f"--seed {seed}: expected an integer of at least 0")
-    card = without_adaptation(read_card(ckpt_path))
-    network = network_from_card(card).eval()
-    if not isinstance(network, MeshNet):
-        raise InputError(f"{ckpt_path}: of a {type(network).__name__}; only a MeshNet can be made wider")
-    narrow = read_checkpoint(ckpt_path)
-    refuse_other_weights(ckpt_path, network.state_dict(), narrow)
-    network.load_state_dict(narrow)
+    trained = Weights(ckpt_path, norm_adaptation=0)
+    if (kind := trained.card["network_def"]["_target_"].rpartition(".")[2]) != MeshNet.__name__:
+        raise InputError(f"{ckpt_path}: of a {kind}; only a MeshNet can be made wider")
+    network = trained.network().eval()
     old = network.classifier.in_channels
     if type(channels) is not int or channels <= old:
         raise InputError(f"--channels {channels}: expected an integer above {old}, the width of {ckpt_path}")
-    card = {key: value for key, value in card.items() if key in KEPT}
-    card |= {"network_def": {**card["network_def"], "channels": channels}, "ancestry": ancestry(ckpt_path)}
+    card = {key: value for key, value in trained.card.items() if key in KEPT}
+    card |= {"network_def": {**card["network_def"], "channels": channels}, "ancestry": trained.ancestry}
     wide = network_from_card(card).eval()
     generator = torch.Generator().manual_seed(seed)
-    wide.load_state_dict(wider(narrow, channels, generator))
+    wide.load_state_dict(wider(network.state_dict(), channels, generator))
     x = torch.rand(1, card["network_def"].get("in_channels", 1), 6, 6, 6, generator=generator)
     with torch.inference_mode():
         if not torch.allclose(wide.plain(x), network.plain(x), rtol=1e-3, atol=1e-3):

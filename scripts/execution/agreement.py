@@ -8,13 +8,29 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.data.meta_obj import get_track_meta
+from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
 
-from scripts.networks.ensemble import each
 from scripts.networks.meshnet import MeshNet
+
+
+def each(network: torch.nn.Module) -> list[torch.nn.Module]:
+    """The members of a ``ModuleList``, or the only network."""
+    return list(network) if isinstance(network, torch.nn.ModuleList) else [network]
+
+
+def adaptation_to(image: torch.Tensor, network: torch.nn.Module) -> float | None:
+    """The largest share of its own statistics by which a member normalizes an image (B, C, D, H, W).
+
+    None if a member is no MeshNet with batch normalization, whose share is an argument.
+    """
+    networks = each(network)
+    if not all(isinstance(one, MeshNet) and isinstance(one.layers[0][1], torch.nn.BatchNorm3d) for one in networks):
+        return None
+    with torch.no_grad():
+        return max(one.adaptation_to(image) for one in networks)
 
 
 class PredictionsInferer(Inferer):
@@ -45,8 +61,8 @@ class PredictionsInferer(Inferer):
 class Agreed(MapTransform):
     """From the logits of ``PredictionsInferer``, without their batch, to what the predictions agree upon.
 
-    In their place come probabilities (classes, D, H, W): logits are averaged over a member's views, probabilities over
-    members. Besides, an item gets
+    In their place comes the probability of lesion (1, D, H, W), with the affine of the item's ``image``: logits are
+    averaged over a member's views, probabilities over members. Besides, an item gets
 
     - ``uncertainty`` (1, D, H, W): the standard deviation of the predictions' probabilities of lesion, from 0 to 0.5,
       as in Nair et al., Exploring uncertainty measures in deep networks for multiple sclerosis lesion detection and
@@ -70,11 +86,11 @@ class Agreed(MapTransform):
         """The item with them."""
         data = dict(data)
         for key in self.keys:
-            # a network may return a plain tensor; MONAI inverts only what it can track
-            logits = convert_to_tensor(data[key], track_meta=get_track_meta()).unflatten(0, self.shape)
-            data[key] = logits.mean(1).softmax(1).mean(0)
+            logits = convert_to_tensor(data[key], track_meta=False).unflatten(0, self.shape)
+            probability = logits.mean(1).softmax(1).mean(0)[1:2]
+            data[key] = MetaTensor(probability, affine=getattr(data.get("image"), "affine", None))
             lesion = logits.flatten(0, 1).softmax(1)[:, 1]
-            data["uncertainty"] = lesion.std(0, correction=0, keepdim=True)
+            data["uncertainty"] = MetaTensor(lesion.std(0, correction=0, keepdim=True), affine=data[key].affine)
             data["quality"] = mean_pairwise_dice(lesion >= self.threshold)
         return data
 

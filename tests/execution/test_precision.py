@@ -5,7 +5,7 @@ import torch
 from monai.networks.nets import UNet
 
 from scripts.common.errors import InputError
-from scripts.training.precision import AutocastInferer, autocast_dtype, has_bfloat16
+from scripts.execution.precision import AutocastInferer, autocast_dtype, has_bfloat16
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
