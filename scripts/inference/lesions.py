@@ -1,7 +1,6 @@
 """Counts and measures the lesions of a mask, left and right of the middle of the head."""
 
 import numpy as np
-from monai.data import MetaTensor
 from nibabel.affines import apply_affine
 from scipy import ndimage
 
