@@ -162,14 +162,14 @@ def test_a_corrected_mask_gets_its_picture_and_probability_again_and_stays(
     image, drawn = nib.load(mask), picture.read_bytes()
     nib.save(nib.Nifti1Image(np.eye(24, 30, dtype=np.uint8)[..., None].repeat(20, 2), image.affine), mask)
     corrected = mask.read_bytes()
-    segment(scans, tmp_path / "out", qc=True, save_probability=True)
+    segment(scans / "sub-1", tmp_path / "out", qc=True, save_probability=True)
     assert mask.read_bytes() == corrected
     assert picture.read_bytes() != drawn
     assert 0 < nib.load(folder / "sub-1_desc-lesion_probseg.nii.gz").get_fdata().max() <= 1
-    again = segment(scans, tmp_path / "out", qc=True, save_probability=True)
+    again = segment(scans / "sub-1", tmp_path / "out", qc=True, save_probability=True)
     assert again.parser.get_parsed_content("dataset#data") == []
     picture.unlink()
-    segment(scans, tmp_path / "out", qc=True)
+    segment(scans / "sub-1", tmp_path / "out", qc=True)
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert mask.read_bytes() == corrected
     first, second = csv.DictReader((tmp_path / "out" / "lesions.tsv").open(), delimiter="\t")
