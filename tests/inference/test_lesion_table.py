@@ -111,7 +111,8 @@ def test_a_changed_mask_that_cannot_be_read_is_a_warning(tmp_path: Path, caplog:
     for name in ("a", "b"):
         sidecar(tmp_path, name, Sources=[f"bids:raw:{name}_T2w.nii.gz"])
     (tmp_path / "a_desc-lesion_mask.nii.gz").write_bytes(b"broken")
-    write_table(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        write_table(tmp_path)
     assert [row["mask"] for row in rows(tmp_path)] == ["b_desc-lesion_mask.nii.gz"]
     assert caplog.messages[0].startswith(f"{tmp_path}/a_desc-lesion_mask.nii.gz: ")
 
@@ -133,6 +134,7 @@ def test_two_masks_of_one_scan_are_a_warning(tmp_path: Path, caplog: pytest.LogC
     """As where an older version put those of a part of the dataset elsewhere."""
     for place in ("anat/sub-1", "sub-1/anat/sub-1"):
         sidecar(tmp_path, place, Sources=["bids:raw:sub-1/anat/sub-1_T2w.nii.gz"])
-    write_table(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        write_table(tmp_path)
     (line,) = caplog.messages
     assert line.startswith(f"{tmp_path}: bids:raw:sub-1/anat/sub-1_T2w.nii.gz has 2 masks; ")
