@@ -62,6 +62,25 @@ def test_the_same_command_after_a_crash_says_that_it_can_continue(tmp_path: Path
         claim(tmp_path)
 
 
+def test_weights_elsewhere_are_one_runs_too(tmp_path: Path) -> None:
+    shared = tmp_path / "weights" / "best.pt"
+    first = claim(tmp_path / "a", model_path=str(shared))
+    with pytest.raises(InputError, match=f"^{shared.parent}: another run is writing there; give this one its own"):
+        claim(tmp_path / "b", model_path=str(shared))
+    first.release()
+    claim(tmp_path / "c", model_path=str(shared.with_name("other.pt"))).release()
+    shared.write_text("of the first")
+    with pytest.raises(InputError, match=f"^{shared}: results of an earlier run are there; --resume true continues"):
+        claim(tmp_path / "d", model_path=str(shared))
+    claim(tmp_path / "e", model_path=str(shared), overwrite=True).begin()
+    assert not shared.exists()
+
+
+def test_weights_are_found_again_by_their_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^model_path best.pth: expected a name that ends with .pt$"):
+        claim(tmp_path, model_path="best.pth")
+
+
 def test_a_run_that_left_no_results_is_no_obstacle(tmp_path: Path) -> None:
     leave_state(tmp_path)
     (tmp_path / "models" / "checkpoint_last.pt").unlink()
