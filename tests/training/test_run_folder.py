@@ -9,7 +9,8 @@ from pathlib import Path
 import monai
 import pytest
 import torch
-from conftest import ROOT, TRAIN, bundle
+from conftest import ROOT, TRAIN, bundle, train_here
+from ignite.engine import Events
 from monai.bundle import ConfigParser
 from training.processes import start
 
@@ -74,6 +75,17 @@ def test_weights_elsewhere_are_one_runs_too(tmp_path: Path) -> None:
         claim(tmp_path / "d", model_path=str(shared))
     claim(tmp_path / "e", model_path=str(shared), overwrite=True).begin()
     assert not shared.exists()
+
+
+@pytest.mark.slow
+def test_a_run_whose_weights_are_elsewhere_goes_on(cohort_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "weights" / "best.pt"
+    options = {"epochs": 2, "report": False, "resume": True, "model_path": str(path)}
+    with pytest.raises(SystemExit):
+        train_here(cohort_dir, tmp_path / "run", stop=Events.EPOCH_STARTED(once=2), **options)
+    assert path.is_file()
+    train_here(cohort_dir, tmp_path / "run", **options)
+    assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 3
 
 
 def test_weights_are_found_again_by_their_name(tmp_path: Path) -> None:
