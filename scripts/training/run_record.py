@@ -48,7 +48,9 @@ def facts_of(config: dict, cohort: str) -> dict:
         },
         "git_revision": git_revision(),
     }
-    return json.loads(hide_passwords(json.dumps(facts, default=str)))  # what a state may hold, whatever objects a program passed
+    return json.loads(
+        hide_passwords(json.dumps(facts, default=str))
+    )  # what a state may hold, whatever objects a program passed
 
 
 @functools.cache
