@@ -29,7 +29,12 @@ def describe(error: BaseException) -> str:
     if "\nOriginal Traceback" in message:  # torch's ExceptionWrapper
         ends = re.findall(r"^([\w.]+): (.*)", message, re.MULTILINE)
         kind, message = (ends[-1][0].rpartition(".")[2], ends[-1][1]) if ends else (kind, message)
-    return message if kind == InputError.__name__ else f"{kind}: {' '.join(message.split())[:300]}"
+    return hide_passwords(message if kind == InputError.__name__ else f"{kind}: {' '.join(message.split())[:300]}")
+
+
+def hide_passwords(text: str) -> str:
+    """``text`` with the password of each address in it, as in postgresql://user:password@host, as ***."""
+    return re.sub(r"(://[^:/@\s]*):[^@/\s]*@", r"\1:***@", text)
 
 
 def print_cause(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
-from scripts.common.errors import InputError, describe
+from scripts.common.errors import InputError, describe, hide_passwords
 from scripts.training.run_record import differences
 
 
@@ -33,8 +33,7 @@ def open_study(
             break
         except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
             if last or not isinstance(error, IntegrityError | ProgrammingError):
-                url = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", storage)
-                raise InputError(f"storage {url}: cannot be used ({describe(error)})") from error
+                raise InputError(hide_passwords(f"storage {storage}: cannot be used ({describe(error)})")) from error
             time.sleep(1)  # another worker is making the tables
     settings = json.loads(json.dumps(settings))
     found = differences(study.user_attrs.get("settings", settings), settings)

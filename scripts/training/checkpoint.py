@@ -1,6 +1,7 @@
 """Weights for use: written whole with their card, after the best validation or at the end of a training."""
 
 import json
+from pathlib import Path
 
 import torch
 from ignite.engine import Engine, Events
@@ -39,6 +40,6 @@ def save_weights(network: torch.nn.Module, path: str, card: dict) -> None:
     """Write ``network``'s plain state to ``path``, which ends in .pt, and ``card`` beside it."""
     with replace_file(path, "wb") as file:
         torch.save(network.state_dict(), file)
-    with replace_file(path.removesuffix(".pt") + ".json") as file:
+    with replace_file(Path(path).with_suffix(".json")) as file:
         json.dump(card, file, indent=4, allow_nan=False)
         file.write("\n")

@@ -15,7 +15,7 @@ from scripts.weights.checkpoint import read_checkpoint
 
 logger = logging.getLogger("meshnet")
 FORMAT = 3  # of the training state; counted up when its content changes
-RESULTS = ("checkpoint_last.pt", "checkpoint_failed.pt", "model.pt", "model.json", "history.csv", "report.html")
+RESULTS = ("checkpoint_last.pt", "checkpoint_failed.pt", "history.csv", "report.html")
 
 
 class RunFolder:
@@ -31,14 +31,25 @@ class RunFolder:
         cohort: fingerprint of what is trained on.
         resume: continue the run in ``ckpt_dir``, if there is one.
         overwrite: replace the runs in ``output_dir`` and ``ckpt_dir``, once this one has made its first step.
+        model_path: the weights for use, if they are not ``model.pt`` in ``ckpt_dir``; nobody else's, too.
 
     Raises:
-        InputError: a folder is named by an empty text.
+        InputError: a folder is named by an empty text, or ``model_path`` does not end with .pt.
     """
 
     def __init__(
-        self, output_dir: str, ckpt_dir: str, config: dict, cohort: str, resume: bool = False, overwrite: bool = False
+        self,
+        output_dir: str,
+        ckpt_dir: str,
+        config: dict,
+        cohort: str,
+        resume: bool = False,
+        overwrite: bool = False,
+        model_path: str | None = None,
     ) -> None:
+        self.model_path = Path(ckpt_dir, "model.pt") if model_path is None else Path(model_path)
+        if self.model_path.suffix != ".pt":
+            raise InputError(f"model_path {model_path}: expected a name that ends with .pt")
         for key, folder in (("output_dir", output_dir), ("ckpt_dir", ckpt_dir)):
             if not str(folder).strip():
                 raise InputError(f"{key}: is empty; give a folder")
@@ -58,8 +69,9 @@ class RunFolder:
         """
         if self.locks:
             return
-        self.locks = [_lock(folder) for folder in dict.fromkeys((self.path.parent, self.record.parent))]
-        earlier = self._earlier("checkpoint_last.pt", "model.pt", "history.csv")
+        folders = (self.path.parent, self.record.parent, self.model_path.parent)
+        self.locks = [_lock(folder) for folder in dict.fromkeys(folders)]
+        earlier = self._earlier("checkpoint_last.pt", "history.csv") + [self.model_path] * self.model_path.exists()
         if self.resume and self.path.exists():
             self.state = read_checkpoint(self.path)
             self._refuse_other_run(self.state)
@@ -78,8 +90,8 @@ class RunFolder:
         now = {"date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "command": command()}
         record = {**now, **self.facts, "continued": []}
         if self._continued_from is None:
-            for path in self._earlier(*RESULTS):
-                path.unlink()
+            for path in (*self._earlier(*RESULTS), self.model_path, self.model_path.with_suffix(".json")):
+                path.unlink(missing_ok=True)
         elif self.record.is_file():
             record = read_json(self.record, "put the run's own record back, or delete it")
             record["continued"].append({**now, "from_iteration": self._continued_from})

@@ -16,6 +16,8 @@ import monai
 import numpy as np
 import torch
 
+from scripts.common.errors import hide_passwords
+
 RECIPE = Path(__file__).resolve().parents[2] / "configs" / "train.json"
 # What may differ between a run and its continuation: where things are, how they are loaded, what is shown. The scans
 # themselves, and the weights that are started from, are compared by the cohort's fingerprint.
@@ -46,7 +48,9 @@ def facts_of(config: dict, cohort: str) -> dict:
         },
         "git_revision": git_revision(),
     }
-    return json.loads(json.dumps(facts, default=str))  # what a state may hold, whatever objects a program passed
+    return json.loads(
+        hide_passwords(json.dumps(facts, default=str))
+    )  # what a state may hold, whatever objects a program passed
 
 
 @functools.cache
@@ -76,9 +80,10 @@ def differences(theirs: dict, ours: dict, above: str = "") -> Iterator[tuple[str
 
 
 def command() -> str:
-    """The command line that this process was started with, as a person types it."""
+    """The command line that this process was started with, as a person types it, without passwords."""
     module = sys.argv[0].endswith("__main__.py")
-    return shlex.join(["python", *(["-m", "monai.bundle"] if module else sys.argv[:1]), *sys.argv[1:]])
+    words = ["python", *(["-m", "monai.bundle"] if module else sys.argv[:1]), *sys.argv[1:]]
+    return shlex.join(map(hide_passwords, words))
 
 
 def git_revision() -> str | None:

@@ -100,9 +100,9 @@ class TrainingState:
                 raise InputError(f"{self.run_folder.path}: has no {name}, which this run saves; it cannot be resumed")
             part.load_state_dict(state[name])
         trainer, best = self.trainer, state["best"]
-        if best["best_metric_epoch"] > 0 and not (self.run_folder.path.parent / "model.pt").is_file():
+        if best["best_metric_epoch"] > 0 and not self.run_folder.model_path.is_file():
             raise InputError(
-                f"{self.run_folder.path.parent / 'model.pt'}: the best weights so far, of epoch "
+                f"{self.run_folder.model_path}: the best weights so far, of epoch "
                 f"{best['best_metric_epoch']}, are missing; put them back, or start again with --overwrite true"
             )
         trainer.load_state_dict(state["trainer"])

@@ -22,9 +22,11 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict:
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # zip, pickle and torch raise unrelated types for a file that is no checkpoint
-        if "Unsupported global" in str(error) or "Unsupported operand" in str(error):
-            raise InputError(f"{path}: contains code besides weights, refused; save a state_dict") from error
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        if "TorchScript" in str(error):
+            raise InputError(f"{path}: a TorchScript archive, not weights; save a state_dict") from error
+        if "Weights only load failed" in str(error):
+            raise InputError(f"{path}: contains more than weights, such as code; refused; save a state_dict") from error
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError(f"{path}: not a torch checkpoint ({reason})") from error
 
 

@@ -83,3 +83,8 @@ def test_leaving_and_interrupting_are_left_to_python(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "__excepthook__", lambda *error: seen.append(error[0]))
     print_cause(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert seen == [KeyboardInterrupt]
+
+
+def test_a_password_is_never_shown() -> None:
+    error = OSError("could not connect to postgresql://me:secret@host/db, nor to http://host:80/a@b")
+    assert describe(error) == "OSError: could not connect to postgresql://me:***@host/db, nor to http://host:80/a@b"

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import EVALUATE, train_here
-from monai.bundle import ConfigParser
 
 from scripts.common.errors import InputError
 from scripts.comparison.plan import Plan, Run
@@ -112,10 +111,3 @@ def test_what_is_not_trained_by_steps_is_run_and_evaluated_too(
     result = train_and_evaluate(plan, Run("copied", 0, 0))
     assert result["dice"] == json.loads((weights.parent / "result.json").read_text())["dice"]
     assert result["train_seconds"] > 0
-
-
-def test_the_overlay_of_ensembles_names_only_what_evaluation_has() -> None:
-    parser = ConfigParser()
-    parser.read_config([EVALUATE.replace("evaluate", "train"), EVALUATE])
-    overlay = ConfigParser.load_config_file(EVALUATE.replace("evaluate", "ensemble"))
-    assert {key for key in overlay if key not in parser} == {"members", "plain_inferer"}

@@ -9,7 +9,8 @@ from pathlib import Path
 import monai
 import pytest
 import torch
-from conftest import ROOT, TRAIN, bundle
+from conftest import ROOT, TRAIN, bundle, train_here
+from ignite.engine import Events
 from monai.bundle import ConfigParser
 from training.processes import start
 
@@ -60,6 +61,36 @@ def test_the_same_command_after_a_crash_says_that_it_can_continue(tmp_path: Path
     leave_state(tmp_path, iteration)
     with pytest.raises(InputError, match=words):
         claim(tmp_path)
+
+
+def test_weights_elsewhere_are_one_runs_too(tmp_path: Path) -> None:
+    shared = tmp_path / "weights" / "best.pt"
+    first = claim(tmp_path / "a", model_path=str(shared))
+    with pytest.raises(InputError, match=f"^{shared.parent}: another run is writing there; give this one its own"):
+        claim(tmp_path / "b", model_path=str(shared))
+    first.release()
+    claim(tmp_path / "c", model_path=str(shared.with_name("other.pt"))).release()
+    shared.write_text("of the first")
+    with pytest.raises(InputError, match=f"^{shared}: results of an earlier run are there; --resume true continues"):
+        claim(tmp_path / "d", model_path=str(shared))
+    claim(tmp_path / "e", model_path=str(shared), overwrite=True).begin()
+    assert not shared.exists()
+
+
+@pytest.mark.slow
+def test_a_run_whose_weights_are_elsewhere_goes_on(cohort_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "weights" / "best.pt"
+    options = {"epochs": 2, "report": False, "resume": True, "model_path": str(path)}
+    with pytest.raises(SystemExit):
+        train_here(cohort_dir, tmp_path / "run", stop=Events.EPOCH_STARTED(once=2), **options)
+    assert path.is_file()
+    train_here(cohort_dir, tmp_path / "run", **options)
+    assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 3
+
+
+def test_weights_are_found_again_by_their_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^model_path best.pth: expected a name that ends with .pt$"):
+        claim(tmp_path, model_path="best.pth")
 
 
 def test_a_run_that_left_no_results_is_no_obstacle(tmp_path: Path) -> None:

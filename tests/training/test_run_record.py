@@ -11,7 +11,7 @@ import torch
 from conftest import ROOT, TRAIN
 from monai.bundle import ConfigParser
 
-from scripts.training.run_record import differences, facts_of
+from scripts.training.run_record import command, differences, facts_of
 
 
 def test_a_run_is_on_record_with_all_that_is_needed_to_repeat_it(trained: dict) -> None:
@@ -57,3 +57,13 @@ def test_whatever_objects_a_program_passed_the_facts_are_json() -> None:
     facts = facts_of({"device": torch.device("cpu"), "epochs": 3, "_meta_": {}}, "abc")
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
     assert facts["config"] == {"device": "cpu", "epochs": 3}
+
+
+@pytest.mark.parametrize("given", [["--storage", "{}"], ["--storage={}"]])
+def test_a_password_is_not_on_record(given: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "postgresql+psycopg://me:s3c%40ret@host:5432/optuna"
+    monkeypatch.setattr("sys.argv", ["scripts/hpo.py", *(part.format(url) for part in given)])
+    assert "s3c" not in command()
+    assert "postgresql+psycopg://me:***@host:5432/optuna" in command()
+    facts = facts_of({"tracking_uri": "https://me:s3cret@host/mlflow", "epochs": 3}, "abc")
+    assert facts["config"] == {"tracking_uri": "https://me:***@host/mlflow", "epochs": 3}

@@ -86,9 +86,27 @@ class Mine:
     """Not a weight."""
 
 
-def test_weights_that_hold_code_are_refused_by_that_name(tmp_path: Path) -> None:
-    torch.save({"network": Mine()}, tmp_path / "model.pt")
-    with pytest.raises(InputError, match=r"model.pt: contains code besides weights, refused; save a state_dict$"):
+class Calls:
+    """Runs a function when it is read."""
+
+    def __reduce__(self) -> tuple:
+        return os.system, ("touch hacked",)
+
+
+@pytest.mark.parametrize("held", [Mine(), Calls()])
+def test_weights_that_hold_code_are_refused_by_that_name(
+    tmp_path: Path, held: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"network": held}, tmp_path / "model.pt")
+    with pytest.raises(InputError, match=r"model.pt: contains more than weights, such as code; refused; save a state_"):
+        load_weights(tmp_path / "model.pt", MeshNet(channels=2))
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_an_archive_of_torchscript_is_told_as_that(tmp_path: Path) -> None:
+    torch.jit.script(torch.nn.Linear(1, 1)).save(tmp_path / "model.pt")
+    with pytest.raises(InputError, match=r"model.pt: a TorchScript archive, not weights; save a state_dict$"):
         load_weights(tmp_path / "model.pt", MeshNet(channels=2))
 
 
