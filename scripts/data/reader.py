@@ -66,7 +66,6 @@ def read_volume(path: str | Path) -> Volume:
     path = Path(path)
     if is_annexed(path):
         raise InputError(f"{path}: a git-annex link, its content is not here; `datalad get {path}` fetches it")
-    refuse_name(path)
     try:
         return _read(path)
     except InputError:
@@ -89,6 +88,7 @@ def _read(path: Path) -> Volume:
     if not path.is_file():
         leads = f" ({os.readlink(path)}, where this link leads)" if path.is_symlink() else ""
         raise InputError(f"{path}: no such file{leads}")
+    refuse_name(path)
     content = path.read_bytes()
     if reason := next((text for start, text in STARTS.items() if content.startswith(start)), None):
         raise InputError(f"{path}: {reason}")
@@ -120,7 +120,7 @@ def _header(path: Path, start: bytes) -> tuple[nib.Nifti1Header, tuple[int, ...]
         raise InputError(f"{path}: not a readable NIfTI image (its header is none of NIfTI-1 or -2)")
     header = kind(start[: kind.sizeof_hdr])
     shape, dtype = header.get_data_shape(), header.get_data_dtype()
-    if len(shape) < 3 or any(side != 1 for side in shape[3:]):
+    if len(shape) < 3 or min(shape) < 1 or max(shape[3:], default=1) > 1:
         raise InputError(f"{path}: expected a 3D volume, got shape {shape}")
     shape = shape[:3]
     if dtype.fields:

@@ -10,7 +10,7 @@ const TYPES = {
 const NAMED = { 32: 'complex voxels', 1792: 'complex voxels', 128: 'colours', 2304: 'colours', 1536: '128-bit floats' }
 const NIFTI_1 = { ndim: 40, type: 70, pixdim: 76, offset: 108, slope: 112, units: 123, forms: 252, quaternion: 256, sform: 280 }
 const NIFTI_2 = { ndim: 16, type: 12, pixdim: 104, offset: 168, slope: 176, units: 500, forms: 344, quaternion: 352, sform: 400 }
-const MM = { 1: 1000, 3: 0.001 } // of metres and microns; all other units are taken for mm
+const MM = { 1: [1000, 'metres'], 3: [0.001, 'microns'] } // all other units are taken for mm
 
 /** What is wrong with a scan, for people; the page shows its message as it is. */
 export class ScanError extends Error {}
@@ -27,9 +27,9 @@ export async function readNifti(file) {
   const zipped = magic[0] === 0x1f && magic[1] === 0x8b
   let found
   try {
-    found = await contentOf(zipped ? [inflated(file)] : [file.stream()]).catch(async (error) => {
+    found = await contentOf([file], zipped).catch(async (error) => {
       if (!zipped || error instanceof ScanError || error instanceof RangeError) throw error
-      return contentOf((await membersOf(file)).map(inflated))
+      return contentOf(await membersOf(file), zipped)
     })
   } catch (error) {
     if (error instanceof ScanError) throw error
@@ -42,17 +42,17 @@ export async function readNifti(file) {
 
 const inflated = (blob) => blob.stream().pipeThrough(new DecompressionStream('gzip'))
 
-/** The header and all bytes of a volume, which come in one stream after the other. */
-async function contentOf(streams) {
+/** The header and all bytes of a volume, of which a file has one part or several. */
+async function contentOf(parts, zipped) {
   let header, bytes, filled = 0, start = new Uint8Array(0)
-  for (const stream of streams) {
-    const reader = stream.getReader()
+  for (const part of parts) {
+    const reader = (zipped ? inflated(part) : part.stream()).getReader()
     try {
       for (let done = false, value; !done;) {
         ;({ done, value = new Uint8Array(0) } = await reader.read())
         if (!header) {
           value = start = joined(start, value)
-          if (start.length < 544 && !(done && stream === streams.at(-1))) continue
+          if (start.length < 544 && !(done && part === parts.at(-1))) continue
           header = readHeader(start)
           bytes = new Uint8Array(header.total) // of a size that is known to be sane: no bomb is ever unpacked
         }
@@ -142,7 +142,7 @@ function readHeader(start) {
   const units = (two ? view.getInt32(at.units, little) : view.getUint8(at.units)) & 7
   return {
     header: start.slice(0, size), two, little, sides, voxels, type, width, offset, total: offset + voxels * width,
-    mm: MM[units] ?? 1, pixdim: floats(at.pixdim, 4), slope: float(at.slope), inter: float(at.slope + step),
+    unit: MM[units] ?? [1], pixdim: floats(at.pixdim, 4), slope: float(at.slope), inter: float(at.slope + step),
     qform: code(0), sform: code(1), quaternion: floats(at.quaternion, 6),
     rows: [0, 1, 2].map((i) => floats(at.sform + 4 * step * i, 4)),
   }
@@ -153,7 +153,7 @@ function readHeader(start) {
  * at 0 and x to the left; and what is to be known of it, in words.
  */
 function affineOf(header) {
-  const { sform, qform, mm, sides } = header
+  const { sform, qform, unit: [mm, unit], sides } = header
   const scaled = (rows) => rows.map((row) => row.map((value) => value * mm))
   const turned = qform ? scaled(rowsOfQform(header)) : null
   if (!sform && turned?.flat().some(Number.isNaN)) throw new ScanError('its qform is no rotation; repair the header')
@@ -162,9 +162,9 @@ function affineOf(header) {
   const [a, b, c] = rows
   const volume = Math.abs(a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) +
     a[2] * (b[0] * c[1] - b[1] * c[0]))
-  const shown = `${sizes.map((size) => Number(size.toPrecision(3))).join('x')} mm`
+  const shown = `${sizes.map((size) => Number(size.toPrecision(3))).join('x')} mm`, meant = unit ? `, its unit being ${unit}` : ''
   const sane = volume >= 0.1 * sizes[0] * sizes[1] * sizes[2] && Math.min(...sizes) >= 0.01 && Math.max(...sizes) <= 100
-  if (!sane) throw new ScanError(`its affine is not one of a scan (spacing ${shown}); repair the header`)
+  if (!sane) throw new ScanError(`its affine is not one of a scan (spacing ${shown}${meant}); repair the header`)
   const corners = [0, 1, 2, 3, 4, 5, 6, 7].map((bits) => sides.map((side, i) => (bits >> i & 1) * (side - 1)))
   const shift = sform && turned ? Math.max(...corners.flatMap((corner) => rows.map((row, i) =>
     Math.abs([...corner, 1].reduce((sum, at, j) => sum + at * (row[j] - turned[i][j]), 0))))) : 0
