@@ -229,6 +229,18 @@ def test_gzip_of_several_members_and_with_zeros_behind_is_read(page: Chromium) -
 
 
 @pytest.mark.slow
+def test_a_scan_that_does_not_tell_left_from_right_has_a_volume_but_no_sides(page: Chromium, tmp_path: Path) -> None:
+    data = np.zeros((24, 30, 20), np.float32)
+    data[2:22, 2:28, 2:18], data[14:18, 8:22, 6:14] = 30, 100
+    nib.save(nib.Nifti1Image(data, None), tmp_path / "untold.nii")
+    assert nib.load(tmp_path / "untold.nii").get_sform(coded=True)[1] == 0
+    segment(page, tmp_path / "untold.nii")
+    assert (page.text("#onLeft"), page.text("#onRight")) == ("n/a", "n/a")
+    assert page.text("#volume").endswith(" mL")
+    assert "left and right" in page.text("#warning")
+
+
+@pytest.mark.slow
 def test_a_decompression_bomb_is_refused_before_it_is_unpacked(page: Chromium, tmp_path: Path) -> None:
     header = bytearray(write(tmp_path / "scan.nii").read_bytes()[:352])
     struct.pack_into("<4h", header, 40, 3, 30000, 30000, 30000)
