@@ -12,18 +12,21 @@ from scripts.data.placement import head_of
 def measure(mask: MetaTensor, image: MetaTensor) -> dict[str, float | int]:
     """Of ``mask`` (1, D, H, W) over a scan, ``image``, on one grid: what ``lesions.tsv`` has, and ``lesion_voxels``.
 
-    Volumes are in mm3; left is what lies left of ``midline``; ``laterality`` is None without a lesion.
+    Volumes are in mm3; left is what lies left of ``midline``; ``laterality`` is None without a lesion, and it and both
+    sides' volumes are None where the scan's header does not tell left from right (``sides_known`` of its ``meta``).
     """
     lesion, affine = mask[0].cpu().numpy() > 0, mask.affine.double().cpu().numpy()
     voxel, x = abs(np.linalg.det(affine[:3, :3])), apply_affine(affine, np.argwhere(lesion))[:, 0]
-    total, left = voxel * x.size, voxel * int((x < midline(image[0].cpu().numpy(), affine)).sum())
+    total, left, known = voxel * x.size, 0.0, image.meta.get("sides_known", True)
+    if known:
+        left = voxel * int((x < midline(image[0].cpu().numpy(), affine)).sum())
     return {
         "lesion_volume": total,
         "lesion_voxels": x.size,
         "lesions": ndimage.label(lesion, TOUCHING)[1],
-        "left_volume": left,
-        "right_volume": total - left,
-        "laterality": (2 * left - total) / total if total else None,
+        "left_volume": left if known else None,
+        "right_volume": total - left if known else None,
+        "laterality": (2 * left - total) / total if known and total else None,
     }
 
 

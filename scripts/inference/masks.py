@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from scripts.common.errors import InputError, describe
 from scripts.data.check_scans import check_scans
+from scripts.data.reader import ScanReader
 from scripts.evaluation import qc_picture
 from scripts.execution.agreement import adaptation_to
 from scripts.inference.derivative import MASK, PICTURE, PROBABILITY, UNCERTAINTY, Derivative
@@ -123,7 +124,7 @@ class Masks:
         """Bring back to the scan's grid, measure, draw and write."""
         try:
             item = postprocessing(item)
-            mask, image = item["pred"].cpu(), LoadImage(ensure_channel_first=True)(scan)
+            mask, image = item["pred"].cpu(), LoadImage(ScanReader(), ensure_channel_first=True)(scan)
             if odd := unusual(item["image"][0].cpu().numpy(), self.card):
                 logger.warning(f"{scan}: unlike the scans these weights were trained on: {odd}; do not trust its mask")
             quality, adaptation = item["quality"], item["norm_adaptation"]
