@@ -43,7 +43,7 @@ class Prepare(nn.Module):
     def forward(self, scan: torch.Tensor, to_scan: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
         """Image (views, 1, D, H, W) of a scan (1, 1, Z, Y, X); the second view is the first one's mirror image."""
         axes = [torch.arange(n, dtype=torch.float32) for n in self.spatial_size]
-        image = sample(scan, to_scan, *axes)
+        image = sample(scan, to_scan, *axes) - scan.min()  # as ``above_minimum`` does, without a copy of the scan
         for axis, indices in enumerate(axes):
             inside = (indices >= limits[0, axis]) & (indices <= limits[1, axis])
             image = image * inside.view([-1 if i == axis else 1 for i in range(3)])

@@ -9,18 +9,17 @@ from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
 from scripts.common.errors import InputError
-from scripts.common.files import replace_file, sha256
+from scripts.common.files import replace_file
 from scripts.data.placement import share_outside
-from scripts.data.volumes import Image, off_grid, read_volume
+from scripts.data.reader import read_volume
+from scripts.data.volumes import Volume, is_like_a_mask, lesion_of, off_grid
 
 logger = logging.getLogger("meshnet")
-RULES = 3  # counted up when a rule changes, so that no report of older rules is used again
+RULES = 4  # counted up when a rule changes, so that no report of older rules is used again
 
 
 def check_scans(
@@ -35,7 +34,8 @@ def check_scans(
         cache: file in which reports without errors are kept, and used while their files have the same size and time.
 
     Returns:
-        A report per scan: lines of ``errors`` and ``warnings``, ``empty_label``, and ``sha256`` of its files.
+        A report per scan: lines of ``errors`` and ``warnings``, ``empty_label``, ``is_like_a_mask`` (of the image), and
+        ``sha256`` of its files.
     """
     grid, known = spacing and [list(spacing), list(spatial_size)], {}
     if cache:
@@ -81,16 +81,17 @@ def problems_of(scans: list[dict], reports: list[dict], lesion_needed: Sequence 
 
 
 def _check_scan(scan: dict, grid: list | None) -> dict:
-    report = {"errors": [], "warnings": [], "empty_label": False, "sha256": {}}
+    report = {"errors": [], "warnings": [], "empty_label": False, "is_like_a_mask": False, "sha256": {}}
     for key in [key for key in ("image", "label") if key in scan]:
         try:
-            volume, data = read_volume(scan[key])
-            report["sha256"][key] = sha256(scan[key])
+            volume = read_volume(scan[key])
+            report["sha256"][key] = volume.sha256
             if key == "image":
-                image, voxels = volume, data
-                _check_image(scan["image"], image, data, report)
+                image = volume
+                _check_image(image, report)
+                report["is_like_a_mask"] = not report["errors"] and is_like_a_mask(image.data)
             elif not report["errors"]:
-                _check_mask(scan, image, voxels, volume, data, grid, report)
+                _check_mask(image, volume, grid, report)
         except InputError as error:
             report["errors"].append(str(error))
         except MemoryError:
@@ -98,7 +99,8 @@ def _check_scan(scan: dict, grid: list | None) -> dict:
     return report
 
 
-def _check_image(path: str, image: Image, data: np.ndarray, report: dict) -> None:
+def _check_image(image: Volume, report: dict) -> None:
+    path, data = image.path, image.data
     if data.min() == data.max():
         report["errors"].append(f"{path}: every voxel is {data.flat[0]:g}; is this the right file?")
     if data.min() < 0:
@@ -108,31 +110,23 @@ def _check_image(path: str, image: Image, data: np.ndarray, report: dict) -> Non
                 f"{path}: values are standardized, or no MRI's (a fiftieth is below {low:.3g}): air must be the "
                 "darkest, so give the scan as the scanner stored it"
             )
-    zooms, volume = voxel_sizes(image.affine), abs(np.linalg.det(image.affine[:3, :3]))
-    shown = "x".join(f"{zoom:.3g}" for zoom in zooms)
-    if not (volume >= 0.1 * np.prod(zooms) and min(zooms) >= 0.01 and max(zooms) <= 100):  # NaN is not, either
-        report["errors"].append(f"{path}: its affine is not one of a scan (spacing {shown} mm); repair the header")
-    elif min(zooms) < 0.2 or max(zooms) > 15:
-        report["warnings"].append(f"{path}: unusual spacing, {shown} mm")
-    if isinstance(image.header, nib.Nifti1Header) and image.header["sform_code"] == image.header["qform_code"] == 0:
-        report["warnings"].append(f"{path}: its header does not say where left and right are (both form codes are 0)")
+    report["warnings"] += image.warnings
 
 
-def _check_mask(
-    scan: dict, image: Image, voxels: np.ndarray, label: Image, data: np.ndarray, grid: list | None, report: dict
-) -> None:
-    path, lesion = scan["label"], data > 0
+def _check_mask(image: Volume, label: Volume, grid: list | None, report: dict) -> None:
+    path = label.path
     if wrong := off_grid(label, image):
-        report["errors"].append(f"{path}: {wrong}: {scan['image']}")
+        report["errors"].append(f"{path}: {wrong}: {image.path}")
         return
+    lesion = lesion_of(label)
     report["empty_label"] = not lesion.any()
     if lesion.mean() > 0.5:
         report["errors"].append(f"{path}: {lesion.mean():.0%} of the volume is above 0; is this a lesion mask?")
-    if (n_values := len(np.unique(data[lesion]))) > 1:
+    if (n_values := len(np.unique(label.data[lesion]))) > 1:
         report["warnings"].append(f"{path}: {n_values} different values above 0, all taken as lesion")
-    if data.min() < 0:
+    if label.data.min() < 0:
         report["warnings"].append(f"{path}: values below 0, taken as background")
-    if grid and lesion.any() and (outside := share_outside(image, voxels, lesion, *grid)):
+    if grid and lesion.any() and (outside := share_outside(image, lesion, *grid)):
         kind = "errors" if outside == 1 else "warnings"
         report[kind].append(f"{path}: {outside:.0%} of the lesion lies outside the recipe's grid")
 

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
@@ -18,8 +17,9 @@ from scripts.common.files import replace_file
 from scripts.data.bids import check_files, read_description, scans_in_bids, scans_in_csv
 from scripts.data.folds import assign_folds, table_of_folds
 from scripts.data.placement import MARGIN, STEP, head_in_mm
+from scripts.data.reader import read_volume, refuse_name
 from scripts.data.volume_files import stem
-from scripts.data.volumes import read_volume
+from scripts.data.volumes import lesion_of
 
 
 def prepare_datalist(
@@ -132,7 +132,7 @@ def _usable(root: Path, scans: list[dict], keep_tse: bool) -> list[dict]:
     check_files(root, kept)
     kept.sort(key=lambda scan: scan["image"])
     makers = Counter(scan.pop("software") for scan in kept)
-    with ThreadPoolExecutor(8) as pool:  # not one per core: each may hold a whole volume in float64
+    with ThreadPoolExecutor(8) as pool:  # not one per core: each holds a whole volume
         measured = pool.map(lambda scan: _measure_lesion(root, scan), kept)
         problems = [p for p in tqdm(measured, "Reading masks", len(kept), leave=False) if p]
     if problems:
@@ -148,11 +148,13 @@ def _usable(root: Path, scans: list[dict], keep_tse: bool) -> list[dict]:
 def _measure_lesion(root: Path, scan: dict) -> str | None:
     """Set the scan's ``lesion_volume``, in mm3, or say what is wrong with its mask."""
     try:
-        image, mask = read_volume(root / scan["label"])
+        for image in (scan["image"], *scan.get("contrasts", {}).values()):
+            refuse_name(root / image)
+        mask = read_volume(root / scan["label"])
+        n_voxels = np.count_nonzero(lesion_of(mask))
     except InputError as error:
         return str(error)
-    n_voxels = np.count_nonzero(mask > 0)  # never > 0.5: a scale slope can make a lesion's voxels 0.017
-    scan["lesion_volume"] = round(float(n_voxels * abs(np.linalg.det(image.affine[:3, :3]))), 1)
+    scan["lesion_volume"] = round(float(n_voxels * abs(np.linalg.det(mask.affine[:3, :3]))), 1)
     return None
 
 
@@ -161,11 +163,9 @@ def _around_heads(root: Path, scans: list[dict], spacing: list[float]) -> list[i
 
     def measure(scan: dict) -> tuple[np.ndarray, np.ndarray] | str:
         try:
-            return head_in_mm(*read_volume(root / scan["image"]))
+            return head_in_mm(read_volume(root / scan["image"]))
         except InputError as error:
             return str(error)
-        except nib.orientations.OrientationError:
-            return f"{root / scan['image']}: its affine is not one of a scan; repair the header"
 
     with ThreadPoolExecutor(8) as pool:
         found = list(tqdm(pool.map(measure, scans), "Finding heads", len(scans), leave=False))

@@ -7,7 +7,7 @@ import torch
 from scipy import ndimage
 from torch.nn.functional import avg_pool3d
 
-from scripts.data.volumes import Image, in_ras
+from scripts.data.volumes import Volume, in_ras
 
 COARSE = 64  # voxels along an axis are enough to find a head
 MARGIN = 6  # voxels of air around it
@@ -80,17 +80,20 @@ def voxels_on_grid(image: torch.Tensor, spatial_size: Sequence[int], orientation
     return chosen
 
 
-def head_in_mm(image: Image, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def above_minimum(image: torch.Tensor) -> torch.Tensor:
+    """``image`` less its minimum: MONAI pads with 0, which must be as dark as a scan can be."""
+    return image - image.min()
+
+
+def head_in_mm(image: Volume) -> tuple[np.ndarray, np.ndarray]:
     """The sides of a scan (3,), and from where to where the head reaches in it (3, 2), in mm along R, A and S."""
-    data, voxel = in_ras(image, data)
-    extent = head_extent(torch.from_numpy(np.ascontiguousarray(data, np.float32)))
+    data, voxel = in_ras(image, image.data)
+    extent = head_extent(torch.from_numpy(np.ascontiguousarray(data)))
     return data.shape * voxel, np.array(extent) * voxel[:, None]
 
 
-def share_outside(
-    image: Image, data: np.ndarray, lesion: np.ndarray, spacing: Sequence[float], spatial_size: Sequence[int]
-) -> float:
-    """The share of ``lesion`` (D, H, W; boolean), drawn on a scan and its ``data``, that the grid does not hold.
+def share_outside(image: Volume, lesion: np.ndarray, spacing: Sequence[float], spatial_size: Sequence[int]) -> float:
+    """The share of ``lesion`` (D, H, W; boolean), drawn on a scan, that the grid does not hold.
 
     Spacing in mm and size in voxels are in RAS order.
     """
@@ -98,7 +101,7 @@ def share_outside(
     sides = np.round(lesion.shape * voxel / spacing)
     if (sides <= spatial_size).all():
         return 0.0
-    in_mm, extent = head_in_mm(image, data)
+    in_mm, extent = head_in_mm(image)
     starts = grid_starts(sides, spatial_size, extent * (sides / in_mm)[:, None], "RAS")
     places = (np.argwhere(lesion) + 0.5) * voxel / spacing - starts
     return float(((places < 0) | (places > spatial_size)).any(1).mean())

@@ -1,14 +1,10 @@
 """Which files of a folder are volumes, and which of these are scans: decided once, here, by what disks have beside."""
 
-import math
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-import nibabel as nib
-import numpy as np
 
 ENDING = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 OTHER_FORMAT = re.compile(r"\.(img|mgh|mgz|mha|nrrd)$", re.IGNORECASE)
@@ -83,25 +79,6 @@ def volumes_below(folder: Path, named: str = "") -> list[Path]:
     if not_taken := count(there.values()):
         print(f"Not taken of {folder}: {not_taken}".encode(errors="replace").decode())
     return sorted(path for path, why in there.items() if why is None)
-
-
-def is_like_a_mask(path: str | Path) -> bool:
-    """Whether the volume at ``path`` is stored in two or three whole values; a scan is read to its fourth.
-
-    False where it cannot be read, which whoever reads it reports.
-    """
-    found = np.empty(0)
-    try:
-        image = nib.load(path)
-        stored, dtype, left = image.dataobj, image.get_data_dtype(), math.prod(image.shape)
-        with nib.openers.ImageOpener(stored.file_like) as stream:
-            stream.seek(stored.offset)
-            while left > 0 and len(found) < 4:
-                found = np.union1d(found, np.frombuffer(stream.read(min(left, 2**16) * dtype.itemsize), dtype))
-                left -= 2**16
-        return len(found) in (2, 3) and bool((found == np.rint(found)).all())
-    except Exception:  # nibabel, gzip and NumPy raise a dozen unrelated types
-        return False
 
 
 def count(reasons: Iterable[str]) -> str:

@@ -1,8 +1,8 @@
-"""Reads volumes in full, and compares grids; where nibabel raises a dozen unrelated errors, here each is one line."""
+"""What a volume in memory is, where its voxels lie, and what in it is lesion if it is a mask."""
 
-import math
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -10,29 +10,28 @@ from nibabel.affines import apply_affine, voxel_sizes
 
 from scripts.common.errors import InputError
 
-LARGEST = float(np.finfo(np.float32).max)  # what transforms and networks compute in
-Image = nib.spatialimages.SpatialImage
+FEW = 5  # different values that a scale factor may make of labels; interpolation makes more
 
 
-def read_volume(path: str | Path) -> tuple[Image, np.ndarray]:
-    """The 3D image at ``path`` and its voxels, scale factors applied.
+class Volume(NamedTuple):
+    """A scan or a mask: ``data`` (X, Y, Z; float32; scale factors applied) and the ``affine`` (4, 4) from voxels to mm.
 
-    Raises:
-        InputError: it is missing or cannot be read in full, is not 3D, complex, or holds what float32 cannot.
+    ``header`` is the file's own, as nibabel reads it; ``n_nan`` voxels were NaN and are 0.
     """
-    path = Path(path)
-    if is_annexed(path):
-        raise InputError(f"{path}: a git-annex link, its content is not here; `datalad get {path}` fetches it")
-    try:
-        return _read(path)
-    except InputError:
-        raise
-    except MemoryError as error:
-        raise InputError(f"{path}: does not fit into the memory that is free") from error
-    except Exception as error:  # gzip, zlib and nibabel raise a dozen unrelated types for a broken file
-        by_system = getattr(error, "strerror", None)  # such as a file without permission
-        reason = f"cannot be read ({by_system})" if by_system else f"not a readable NIfTI image ({error})"
-        raise InputError(f"{path}: {' '.join(reason.split())[:160]}") from error
+
+    path: str
+    data: np.ndarray
+    affine: np.ndarray
+    header: nib.Nifti1Header
+    sides_known: bool
+    n_nan: int
+    sha256: str
+    warnings: list[str]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """In voxels."""
+        return self.data.shape
 
 
 def is_annexed(path: Path) -> bool:
@@ -46,7 +45,35 @@ def is_annexed(path: Path) -> bool:
         return False
 
 
-def off_grid(label: Image, image: Image) -> str | None:
+def is_like_a_mask(data: np.ndarray) -> bool:
+    """Whether a volume has two values, or three that are whole: no scan has; one is looked at up to its fourth."""
+    voxels, found = data.ravel(order="K"), np.empty(0)
+    for start in range(0, voxels.size, 2**16):
+        found = np.union1d(found, voxels[start : start + 2**16])
+        if len(found) > 3:
+            return False
+    return len(found) == 2 or (len(found) == 3 and not (found % 1).any())
+
+
+def lesion_of(mask: Volume) -> np.ndarray:
+    """What is lesion (X, Y, Z; bool) in a drawn ``mask``: all above 0, as a scale factor can make 0.017 of a 1.
+
+    Raises:
+        InputError: the mask was interpolated, so that 0 is not where its edge is, or some of it is NaN.
+    """
+    lesion = mask.data > 0
+    if mask.n_nan:
+        raise InputError(f"{mask.path}: {mask.n_nan} voxels are NaN or infinite")
+    values = np.unique(mask.data[lesion])
+    if (values % 1).any() and (n := len(np.unique((values / values[-1]).round(3)))) > FEW:
+        raise InputError(
+            f"{mask.path}: {n} different values above 0 that are not whole: an interpolated mask or a probability; "
+            f"cut it at half: `fslmaths MASK -thr {values[-1] / 2:g} -bin NEW`"
+        )
+    return lesion
+
+
+def off_grid(label: Volume, image: Volume) -> str | None:
     """How the grid of ``label`` differs from its image's; None if by less than a tenth of a voxel."""
     if label.shape != image.shape:
         return f"shape {label.shape}, but its image has {image.shape}"
@@ -56,40 +83,17 @@ def off_grid(label: Image, image: Image) -> str | None:
     axes, expected = ("".join(map(str, nib.aff2axcodes(volume.affine))) for volume in (label, image))
     if axes != expected:
         return f"orientation {axes}, but its image has {expected}"
-    corners = np.indices((2, 2, 2)).reshape(3, 8).T * (np.array(image.shape) - 1)
-    shift = np.abs(apply_affine(label.affine - image.affine, corners)).max()
+    shift = largest_shift(label.affine, image.affine, image.shape)
     return f"its affine moves it {shift:.1f} mm away from its image" if shift > 0.1 * theirs.min() else None
 
 
-def in_ras(image: Image, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def largest_shift(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
+    """How far apart, along an axis of the world, two affines (4, 4) place a voxel of a volume, at most."""
+    corners = np.indices((2, 2, 2)).reshape(3, 8).T * (np.array(shape) - 1)
+    return float(np.abs(apply_affine(affine - other, corners)).max())
+
+
+def in_ras(image: Volume, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A view of the ``data`` (D, H, W) of ``image`` with its axes along R, A and S, and their voxel sizes in mm."""
     turn = nib.io_orientation(image.affine)
     return nib.apply_orientation(data, turn), voxel_sizes(image.affine)[np.argsort(turn[:, 0])]
-
-
-def _read(path: Path) -> tuple[Image, np.ndarray]:
-    if not path.is_file():
-        leads = f" ({os.readlink(path)}, where this link leads)" if path.is_symlink() else ""
-        raise InputError(f"{path}: no such file{leads}")
-    image = nib.load(path)  # the header; no memory is taken for the voxels yet
-    shape, dtype = image.shape, image.get_data_dtype()
-    if len(shape) != 3:
-        raise InputError(f"{path}: expected a 3D volume, got shape {shape}")
-    if dtype.kind == "c":
-        raise InputError(f"{path}: complex voxels; give the magnitude image")
-    size = math.prod(shape) * max(8, dtype.itemsize) / 2**30  # scaled voxels are float64
-    if hasattr(os, "sysconf") and size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30:
-        raise InputError(f"{path}: its header says shape {shape}, {size:,.0f} GiB, more than this machine's memory")
-    if isinstance(image, nib.filebasedimages.SerializableImage):
-        with nib.openers.ImageOpener(path) as stream:
-            data = np.asanyarray(type(image).from_stream(stream.fobj).dataobj)
-            while stream.read(2**20):  # gzip's checksum is at the end, where nibabel does not look
-                pass
-    else:  # a pair of files
-        data = np.asanyarray(image.dataobj)
-    low, high = float(data.min()), float(data.max())
-    if not np.isfinite([low, high]).all():
-        raise InputError(f"{path}: {np.count_nonzero(~np.isfinite(data))} voxels are NaN or infinite")
-    if max(-low, high, high - low) > LARGEST:
-        raise InputError(f"{path}: values from {low:g} to {high:g}, more than float32 can hold")
-    return image, data

@@ -12,7 +12,8 @@ from monai.data import MetaTensor
 def draw(image: MetaTensor, outlines: dict[str, MetaTensor], title: str = "", n_axial: int = 7) -> bytes:
     """A PNG of ``image`` (1, D, H, W) under ``title``; each of ``outlines`` is a mask of that shape by its colour.
 
-    The planes go through the largest slices of the first mask that is not empty; ``n_axial`` axial ones cover it.
+    The planes go through the largest slices of the first mask that is not empty; ``n_axial`` axial ones cover it. No
+    side is marked where the scan's ``meta`` says that ``sides_known`` is False.
     """
     from nilearn import plotting  # 1 s, and not every run draws
 
@@ -21,7 +22,7 @@ def draw(image: MetaTensor, outlines: dict[str, MetaTensor], title: str = "", n_
     centre, heights = _where(next((m for m in masks.values() if m.get_fdata().any()), None), scan, n_axial)
     figure = Figure(figsize=(11, 6), facecolor="black")
     darkest, brightest = np.percentile(scan.get_fdata(), [0, 99.5])
-    style = {"black_bg": True, "annotate": True, "draw_cross": False, "colorbar": False}
+    style = {"black_bg": True, "annotate": image.meta.get("sides_known", True), "draw_cross": False, "colorbar": False}
     style |= {"vmin": min(0.0, darkest), "vmax": brightest or 1.0}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No contour levels were found")

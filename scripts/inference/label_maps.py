@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from scripts.common.errors import InputError
+from scripts.data.reader import read_volume
 from scripts.inference.derivative import LABELS, Derivative
 from scripts.inference.masks import Masks
 from scripts.inference.scan_header import encode
@@ -24,7 +25,11 @@ class LabelMaps(Masks):
 
     def _results(self, scan: str, item: dict) -> tuple[dict, dict[str, bytes], str]:
         labels = item["pred"][0].cpu().numpy().astype(self.dtype)
-        return {}, {LABELS: encode(labels, scan)}, f"{Path(scan).name}: {len(np.unique(labels))} classes found"
+        return (
+            {},
+            {LABELS: encode(labels, read_volume(scan))},
+            f"{Path(scan).name}: {len(np.unique(labels))} classes found",
+        )
 
     def _conclude(self) -> None:
         logger.info(f"Maps of labels: {self.derivative.folder}")

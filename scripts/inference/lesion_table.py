@@ -10,7 +10,7 @@ import pandas
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_files
-from scripts.data.volumes import read_volume
+from scripts.data.reader import read_volume
 from scripts.inference.derivative import LEGEND, MASK, TABLE, is_changed, read_ours, source_of
 from scripts.inference.lesions import measure
 
@@ -74,11 +74,11 @@ def _row(path: Path, folder: Path) -> dict | None:
     lesions, changed = sidecar.get("Lesions", {}), is_changed(sidecar, mask)
     if changed or "MaskSHA256" not in sidecar:
         try:
-            image, data = read_volume(mask)
+            volume = read_volume(mask)
         except InputError as error:
             logger.warning(f"{error}; not in {TABLE}")
             return None
-        lesions = lesions | measure(data > 0, image.affine, lesions.get("midline"))
+        lesions = lesions | measure(volume.data > 0, volume.affine, lesions.get("midline"))
     maker = sidecar["GeneratedBy"][0]
     told = {key: (maker.get("Settings") or {}).get(key) for key in ("threshold", "min_volume")}
     told |= {"device": maker.get("Device"), "precision": maker.get("Precision")}

@@ -6,15 +6,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 from ignite.engine import Engine, Events
-from monai.data import Dataset
+from monai.data import Dataset, MetaTensor
 from monai.engines.utils import IterationEvents
-from monai.transforms import LoadImage
 from tqdm import tqdm
 
 from scripts.common.errors import InputError, describe
 from scripts.data.check_scans import check_scans
-from scripts.data.volume_files import is_like_a_mask
+from scripts.data.reader import read_volume
+from scripts.data.volumes import Volume
 from scripts.evaluation import qc_picture
 from scripts.execution.agreement import adaptation_to
 from scripts.inference.derivative import MASK, PICTURE, PROBABILITY, UNCERTAINTY, Derivative
@@ -87,7 +88,7 @@ class Masks:
             for line in report["warnings"]:
                 logger.warning(line)
             errors = report["errors"] + self.derivative.refusals(scan["image"])
-            if not report["errors"] and is_like_a_mask(scan["image"]):
+            if report["is_like_a_mask"]:
                 masks.append(f"{scan['image']}: two or three whole values, so a mask and no scan")
                 logger.warning(f"{masks[-1]}; left out")
                 continue
@@ -145,15 +146,16 @@ class Masks:
 
     def _results(self, scan: str, item: dict) -> tuple[dict, dict[str, bytes], str]:
         """What the sidecar says, the outputs, and a line."""
-        image, read = LoadImage(ensure_channel_first=True)(scan), self.derivative.path(scan, MASK)
+        volume = read_volume(scan)
+        image = _tensor(volume)
         if odd := unusual(item["image"][0].cpu().numpy(), self.card):
             logger.warning(f"{scan}: unlike the scans these weights were trained on: {odd}; do not trust its mask")
         wanted, mask, adaptation = self.wanted, item["pred"].cpu(), item["norm_adaptation"]
         if self.derivative.is_changed(scan):
             logger.info(f"{scan}: its mask was changed by hand and stays; {PICTURE} shows it")
-            wanted, mask = self.wanted[1:], LoadImage(ensure_channel_first=True)(read) > 0
-        affine = image.affine.double().cpu().numpy()
-        lesions = measure(mask[0].numpy() > 0, affine, midline(image[0].numpy(), affine))
+            wanted, mask = self.wanted[1:], _tensor(read_volume(self.derivative.path(scan, MASK))) > 0
+        middle = midline(volume.data, volume.affine) if volume.sides_known else None
+        lesions = measure(mask[0].numpy() > 0, volume.affine, middle)
         lesions |= {"quality": item["quality"], "norm_adaptation": adaptation, "unusual": odd}
         if adaptation:
             logger.info(f"{scan}: normalized by {adaptation:g} of its own statistics")
@@ -164,7 +166,7 @@ class Masks:
         for output, key in ((MASK, "pred"), (PROBABILITY, "probability"), (UNCERTAINTY, "uncertainty")):
             if output in wanted:
                 dtype = np.uint8 if output == MASK else np.float32
-                files[output] = encode(item[key][0].cpu().numpy().astype(dtype), scan)
+                files[output] = encode(item[key][0].cpu().numpy().astype(dtype), volume)
         return {"Lesions": lesions}, files, shown
 
     def _leave_out(self, scan: str, error: Exception) -> None:
@@ -185,3 +187,9 @@ class Masks:
             logger.info(line)
         if self.problems:
             raise InputError("\n".join([f"{len(self.problems)} scan(s) left out:", *self.problems]))
+
+
+def _tensor(volume: Volume) -> MetaTensor:
+    """As MONAI loads it (1, D, H, W)."""
+    data, affine = (torch.from_numpy(array) for array in (volume.data, volume.affine))
+    return MetaTensor(data[None], affine=affine, meta={"sides_known": volume.sides_known})

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from scripts.common.errors import InputError
 from scripts.data.placement import largest_part
-from scripts.data.volumes import read_volume
+from scripts.data.reader import read_volume
 from scripts.simulation.label_map import AIR, STRUCTURES, region_codes, shares_of
 
 # Centre (MNI mm) and size (mm) of the box that is simulated and scanned.
@@ -93,8 +93,8 @@ def load_head(path: str, resolution: float) -> Head:
 
 
 def _labelled_head(path: str, resolution: float) -> Head:
-    image, data = read_volume(path)
-    image, grid = nib.Nifti1Image(np.rint(data).clip(0, 2999).astype(np.int16), image.affine), box(resolution)
+    volume, grid = read_volume(path), box(resolution)
+    image = nib.Nifti1Image(np.rint(volume.data).clip(0, 2999).astype(np.int16), volume.affine)
     fine = np.asarray(resample_from_to(image, box(1), order=0).dataobj).astype(np.int16)
     nearest = (
         np.minimum(np.rint(np.arange(n) * resolution).astype(int), m - 1)
@@ -117,7 +117,10 @@ def _labelled_head(path: str, resolution: float) -> Head:
 def _scanned_head(path: str, resolution: float) -> Head:
     average, is_t2w = path == "MNI152", Path(path).name.split(".")[0].endswith("T2w")
     template, *priors, inside, depth = _mni152(resolution)
-    scan = template if average else _on_grid(read_volume(path)[0], resolution)
+    scan = template
+    if not average:
+        volume = read_volume(path)
+        scan = _on_grid(nib.Nifti1Image(volume.data, volume.affine), resolution)
     if (scan[inside] > 0).mean() < 0.5:
         raise InputError(f"{path}: mostly 0 where the brain is in MNI space; register the head to it")
     if not average and np.percentile(scan[depth < -8], 99) == 0:  # without its skull, so that its brain is known

@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from scripts.common.errors import InputError
 from scripts.data.placement import extent, largest_part
+from scripts.data.reader import read_volume
 from scripts.data.volume_files import volumes_below
-from scripts.data.volumes import read_volume
+from scripts.data.volumes import lesion_of
 from scripts.simulation.anatomy import sample
 from scripts.simulation.random_draws import Draw, smooth
 
@@ -67,8 +68,8 @@ def load_masks(folders: Sequence[str]) -> list[Mask]:
 
 def load_mask(path: Path, width: float = 1.5) -> Mask:
     """The mask at ``path``, its steps between slices smoothed by ``width`` mm without a change of its volume."""
-    image, data = read_volume(path)
-    inside = data > 0
+    image = read_volume(path)
+    inside = lesion_of(image)
     if not inside.any():
         raise InputError(f"{path}: no lesion in it")
     voxel = nib.affines.voxel_sizes(image.affine)

@@ -80,7 +80,7 @@ def test_geometry_and_graphs_agree_with_monai_there_and_back(page: Chromium, gra
         )
         maps = {name: np.array(lies[name], np.float32) for name in ("toScan", "back", "limits")}
         scan = rng.random(sides, np.float32)
-        item = transform({"image": MetaTensor(torch.tensor(scan[None]), affine=torch.tensor(affine))})
+        item = transform({"image": MetaTensor(torch.tensor(scan[None] - scan.min()), affine=torch.tensor(affine))})
         image = prepare(scan=scan.T[None, None], to_scan=maps["toScan"], limits=maps["limits"])
         expected = item["image"][0].numpy()
         np.testing.assert_allclose(image[0, 0], (expected - expected.min()) / np.ptp(expected), atol=2e-4)
@@ -147,6 +147,15 @@ def test_scaling_by_percentiles_is_monais() -> None:
     image = Prepare(card)(scan, torch.eye(3, 4), whole)[0]
     expected = ScaleIntensityRangePercentiles(**scaling)(scan[0].permute(0, 3, 2, 1))
     torch.testing.assert_close(image, expected.as_tensor() if hasattr(expected, "as_tensor") else expected)
+
+
+def test_neither_offset_nor_gain_of_a_scan_smaller_than_the_grid_matter() -> None:
+    scan, limits = torch.rand(1, 1, 8, 9, 10), torch.tensor([[2.0, 1, 3], [11, 9, 10]])
+    to_scan = torch.eye(3, 4) - torch.tensor([[0.0, 0, 0, 2], [0, 0, 0, 1], [0, 0, 0, 3]])
+    image = Prepare(CARD)(scan, to_scan, limits)
+    assert (image == 0).float().mean() > 0.5  # the padding
+    for gain, offset in ((300, 0), (1, 100), (7, -40)):
+        torch.testing.assert_close(Prepare(CARD)(gain * scan + offset, to_scan, limits), image, atol=1e-4, rtol=0)
 
 
 def test_views_are_averaged_as_inference_does() -> None:

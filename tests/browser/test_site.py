@@ -1,5 +1,6 @@
 """The page in a real browser: what is dropped on it, what it shows, and what it gives."""
 
+import base64
 import gzip
 import json
 import shutil
@@ -196,6 +197,47 @@ def test_what_is_no_scan_is_refused_in_words(page: Chromium, tmp_path: Path, hea
     struct.pack_into("<4f", thin, 312, 0, 0, 0, 0)  # the sform's last row
     (tmp_path / "thin.nii").write_bytes(thin)
     assert "its affine is not one of a scan" in refused(page, tmp_path / "thin.nii")
+
+
+@pytest.mark.slow
+def test_gzip_of_several_members_and_with_zeros_behind_is_read(page: Chromium) -> None:
+    data = np.random.default_rng(0).integers(0, 900, (48, 60, 48)).astype(np.int16)
+    raw = nib.Nifti1Image(data, np.diag([4, 4, 4, 1])).to_bytes()
+    blocks, whole = [gzip.compress(raw[i : i + 65280]) for i in range(0, len(raw), 65280)], gzip.compress(raw)
+    assert whole[-1] == 0  # the last byte of its length, which is no padding
+    files = {
+        "one": whole,
+        "zeros": whole + bytes(10240),
+        "blocks": b"".join(blocks),
+        "both": b"".join([*blocks, bytes(512)]),
+    }
+    files |= {"between": blocks[0] + bytes(20) + b"".join(blocks[1:]), "broken": b"".join(blocks[:2]) + blocks[2][:-9]}
+    given = json.dumps({name: base64.b64encode(content).decode() for name, content in files.items()})
+    found = page.ask(
+        f"""import('./nifti.js').then(async ({{ readNifti }}) => {{
+        const sums = {{}}
+        for (const [name, text] of Object.entries({given})) {{
+          const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))
+          sums[name] = await readNifti(new Blob([bytes])).then(
+            ({{ values }}) => values.reduce((sum, value) => sum + value, 0), (error) => error.message)
+        }}
+        return sums
+        }})"""
+    )
+    assert found.pop("broken") == "its compressed data are broken"
+    assert found == dict.fromkeys(found, int(data.sum(dtype=np.int64)))
+
+
+@pytest.mark.slow
+def test_a_scan_that_does_not_tell_left_from_right_has_a_volume_but_no_sides(page: Chromium, tmp_path: Path) -> None:
+    data = np.zeros((24, 30, 20), np.float32)
+    data[2:22, 2:28, 2:18], data[14:18, 8:22, 6:14] = 30, 100
+    nib.save(nib.Nifti1Image(data, None), tmp_path / "untold.nii")
+    assert nib.load(tmp_path / "untold.nii").get_sform(coded=True)[1] == 0
+    segment(page, tmp_path / "untold.nii")
+    assert (page.text("#onLeft"), page.text("#onRight")) == ("n/a", "n/a")
+    assert page.text("#volume").endswith(" mL")
+    assert "left and right" in page.text("#warning")
 
 
 @pytest.mark.slow

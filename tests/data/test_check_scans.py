@@ -10,10 +10,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import AFFINE, lesion, write
+from scipy import ndimage
 
 from scripts.common.errors import InputError
 from scripts.data.check_scans import check_scans, refuse_bad_scans
-from scripts.data.volumes import read_volume
+from scripts.data.datalist import prepare_datalist
+from scripts.data.reader import read_volume
+from scripts.data.volumes import lesion_of
 
 
 @pytest.fixture
@@ -108,18 +111,17 @@ def rgb(path: Path) -> None:
         ("image", lie_about_the_content, r"not a readable NIfTI image \(CRC check failed"),
         ("label", lie_about_the_content, r"not a readable NIfTI image \(CRC check failed"),
         ("image", circle, r"no such file \(sub-1_T2w.nii.gz, where this link leads\)"),
-        ("image", claim(30_000, 30_000, 30_000), r"its header says shape \(30000, 30000, 30000\), 201,166 GiB, more"),
+        ("image", claim(30_000, 30_000, 30_000), r"its header says shape \(30000, 30000, 30000\), 100,583 GiB, more"),
         ("image", lambda p: write(p, np.ones((24, 30, 20), np.complex64)), "complex voxels; give the magnitude image"),
         ("image", poison(1e302), r"values from 0 to 1e\+302, more than float32 can hold"),
         ("image", lambda p: p.write_bytes(b""), "not a readable NIfTI image"),
         ("image", lambda p: p.write_text("hello"), "not a readable NIfTI image"),
-        ("image", rgb, "not a readable NIfTI image"),
+        ("image", rgb, "its voxels are colours"),
         (
             "image",
             lambda p: write(p, np.random.rand(24, 30, 20, 2)),
             r"expected a 3D volume, got shape \(24, 30, 20, 2\)",
         ),
-        ("image", poison(np.nan), "1 voxels are NaN or infinite"),
         ("image", poison(np.inf), "1 voxels are NaN or infinite"),
         ("label", poison(np.nan), "1 voxels are NaN or infinite"),
         ("image", lambda p: write(p, np.full((24, 30, 20), 7.0)), "every voxel is 7"),
@@ -213,16 +215,16 @@ def test_a_header_without_form_codes_is_a_warning(scan: dict) -> None:
 def test_a_scan_that_the_system_refuses_to_read_is_its_own_error(
     tmp_path: Path, scan: dict, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
-    refused, load, cache = str(write(tmp_path / "refused.nii.gz")), nib.load, tmp_path / "checked.json"
+    refused, load, cache = str(write(tmp_path / "refused.nii.gz")), Path.read_bytes, tmp_path / "checked.json"
 
-    def fail(path: Path) -> nib.Nifti1Image:
+    def fail(path: Path) -> bytes:
         if path.name == "refused.nii.gz":
             raise error
         return load(path)
 
     scans = [{"image": refused}, {"image": scan["image"]}]
     with monkeypatch.context() as patch:
-        patch.setattr(nib, "load", fail)
+        patch.setattr(Path, "read_bytes", fail)
         first, second = check_scans(scans, cache=cache)
     assert re.fullmatch(f"{refused}: {message}", "".join(first["errors"]))
     assert second["errors"] == []
@@ -256,6 +258,39 @@ def test_a_mask_that_is_not_0_and_1_is_a_warning(scan: dict, values: tuple, warn
     mask[5, 5, 5], mask[6, 6, 6] = values
     write(Path(scan["label"]), mask)
     assert [line.startswith(f"{scan['label']}: {warning}") for line in warned([scan])] == [True]
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        (lambda mask: mask * np.float32(1 / 60), 64),
+        (lambda mask: mask * np.float32(255), 64),
+        (lambda mask: mask * np.arange(1, 31, dtype=np.int16).reshape(30, 1), 64),  # thirty regions
+        (lambda mask: ndimage.shift(mask.astype(np.float32), (0.3, 0.4, 0), order=1), None),
+        (lambda mask: ndimage.gaussian_filter(mask.astype(np.float32), 1.5), None),
+        (lambda mask: (1000 * ndimage.gaussian_filter(mask.astype(float), 2)).astype(np.int16) / 1000, None),
+    ],
+    ids=["slope", "bytes", "regions", "moved", "smoothed", "stored with a slope"],
+)
+def test_an_interpolated_mask_is_refused_and_labels_are_not(
+    tmp_path: Path, scan: dict, change: Callable, kept: int | None
+) -> None:
+    write(Path(scan["label"]), change(lesion()))
+    errors = check_scans([scan])[0]["errors"]
+    if kept:
+        assert np.count_nonzero(lesion_of(read_volume(scan["label"]))) == kept
+        assert errors == []
+    else:
+        (line,) = errors
+        half = nib.load(scan["label"]).get_fdata().max() / 2
+        assert re.search(
+            rf"mask.nii.gz: \d+ different values above 0 .* cut it at half: `fslmaths MASK -thr {half:g} ", line
+        )
+        (tmp_path / "table.csv").write_text(f"image,label\n{scan['image']},{scan['label']}\n")
+        with pytest.raises(InputError) as error:
+            prepare_datalist(csv=str(tmp_path / "table.csv"))
+        assert str(error.value) == line  # there, too
+        assert not (tmp_path / "datalist.json").exists()
 
 
 def test_a_scan_given_as_mask_is_an_error(scan: dict) -> None:

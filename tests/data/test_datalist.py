@@ -200,7 +200,7 @@ def test_scans_in_which_no_head_can_be_looked_for_are_named(cohort: Path):
     nib.save(image, worse)
     first, second = message(str(cohort), spatial_size="head").splitlines()
     assert first.startswith(f"{bad}: ")
-    assert second == f"{worse}: its affine is not one of a scan; repair the header"
+    assert second == f"{worse}: its affine is not one of a scan (spacing 2x0x2 mm); repair the header"
     assert not (cohort / "datalist.json").exists()
 
 

@@ -3,12 +3,10 @@
 import os
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
 from conftest import write
 
-from scripts.data.volume_files import count, is_like_a_mask, stem, volumes_below, why_no_scan, why_no_volume
+from scripts.data.volume_files import count, stem, volumes_below, why_no_scan, why_no_volume
 
 
 @pytest.mark.parametrize(
@@ -77,39 +75,6 @@ def test_a_path_that_is_not_utf_8_is_counted(tmp_path: Path, capsys: pytest.Capt
     write(Path(os.fsdecode(folder)) / "t2.nii")
     assert volumes_below(tmp_path) == []
     assert capsys.readouterr().out == f"Not taken of {tmp_path}: 1 whose path is not UTF-8 (rename it)\n"
-
-
-@pytest.mark.parametrize(
-    ("values", "like"),
-    [
-        ([0, 1], True),
-        ([0, 255], True),
-        ([0, 1, 2], True),
-        ([0, 1, 2, 3], False),
-        ([0, 0.5, 1], False),
-        ([7], False),
-        ([0, float("nan")], False),
-    ],
-)
-@pytest.mark.parametrize("ending", ["nii", "nii.gz"])
-def test_a_volume_of_two_or_three_whole_values_is_like_a_mask(
-    tmp_path: Path, values: list, like: bool, ending: str
-) -> None:
-    data = np.resize(np.array(values, np.float32), (50, 60, 40))
-    assert is_like_a_mask(write(tmp_path / f"a.{ending}", data)) is like
-
-
-def test_a_slope_makes_no_scan_of_a_mask(tmp_path: Path) -> None:
-    image = nib.Nifti1Image(np.resize([0, 1], (4, 5, 6)).astype(np.uint8), np.eye(4))
-    image.header.set_slope_inter(0.017, 0)
-    nib.save(image, tmp_path / "a.nii")
-    assert is_like_a_mask(tmp_path / "a.nii")
-
-
-def test_what_cannot_be_read_is_like_no_mask(tmp_path: Path) -> None:
-    (tmp_path / "a.nii.gz").write_bytes(b"broken")
-    assert not is_like_a_mask(tmp_path / "a.nii.gz")
-    assert not is_like_a_mask(tmp_path / "missing.nii")
 
 
 def test_reasons_are_counted() -> None:

@@ -1,32 +1,11 @@
-"""A volume is read with its scale factors, whatever the format; what git-annex has not fetched is known."""
+"""What git-annex has not fetched is known, and masks are told from scans by their values."""
 
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
-from conftest import AFFINE
 
-from scripts.data.volumes import is_annexed, read_volume
-
-
-def test_a_volume_is_read_with_its_scale_factors(tmp_path: Path) -> None:
-    image = nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), AFFINE)
-    image.header.set_slope_inter(0.5, 10)
-    nib.save(image, tmp_path / "scaled.nii.gz")
-    raw = nib.load(tmp_path / "scaled.nii.gz").dataobj.get_unscaled()
-    image, data = read_volume(tmp_path / "scaled.nii.gz")
-    assert np.array_equal(data, raw * 0.5 + 10)
-    assert np.array_equal(image.get_fdata(), data)  # whoever reads it again may
-
-
-@pytest.mark.parametrize("name", ["plain.nii", "two.nii.gz", "pair.img", "analyze.hdr", "old.mgz"])
-def test_every_kind_of_file_that_nibabel_reads_is_read(tmp_path: Path, name: str) -> None:
-    kinds = {"two": nib.Nifti2Image, "pair": nib.Nifti1Pair, "analyze": nib.Spm99AnalyzeImage, "old": nib.MGHImage}
-    expected = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
-    kind = kinds.get(name.partition(".")[0], nib.Nifti1Image)
-    nib.save(kind(expected.astype(np.float32) if kind is nib.MGHImage else expected, AFFINE), tmp_path / name)
-    assert np.array_equal(read_volume(tmp_path / name)[1], expected)
+from scripts.data.volumes import is_annexed, is_like_a_mask
 
 
 def test_a_link_is_annexed_only_if_it_leads_into_the_annex(tmp_path: Path) -> None:
@@ -40,3 +19,21 @@ def test_a_link_is_annexed_only_if_it_leads_into_the_annex(tmp_path: Path) -> No
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize(
+    ("values", "like"),
+    [
+        ([0, 1], True),
+        ([0, 255], True),
+        ([0, 0.017], True),
+        ([0, 1, 2], True),
+        ([0, 1, 2, 3], False),
+        ([0, 0.5, 1], False),
+        ([7], False),
+    ],
+)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_volume_of_two_values_or_three_whole_ones_is_like_a_mask(values: list, like: bool, order: str) -> None:
+    data = np.resize(np.array(values, np.float32), (50, 60, 40))
+    assert is_like_a_mask(np.array(data, order=order)) is like

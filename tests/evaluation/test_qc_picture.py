@@ -47,6 +47,14 @@ def test_an_empty_mask_is_a_picture_without_an_outline() -> None:
     assert red(pixels(draw(scan, {"red": lesion * 0}))) == 0
 
 
+def test_a_scan_that_does_not_tell_left_from_right_gets_no_letters() -> None:
+    scan, _ = (volume(array, AFFINES["RAS"]) for array in head())
+    scan.meta["sides_known"] = False
+    without = pixels(draw(scan, {}))
+    scan.meta["sides_known"] = True
+    assert 0 < (pixels(draw(scan, {})) != without).any(-1).mean() < 0.05
+
+
 def test_the_planes_cross_in_the_largest_slices() -> None:
     import nibabel as nib
 

@@ -21,6 +21,7 @@ from sklearn.metrics import f1_score
 
 from scripts.common.errors import describe
 from scripts.networks import interleaved
+from tests.inference.conftest import phantom
 
 WEIGHTS = ROOT / "models" / "model_5.pt"
 
@@ -256,6 +257,43 @@ def test_a_bright_part_is_found_in_the_scans_own_grid(segment: Callable, tmp_pat
     ]
 
 
+def test_a_rounded_pixdim_moves_no_mask_and_sides_that_no_header_tells_are_not_given(
+    segment: Callable, tmp_path: Path
+) -> None:
+    """Stored LIA with the sform only, for which MONAI's own reader takes the qform that was never set."""
+    affine = np.array([[-3.9375, 0, 0, 46], [0, 0, 3.9375, -40], [0, -3.9375, 0, 45], [0, 0, 0, 1]])
+    data = phantom().transpose(0, 2, 1)[:, ::-1].copy()
+    for name, size, code in (("exact", 3.9375, 1), ("rounded", 3.938, 1), ("untold", 3.9375, 0)):
+        header = nib.Nifti1Header()
+        header.set_data_shape(data.shape)
+        header.set_data_dtype(np.float32)
+        header.set_sform(affine, code)
+        header["pixdim"][1:4], header["vox_offset"] = size, 352
+        (tmp_path / f"{name}.nii").write_bytes(header.binaryblock + bytes(4) + data.tobytes(order="F"))
+    segment(tmp_path / "*.nii", tmp_path / "out", qc=True)
+    masks = {p.name.split("_")[0]: nib.load(p) for p in (tmp_path / "out").glob("*mask.nii.gz")}
+    with (tmp_path / "out" / "lesions.tsv").open() as file:
+        rows = {row["mask"].split("_")[0]: row for row in csv.DictReader(file, delimiter="\t")}
+    for name in ("exact", "rounded"):
+        np.testing.assert_allclose(masks[name].affine, affine, atol=1e-5)
+        truth, mask = data == 100, masks[name].get_fdata() > 0
+        assert f1_score(truth.ravel(), mask.ravel()) > 0.85
+        assert float(rows[name]["left_volume"]) == float(rows[name]["lesion_volume"]) > 0  # as x of the part says
+    assert {key for key in rows["exact"] if rows["exact"][key] != rows["rounded"][key]} == {"mask", "scan"}
+    assert [rows["untold"][key] for key in ("left_volume", "right_volume", "laterality")] == ["n/a"] * 3
+    assert float(rows["untold"]["lesion_volume"]) > 0
+
+
+def test_an_offset_of_a_scan_that_is_smaller_than_the_grid_changes_no_mask(segment: Callable, tmp_path: Path) -> None:
+    for offset in (0, 100, 4000):
+        nib.save(nib.Nifti1Image(phantom() + np.float32(offset), np.diag([2.0, 2, 3, 1])), tmp_path / f"{offset}.nii")
+    segment(tmp_path / "*.nii", tmp_path / "out")
+    masks = [nib.load(p).get_fdata() for p in sorted((tmp_path / "out").glob("*mask.nii.gz"))]
+    assert len(masks) == 3
+    assert all(np.array_equal(mask, masks[0]) for mask in masks)
+    assert f1_score((phantom() == 100).ravel(), masks[0].ravel()) > 0.85
+
+
 def test_scans_of_one_name_in_two_folders_keep_a_mask_each(
     segment: Callable, scans: list[dict], cohort_dir: Path, tmp_path: Path
 ) -> None:
@@ -285,10 +323,11 @@ def test_a_value_that_cannot_be_is_refused_before_anything_is_written(
 
 def test_inference_preprocesses_as_training_does() -> None:
     train, inference = (json.loads(Path(path).read_text()) for path in (TRAIN, INFERENCE))
-    for_training = {t["_target_"]: t for t in train["train"]["deterministic_transforms"] if isinstance(t, dict)}
+    theirs = [t for t in train["train"]["deterministic_transforms"] if isinstance(t, str) or t["keys"] != "label"]
+    for_training = {t["_target_"]: t for t in theirs if isinstance(t, dict)}
     ours = inference["preprocessing"]["transforms"]
-    order = [t if isinstance(t, str) else t["_target_"] for t in train["train"]["deterministic_transforms"]]
-    order = [name for name in order if name not in ("SelectItemsd", "Lambdad")]
+    order = [t if isinstance(t, str) else t["_target_"] for t in theirs]
+    order = [name for name in order if name != "SelectItemsd"]
     of_weights = {"%intensity": "$@weights.intensity"}
     assert [t if isinstance(t, str) else t["_target_"] for t in ours] == [of_weights.get(name, name) for name in order]
     ours = [t for t in ours if not isinstance(t, str)]

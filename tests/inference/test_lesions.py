@@ -53,6 +53,14 @@ def test_lesions_that_touch_at_a_corner_are_one_and_no_lesion_has_no_side() -> N
     assert measure(volume(mask, np.eye(4)), volume(image, np.eye(4)))["lesions"] == 2
 
 
+def test_where_the_middle_is_not_known_there_is_a_volume_but_no_sides() -> None:
+    mask = np.zeros((9, 9, 9))
+    mask[1:3, 1, 1] = 1
+    found = lesions.measure(mask > 0, np.eye(4), None)
+    assert (found["lesion_volume"], found["lesions"]) == (2, 1)
+    assert [found[key] for key in ("left_volume", "right_volume", "laterality")] == [None] * 3
+
+
 class OnAnotherDevice(MetaTensor):
     """As on CUDA: numpy needs a copy on the CPU first."""
 

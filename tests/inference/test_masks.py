@@ -178,6 +178,22 @@ def test_a_corrected_mask_gets_its_picture_and_probability_again_and_stays(
     assert float(first["left_volume"]) + float(first["right_volume"]) == 24 * 20 * 12
 
 
+def test_a_scan_that_does_not_tell_left_from_right_has_a_volume_but_no_sides(
+    segment: Callable, scans: Path, tmp_path: Path
+) -> None:
+    path = scans / "sub-1" / "anat" / "sub-1_T2w.nii.gz"
+    image = nib.load(path)
+    for form in (image.set_sform, image.set_qform):
+        form(None, 0)
+    nib.save(image, path)
+    segment(scans, tmp_path / "out")
+    first, second = csv.DictReader((tmp_path / "out" / "lesions.tsv").open(), delimiter="\t")
+    sides = ("left_volume", "right_volume", "laterality")
+    assert [first[key] for key in sides] == ["n/a"] * 3
+    assert float(first["lesion_volume"]) > 0
+    assert "n/a" not in [second[key] for key in sides]
+
+
 def test_the_mask_of_another_scan_is_never_replaced(segment: Callable, tmp_path: Path) -> None:
     for i, name in enumerate(("alice", "bob")):
         write(tmp_path / name / "T2.nii.gz", np.random.default_rng(i).random((24, 30, 20)))

@@ -9,6 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from scripts.common.errors import InputError
+from scripts.data.reader import read_volume
 from scripts.inference.scan_header import encode
 
 SHAPE = (5, 6, 7)
@@ -33,7 +34,7 @@ def scan_of(kind: type, path: Path, order: str = "<") -> nib.Nifti1Image:
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 def test_nibabel_reads_the_same_forms_from_mask_and_scan(tmp_path: Path, kind: type, order: str) -> None:
     scan, data = scan_of(kind, tmp_path / "scan.nii", order), np.resize([0, 1, 1], SHAPE).astype(np.uint8)
-    (tmp_path / "mask.nii.gz").write_bytes(encode(data, str(tmp_path / "scan.nii")))
+    (tmp_path / "mask.nii.gz").write_bytes(encode(data, read_volume(tmp_path / "scan.nii")))
     mask = nib.load(tmp_path / "mask.nii.gz")
     assert type(mask) is kind
     for form in ("get_qform", "get_sform"):
@@ -53,25 +54,18 @@ def test_a_form_that_was_not_set_stays_so(tmp_path: Path) -> None:
     image = nib.Nifti1Image(np.ones(SHAPE, np.float32), np.diag([2.0, 2, 2, 1]))
     image.set_qform(None, 0)
     nib.save(image, tmp_path / "scan.nii")
-    (tmp_path / "mask.nii.gz").write_bytes(encode(np.ones(SHAPE, np.uint8), str(tmp_path / "scan.nii")))
+    (tmp_path / "mask.nii.gz").write_bytes(encode(np.ones(SHAPE, np.uint8), read_volume(tmp_path / "scan.nii")))
     header = nib.load(tmp_path / "mask.nii.gz").header
     assert (int(header["qform_code"]), int(header["sform_code"])) == (0, 2)
 
 
 def test_a_volume_with_one_time_point_has_a_mask_of_three_dimensions(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.ones((*SHAPE, 1), np.float32), np.eye(4)), tmp_path / "scan.nii")
-    (tmp_path / "mask.nii.gz").write_bytes(encode(np.ones(SHAPE, np.uint8), str(tmp_path / "scan.nii")))
+    (tmp_path / "mask.nii.gz").write_bytes(encode(np.ones(SHAPE, np.uint8), read_volume(tmp_path / "scan.nii")))
     assert nib.load(tmp_path / "mask.nii.gz").shape == SHAPE
-
-
-def test_another_format_gives_its_affine(tmp_path: Path) -> None:
-    affine = np.array([[0, 0, 2.0, 1], [-2, 0, 0, 2], [0, -2, 0, 3], [0, 0, 0, 1]])
-    nib.save(nib.MGHImage(np.ones(SHAPE, np.float32), affine), tmp_path / "scan.mgz")
-    (tmp_path / "mask.nii.gz").write_bytes(encode(np.ones(SHAPE, np.uint8), str(tmp_path / "scan.mgz")))
-    np.testing.assert_allclose(nib.load(tmp_path / "mask.nii.gz").affine, affine, atol=1e-6)
 
 
 def test_another_shape_is_a_line(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.ones(SHAPE, np.float32), np.eye(4)), tmp_path / "scan.nii")
     with pytest.raises(InputError, match=r"scan.nii: has shape \(5, 6, 7\), but its mask \(5, 6, 8\)"):
-        encode(np.ones((5, 6, 8), np.uint8), str(tmp_path / "scan.nii"))
+        encode(np.ones((5, 6, 8), np.uint8), read_volume(tmp_path / "scan.nii"))

@@ -62,7 +62,10 @@ export function maskOf(probability, sides, threshold, minVolume, voxelVolume) {
   return { mask, lesions: kept.size }
 }
 
-/** The numbers of ``lesions.tsv``, in mm3, where left is what lies left of ``middle``; and where the mask's centre is, in mm. */
+/**
+ * The numbers of ``lesions.tsv``, in mm3, where left is what lies left of ``middle``, null where that is not known; and where
+ * the mask's centre is, in mm.
+ */
 export function measure(mask, lesions, [nx, ny], affine, middle, voxelVolume) {
   const sum = [0, 0, 0]
   let total = 0, left = 0
@@ -75,9 +78,9 @@ export function measure(mask, lesions, [nx, ny], affine, middle, voxelVolume) {
     for (let axis = 0; axis < 3; axis++) sum[axis] += mm[axis]
   }
   const [volume, onLeft] = [total * voxelVolume, left * voxelVolume]
-  const row = {
-    lesion_volume: volume, lesions, left_volume: onLeft, right_volume: volume - onLeft,
-    laterality: total ? (2 * onLeft - volume) / volume : null,
+  const known = middle !== null, row = {
+    lesion_volume: volume, lesions, left_volume: known ? onLeft : null, right_volume: known ? volume - onLeft : null,
+    laterality: known && total ? (2 * onLeft - volume) / volume : null,
   }
   return { row, centre: total ? sum.map((value) => value / total) : null }
 }

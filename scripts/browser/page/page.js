@@ -143,7 +143,7 @@ function showSettings() {
 }
 
 function showResult() {
-  const { row } = current, mL = (mm3) => `${(mm3 / 1000).toFixed(1)} mL`
+  const { row } = current, mL = (mm3) => (mm3 === null ? 'n/a' : `${(mm3 / 1000).toFixed(1)} mL`)
   $('volume').textContent = mL(row.lesion_volume)
   $('lesions').textContent = row.lesions
   $('onLeft').textContent = mL(row.left_volume)

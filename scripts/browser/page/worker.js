@@ -90,7 +90,7 @@ async function open({ file, probability, turn: now }) {
   const lies = geometry(scan.affine, scan.sides, card, extentOf(scan.values, scan.sides))
   const known = probability ?? (await segment(lies))
   await restore(known, lies, probability ? 0 : 0.9)
-  scan.middle = midline(scan.values, scan.sides, scan.affine)
+  scan.middle = scan.sidesKnown ? midline(scan.values, scan.sides, scan.affine) : null
   delete scan.values
   post('segmented', { probability: known })
 }
