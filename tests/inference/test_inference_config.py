@@ -410,8 +410,10 @@ def test_scans_are_turned_to_the_orientation_of_the_card(
     np.testing.assert_array_equal(mask, np.roll(image > 50, shift, axis=(0, 1, 2)))
 
 
-def test_another_runtime_is_refused_before_anything_is_written(segment: Callable, scans: Path, tmp_path: Path) -> None:
+def test_another_runtime_is_refused_before_anything_is_written(
+    segment: Callable, scans: list[dict], cohort_dir: Path, tmp_path: Path
+) -> None:
     with pytest.raises(RuntimeError) as error:
-        segment(scans, tmp_path / "out", runtime="tensorrt")
+        segment(cohort_dir / scans[0]["image"], tmp_path / "out", runtime="tensorrt")
     assert describe(error.value) == "runtime 'tensorrt': expected torch, openvino or auto"
     assert not (tmp_path / "out").exists()
