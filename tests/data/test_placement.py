@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -82,10 +83,9 @@ def test_inference_sees_a_head_that_air_has_moved_off_the_centre(below: int, tmp
     head += np.random.default_rng(0).random(head.shape)
     padded = np.pad(head, ((0, 0), (0, 0), (0, below)))
     nib.save(nib.Nifti1Image(padded, np.diag([1, 1, -1, 1])), tmp_path / "scan.nii.gz")
-    steps = [step for step in config["preprocessing"]["transforms"] if "intensity" not in step["_target_"]]
-    parser = ConfigParser({
-        "preprocessing": {"_target_": "Compose", "transforms": steps},
-        "orientation": "RAS", "spacing": [1, 1, 1], "spatial_size": [64, 64, 64],
-    })  # fmt: skip
+    steps = [step for step in config["preprocessing"]["transforms"] if step != "$@weights.intensity"]
+    grid = {"orientation": "RAS", "spacing": [1, 1, 1], "spatial_size": [64, 64, 64]}
+    parser = ConfigParser({"preprocessing": {"_target_": "Compose", "transforms": steps}})
+    parser["weights"] = SimpleNamespace(**grid)
     seen = parser.get_parsed_content("preprocessing")({"image": tmp_path / "scan.nii.gz"})["image"]
     assert (seen > 50).sum() == (head > 50).sum()

@@ -10,13 +10,14 @@ import tracemalloc
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 from conftest import INFERENCE, ROOT, TRAIN
 from monai.bundle import ConfigParser
-from monai.transforms import Compose
+from monai.transforms import Compose, ScaleIntensityd
 
 from scripts.common.errors import InputError, describe
 from scripts.data.check_scans import check_scans
@@ -197,7 +198,7 @@ def transforms() -> dict[str, Compose]:
     inference.read_config(INFERENCE)
     for key, value in GRID.items():
         train[key] = value
-    inference["model_card"] = f"${GRID | {'intensity': [{'_target_': 'ScaleIntensityd', 'keys': 'image'}]}}"
+    inference["weights"] = SimpleNamespace(**GRID, intensity=ScaleIntensityd("image"))
     return {
         "training": train.get_parsed_content("validate#preprocessing"),
         "inference": inference.get_parsed_content("preprocessing"),
