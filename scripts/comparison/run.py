@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean
 
-import monai
 import optuna
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
@@ -124,7 +123,6 @@ def _train(recipe: ConfigParser, after_epoch: Callable[..., None]) -> None:
     """Run ``recipe`` as its command does, and call ``after_epoch`` behind each saved epoch but the last."""
     recipe.get_parsed_content("initialize")
     if trains_by_steps(recipe):
-        monai.utils.set_determinism(recipe.get_parsed_content("seed"))  # as the recipe does before it builds
         trainer = recipe.get_parsed_content("train#trainer")
         built = random_states()
         new = Events.STARTED(event_filter=lambda trainer, _: trainer.state.iteration == 0)  # no state is continued

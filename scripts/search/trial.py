@@ -112,7 +112,6 @@ class InnerFold:
         own = {"output_dir": str(folder), "ckpt_dir": str(folder), "resume": True, "report": False}
         recipe, self.history = read_recipe({**overrides, **own}), folder / "history.csv"
         recipe.get_parsed_content("initialize")
-        monai.utils.set_determinism(recipe.get_parsed_content("seed"))  # as the recipe does before it builds
         self.trainer, run_folder = map(recipe.get_parsed_content, ("train#trainer", "run_folder"))
         self.random, self.close = random_states(), run_folder.release
         self._run = lambda: recipe.get_parsed_content("run")
