@@ -19,7 +19,7 @@ logger = logging.getLogger("meshnet")
 
 
 class Config(dict):
-    """A config with its macros resolved, nothing instantiated, and the values of what is chosen from menus."""
+    """A config with its macros resolved, nothing instantiated, what is chosen from menus in its place."""
 
     parser: ConfigParser
 
@@ -66,6 +66,8 @@ def check_config() -> Config:
         logger.warning(line)
     checked = Config({**values, **config})
     checked.parser = parser
+    for place, block in chosen.items():
+        _put_in(checked, place.split("#"), block)
     return checked
 
 
@@ -84,6 +86,18 @@ def _choices(parser: ConfigParser, recipe: dict) -> tuple[dict, dict, list[str]]
         for place in blocks.keys() - here.keys() if name != next(iter(entries)) and "evaluating" not in config else ():
             logger.warning(f"{kind}_name {name}: {place} is given by the config itself, which stands")
     return chosen, values, problems
+
+
+def _put_in(config: dict, place: list[str], block: dict | list) -> None:
+    """Put a chosen block into a copy of those that it is in; what the config changes in it stays changed."""
+    key, *below = place
+    if below:
+        config[key] = dict(config[key])
+        _put_in(config[key], below, block)
+    elif isinstance(block, dict):
+        config[key] = block | {name: value for name, value in config[key].items() if name != "_target_"}
+    else:
+        config[key] = block
 
 
 def _chooses(config: dict, place: str) -> Any:

@@ -60,11 +60,12 @@ def entry(kind: str, name: str) -> tuple[dict, dict]:
 
 def values_of_all() -> dict:
     """The own values of all entries of all menus, as shipped."""
-    return {key: value for kind, names in menus().items() for name in names for key, value in entry(kind, name)[1].items()}
+    entries = (entry(kind, name) for kind, names in menus().items() for name in names)
+    return {key: value for _, values in entries for key, value in values.items()}
 
 
 def choose(parser: ConfigParser, place: str, name: str) -> Any:
-    """What the entry ``name`` has for ``place``, its references resolved in ``parser``'s config: a ``Choice``, or a list.
+    """What the entry ``name`` has for ``place``, resolved in ``parser``'s config: a ``Choice``, or a list.
 
     The entry's values are read like the config's own, unless that has them.
 

@@ -1,6 +1,5 @@
-"""Overrides mean what was typed: Fire reads ``Study #2`` as ``Study``, and JSON's true, false and null as texts."""
+"""Overrides mean what was typed: Fire reads ``Study #2`` as ``Study``, MONAI as ``Study ::2``, ``false`` as a text."""
 
-import ast
 import inspect
 import re
 import sys
@@ -10,16 +9,30 @@ from typing import Any
 
 import monai.bundle
 from fire.parser import DefaultParseValue
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigExpression, ConfigParser
 from monai.bundle.reference_resolver import ReferenceResolver
 
+from scripts.common.command import as_typed, typed_flags
 from scripts.common.errors import InputError, print_cause
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 COMMAND_LINES = (str(Path(monai.bundle.__file__).with_name("__main__.py")), str(Path(__file__).with_name("command.py")))
 WORDS = {"true": True, "false": False, "none": None, "null": None}  # what a command line cannot say otherwise
 # How keys end that hold a path or another text, where the shipped value is an expression or null.
-TEXTS = ("dir", "path", "input", "datalist", "weights", "teacher", "root", "name", "uri", "storage", "only", "reference")
+TEXTS = [
+    "dir",
+    "path",
+    "input",
+    "datalist",
+    "weights",
+    "teacher",
+    "root",
+    "name",
+    "uri",
+    "storage",
+    "only",
+    "reference",
+]
 
 
 def as_given() -> None:
@@ -36,19 +49,22 @@ def as_given() -> None:
     parser, frames = enclosing_parser(), inspect.stack(context=0)
     is_command = any(frame.filename in COMMAND_LINES for frame in frames)
     own = any(getattr(frame.frame.f_locals.get("self"), "__dict__", {}).get("parser") is parser for frame in frames)
-    shipped = shipped_parts(parser.get())
-    for key, text in typed(sys.argv[1:]).items() if is_command and own else ():
-        default, meant = _shipped(shipped, key), _as_typed(text)
-        if DefaultParseValue(text) is None and default is not _NOTHING and not _is_text(default):
+    shipped, settled = shipped_parts(parser.get()), set()
+    for key, text in typed_flags(sys.argv[1:]).items() if is_command and own else ():
+        default, read, meant = _shipped(shipped, key), DefaultParseValue(text), as_typed(text)
+        if read is None and key in parser and default is not _NOTHING and not _is_text(default):
             _put(parser, key, None)  # MONAI has left it out
-        elif key in parser and parser[key] == (read := DefaultParseValue(text)) != meant:
+        elif key in parser and _with_marks(parser[key]) == _with_marks(read) and not is_computed(meant):
             if isinstance(read, str) or _takes_text(key, default):
                 _put(parser, key, meant)
-    for key, word in list(_words(parser.get())):
-        default, meant = _shipped(shipped, key), WORDS[word.lower()]
+            settled.add(key)
+    for key, value in list(_values(parser.get())):
+        default, word = _shipped(shipped, key), value.lower() if isinstance(value, str) else ""
         plain = default is None or isinstance(default, bool | int | float)
-        if plain if meant is None or default is None else not _takes_text(key, default):
-            _put(parser, key, meant)
+        if word in WORDS and (plain if WORDS[word] is None else not _takes_text(key, default)):
+            _put(parser, key, WORDS[word])
+        elif key not in settled and not is_computed(value) and _takes_text(key, default):
+            _put(parser, key, _with_marks(value))
     if is_command and parser.get("debug") is not True and sys.excepthook is sys.__excepthook__:
         sys.excepthook = print_cause
 
@@ -72,26 +88,6 @@ def shipped_parts(config: dict) -> list[dict]:
 def is_computed(value: Any) -> bool:
     """Whether the config makes something else of a value: a block, an expression, a reference or a macro."""
     return isinstance(value, dict) or (isinstance(value, str) and value[:1] in ("$", "@", "%"))
-
-
-def typed(arguments: list[str]) -> dict[str, str]:
-    """The texts behind a command line's flags, as Fire takes them apart: ``--key text`` or ``--key=text``."""
-    found = {}
-    for flag, following in zip(arguments, [*arguments[1:], None], strict=True):
-        if match := re.fullmatch(r"--?([a-zA-Z][^=]*)(?:=(.*))?", flag, re.DOTALL):
-            key, text = match[1].replace("-", "_"), match[2] if match[2] is not None else following
-            if text is not None and (match[2] is not None or not re.match("--|-[a-zA-Z]", text)):
-                found[key] = text
-    return found
-
-
-def _as_typed(text: str) -> Any:
-    """A text as it was typed; a list or a tuple in brackets, or a text in quotes, as Python reads it."""
-    try:
-        value = ast.literal_eval(text.strip()) if text.strip()[:1] in ("[", "(", "'", '"') else text
-    except (SyntaxError, ValueError):
-        value = DefaultParseValue(text) if text.startswith(("[", "(")) and text.endswith(("]", ")")) else text
-    return value
 
 
 _NOTHING = object()
@@ -119,26 +115,38 @@ def _takes_text(key: str, default: Any) -> bool:
     return _is_text(default) or (named and (default is _NOTHING or default is None or is_computed(default)))
 
 
-def _words(config: Any, above: str = "") -> Iterator[tuple[str, str]]:
-    """The keys and values that are a word, at any depth of the blocks."""
+def _values(config: dict, above: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys and values at any depth of the blocks that are texts or lists."""
     for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _words(value, f"{above}{key}#")
-        elif isinstance(value, str) and value.lower() in WORDS:
+        if isinstance(value, dict) and key != "_meta_":
+            yield from _values(value, f"{above}{key}#")
+        elif isinstance(value, str | list):
             yield f"{above}{key}", value
 
 
+def _with_marks(value: Any) -> Any:
+    """Texts as they were before MONAI wrote ``::`` for each ``#``, which it takes for its own mark."""
+    if isinstance(value, list | tuple):
+        return [_with_marks(item) for item in value]
+    return value.replace("::", "#") if isinstance(value, str) else value
+
+
 def _put(parser: ConfigParser, key: str, value: Any) -> None:
-    """Change a value that nothing has read."""
-    id, before = ReferenceResolver.normalize_id(key), parser.get(key)
-    read = [name for name in parser.ref_resolver.resolved_content if id == name or id.startswith(f"{name}::")]
-    if read:
-        raise InputError(f"{key} {before!r}: was read before the config was checked; give {value!r}, or ask for config first")
-    block, last = parser, key
-    *above, last = ReferenceResolver.split_id(key)
-    block = parser.get()
-    for name in above:
-        block = block[name]
-    block[last] = value
-    if id in parser.ref_resolver.items:
-        parser.ref_resolver.items[id].update_config(value)
+    """Change a value that nothing has read. MONAI writes ``::`` again as it resolves a text, so that is done here."""
+    (*above, last), resolver = ReferenceResolver.split_id(key), parser.ref_resolver
+    id = ReferenceResolver.normalize_id(key)
+    block = parser[ReferenceResolver.sep.join(above)]
+    if block.get(last, _NOTHING) == value:
+        return
+    if any(id == name or id.startswith(f"{name}::") for name in resolver.resolved_content):
+        raise InputError(
+            f"{key} {block[last]!r}: was read before it was checked; give {value!r}, or ask for config first"
+        )
+    if "#" not in str(value):
+        block[last] = value
+        resolver.items[id].update_config(value)
+    elif above:
+        block[last] = "$" + repr(value).replace("#", r"\x23")
+        resolver.items[id] = ConfigExpression(block[last], id)
+    else:
+        block[last] = resolver.resolved_content[id] = value

@@ -2,7 +2,11 @@
 
 import csv
 import json
+import os
+import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -320,6 +324,46 @@ def test_the_disk_cache_changes_no_result_and_serves_the_next_run(cohort_dir: Pa
     assert files["first"] == files["second"]
 
 
+@pytest.mark.parametrize(
+    "name", ["", "light", "medium", "heavy", "contrast", "auto", "mix", "kspace", "simulated_patients"]
+)
+def test_what_workers_are_given_can_be_sent_to_another_process(name: str, cohort_dir: Path) -> None:
+    overlay = Path(TRAIN).with_name(f"{name}.json")
+    files = [TRAIN, str(overlay)] if name and overlay.is_file() else [TRAIN]
+    parser = ConfigParser(ConfigParser.load_config_files(files))
+    parser.update({"dataset_dir": str(cohort_dir), "cache": "disk", "spatial_size": [16, 16, 16]})
+    parser.update({"augmentation_name": name} if name and len(files) == 1 else {})
+    for key in ("train#seeded_dataset", "validate#dataset"):
+        sent = pickle.loads(pickle.dumps(parser.get_parsed_content(key)))
+        assert len(sent) == len(parser.get_parsed_content(key))
+
+
+@pytest.mark.slow
+def test_workers_that_are_spawned_train(cohort_dir: Path, tmp_path: Path) -> None:
+    program = """import multiprocessing, runpy
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    runpy.run_module("monai.bundle", run_name="__main__")
+"""
+    (tmp_path / "started.py").write_text(program)
+    flags = {
+        "dataset_dir": cohort_dir,
+        "output_dir": tmp_path / "out",
+        "cache_dir": tmp_path / "cache",
+        "cache": "disk",
+    }
+    flags |= {"epochs": 1, "channels": 2, "spatial_size": "[16,16,16]", "report": "false", "augmentation_name": "light"}
+    words = [str(word) for key, value in flags.items() for word in (f"--{key}", value)]
+    command = [sys.executable, str(tmp_path / "started.py"), "run", "training", "--config_file", TRAIN, *words]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    assert "num_workers" not in done.stderr
+    assert len(list((tmp_path / "cache").glob("*.pt"))) == 16
+    assert (tmp_path / "out" / "model.pt").is_file()
+
+
 class FirstLossError(Exception):
     """Carries the loss of a training's first step, which ends there."""
 
@@ -370,7 +414,8 @@ def test_the_recipe_is_the_same_by_the_command_and_by_each_of_monais_ways(
         made = make(config_file=files, output_dir=str(tmp_path / folder), **given)
         made.initialize()
         getattr(made, first)
-        assert not kinds or kinds == f"{type(made.parser.get_parsed_content('loss')).__name__} {type(made.network_def).__name__}"
+        found = made.parser.get_parsed_content("loss"), made.network_def
+        assert not kinds or kinds == " ".join(type(part).__name__ for part in found)
         made.trainer.run()
 
     def parser(folder: str, first: str) -> None:
@@ -420,4 +465,4 @@ def test_words_mean_the_same_whatever_is_asked_first(cohort_dir: Path, tmp_path:
     assert late.get_parsed_content("report") == "False"
     with pytest.raises(Exception) as caught:  # noqa: PT011, MONAI wraps it
         late.get_parsed_content("config")
-    assert describe(caught.value).startswith("report 'False': was read before the config was checked; give False")
+    assert describe(caught.value).startswith("report 'False': was read before it was checked; give False")
