@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import sys
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
@@ -15,8 +16,10 @@ from monai.transforms import Compose
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
+from scripts.common.revision import revision
 
 logger = logging.getLogger("meshnet")
+LIBRARIES = ("torch", "numpy", *sys.stdlib_module_names)
 
 
 def cached_dataset(
@@ -29,8 +32,8 @@ def cached_dataset(
         transform: its leading transforms that are not random are the ones whose result is kept.
         cache: "memory" (computed at the start of each run), "disk" (when first used, then by all runs) or "none".
         cache_dir: folder for "disk"; it may be deleted at any time.
-        made_of: for "disk", the config of ``transform``'s transforms, nothing instantiated; it is hashed, so functions
-            are known by their names: delete the folder after a change of your own.
+        made_of: for "disk", the config of ``transform``'s transforms, nothing instantiated; hashed with the source
+            of the modules that it names. What an expression calls is known by its name only.
         values: for "disk", JSON of what ``made_of`` refers to: {"spacing": [1, 1, 1]} for ``@spacing``.
 
     Raises:
@@ -80,4 +83,7 @@ def _hash_recipe(made_of: Sequence, values: dict, transforms: list) -> bytes:
         raise InputError(f"cache disk: the transforms are not those of made_of ({', '.join(told)}); use --cache none")
     if unknown := sorted(set(re.findall(r"@(\w+)", json.dumps(recipe))) - values.keys()):
         raise InputError(f"cache disk: the preprocessing refers to @{unknown[0]}; give it in values, or --cache none")
-    return json_hashing([monai.__version__, recipe, values])[:32]
+    targets = sorted({*re.findall(r'"(?:_target_|reader)": "(\w+\.[\w.]+)"', json.dumps(recipe))})
+    tops = {target: target.partition(".")[0] for target in targets}
+    code = [revision(target, top) for target, top in tops.items() if top not in ("monai", *LIBRARIES)]
+    return json_hashing([monai.__version__, recipe, values, *code])[:32]
