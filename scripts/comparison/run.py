@@ -28,7 +28,6 @@ from scripts.training.training_state import random_states, set_random_states, wh
 
 CONFIGS = MENUS.parent
 MEASURED = tuple(str(CONFIGS / name) for name in ("evaluate.json", "volumes.json"))
-HARDWARE = ("device", "amp", "amp_dtype", "num_workers", "datalist")  # of the common overrides, for ensembles as well
 
 
 @dataclass
@@ -111,10 +110,10 @@ def evaluate_together(plan: Plan, run: Run) -> dict:
     """The ``result.json`` of a fold's restarts together, by the mean of their probabilities."""
     folder = plan.folder / run.name
     members = [str(plan.folder / needed.name / "model.pt") for needed in plan.needs(run)]
-    overrides = {k: v for k, v in plan.overrides(run).items() if k in ("dataset_dir", "fold", "inner_fold", *HARDWARE)}
-    configs = [*MEASURED, str(CONFIGS / "ensemble.json")]
-    recipe = read_recipe({**overrides, "output_dir": str(folder), "ckpt_path": members, "report": False}, configs)
-    result = _evaluate(recipe, folder)
+    overrides = {k: v for k, v in plan.overrides(run).items() if not k.startswith("network_def")}  # it is the cards'
+    own = {"output_dir": str(folder), "ckpt_path": members, "report": False}
+    configs = [*plan.overlays(run.network), *MEASURED, str(CONFIGS / "ensemble.json")]
+    result = _evaluate(read_recipe({**overrides, **own}, configs), folder)
     _write(folder / "result.json", {**result, "members": len(members)})
     return result
 

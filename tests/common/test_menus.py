@@ -129,3 +129,9 @@ def test_what_the_choice_does_not_read_is_said_and_may_be_searched_over(caplog: 
     caplog.clear()
     config(loss_name="cross_entropy", focal_gamma=3.0)  # as a search over names and their arguments gives it
     assert caplog.messages == ["focal_gamma 3.0: has no effect, nothing that was chosen reads it"]
+
+
+def test_a_block_that_an_overlay_replaces_is_not_without_effect(caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("finetune", "simulated_patients"):
+        config(files=(TRAIN, TRAIN.replace("train.json", f"{name}.json")))
+    assert "has no effect" not in caplog.text
