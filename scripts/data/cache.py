@@ -4,15 +4,18 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
+from itertools import takewhile
+from typing import ClassVar
+from weakref import WeakValueDictionary
 
 import monai
 import torch
 from monai.data import CacheDataset, Dataset, MetaTensor, PersistentDataset
 from monai.data.utils import json_hashing
-from monai.transforms import Compose
+from monai.transforms import Compose, RandomizableTrait
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
@@ -44,7 +47,32 @@ def cached_dataset(
         return DiskCacheDataset(data, transform, cache_dir, _hash_scan, hash_transform=recipe)
     if cache not in ("memory", "none"):
         raise InputError(f"cache {cache}: expected memory, disk or none")
-    return CacheDataset(data, transform, num_workers=None) if cache == "memory" else Dataset(data, transform)
+    return SharedCacheDataset(data, transform, recipe) if cache == "memory" else Dataset(data, transform)
+
+
+class _Item(dict):
+    """A preprocessed scan, which can be referred to weakly."""
+
+
+class SharedCacheDataset(CacheDataset):
+    """MONAI's, but a scan that another dataset of this process holds, made in the same way, is not held twice."""
+
+    held: ClassVar[WeakValueDictionary[tuple, _Item]] = WeakValueDictionary()
+
+    def __init__(self, data: list[dict], transform: Compose, recipe: Callable[[list], bytes]) -> None:
+        leading = list(takewhile(lambda t: not isinstance(t, RandomizableTrait), transform.transforms))
+        try:
+            self.made_by = recipe(leading)
+        except InputError:  # what made_of tells is something else
+            self.made_by = object()
+        super().__init__(data, transform, num_workers=None)
+
+    def _load_cache_item(self, idx: int) -> dict:
+        scan = self.data[idx]
+        key = (self.made_by, _hash_scan(scan) if "sha256" in scan else object())
+        if (item := self.held.get(key)) is None:
+            item = self.held[key] = _Item(super()._load_cache_item(idx))
+        return item
 
 
 class DiskCacheDataset(PersistentDataset):

@@ -69,6 +69,17 @@ def test_disk_memory_and_no_cache_give_the_same_voxels(tmp_path: Path) -> None:
                 assert item[key].meta["filename_or_obj"] == scan[key]
 
 
+def test_datasets_of_one_process_hold_a_scan_once_and_change_it_for_none(tmp_path: Path) -> None:
+    scan = scan_in(tmp_path)
+    one, other = (dataset([scan], preprocessing(random=random), "memory", tmp_path) for random in (True, False))
+    another = dataset([scan], preprocessing(maximum=2.0), "memory", tmp_path)
+    assert one._cache[0] is other._cache[0]
+    assert another._cache[0] is not other._cache[0]
+    one[0]["image"] += 5
+    assert (other[0]["image"].max(), another[0]["image"].max()) == (1, 2)
+    assert torch.equal(one[0]["label"].as_tensor().sort().values, other[0]["label"].as_tensor().sort().values)
+
+
 def test_a_second_run_computes_nothing_and_random_transforms_are_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
