@@ -24,7 +24,7 @@ from scripts.comparison.plan import Plan, Run
 from scripts.comparison.report import report
 from scripts.search.space import read_recipe
 from scripts.search.study import put_back
-from scripts.training.training_state import random_states, set_random_states, when_restored
+from scripts.training.training_state import when_restored
 
 CONFIGS = MENUS.parent
 MEASURED = tuple(str(CONFIGS / name) for name in ("evaluate.json", "volumes.json"))
@@ -123,9 +123,6 @@ def _train(recipe: ConfigParser, after_epoch: Callable[..., None]) -> None:
     recipe.get_parsed_content("initialize")
     if trains_by_steps(recipe):
         trainer = recipe.get_parsed_content("train#trainer")
-        built = random_states()
-        new = Events.STARTED(event_filter=lambda trainer, _: trainer.state.iteration == 0)  # no state is continued
-        trainer.add_event_handler(new, lambda: set_random_states(built))  # where building has left them
 
         def show(trainer: Engine) -> None:
             epoch, epochs = trainer.state.epoch, trainer.state.max_epochs

@@ -115,8 +115,6 @@ class InnerFold:
         self.trainer, run_folder = map(recipe.get_parsed_content, ("train#trainer", "run_folder"))
         self.random, self.close = random_states(), run_folder.release
         self._run = lambda: recipe.get_parsed_content("run")
-        new = Events.STARTED(event_filter=lambda trainer, _: trainer.state.iteration == 0)  # no state is continued
-        self.trainer.add_event_handler(new, lambda: set_random_states(self.random))  # where building has left them
         before_last = Events.EPOCH_COMPLETED(event_filter=lambda trainer, epoch: epoch < trainer.state.max_epochs)
         self.trainer.add_event_handler(before_last, self.trainer.interrupt)
 

@@ -106,6 +106,7 @@ def test_another_package_called_scripts_is_not_in_the_way(tmp_path: Path) -> Non
     assert nib.load(next((tmp_path / "out").rglob("*mask.nii.gz"))).shape == (24, 30, 20)
 
 
+@pytest.mark.kept
 def test_a_program_keeps_its_own_tracebacks_and_hears_of_a_package_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "analysis").mkdir()
     program = f"""from monai.bundle import create_workflow
