@@ -19,20 +19,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 COMMAND_LINES = (str(Path(monai.bundle.__file__).with_name("__main__.py")), str(Path(__file__).with_name("command.py")))
 WORDS = {"true": True, "false": False, "none": None, "null": None}  # what a command line cannot say otherwise
 # How keys end that hold a path or another text, where the shipped value is an expression or null.
-TEXTS = [
-    "dir",
-    "path",
-    "input",
-    "datalist",
-    "weights",
-    "teacher",
-    "root",
-    "name",
-    "uri",
-    "storage",
-    "only",
-    "reference",
-]
+TEXTS = "(.*[#:_])?(dir|path|input|datalist|weights|teacher|root|name|uri|storage|only|reference)"
 
 
 def as_given() -> None:
@@ -111,8 +98,8 @@ def _is_text(default: Any) -> bool:
 
 
 def _takes_text(key: str, default: Any) -> bool:
-    named = re.split("[#:_]", key)[-1] in TEXTS
-    return _is_text(default) or (named and (default is _NOTHING or default is None or is_computed(default)))
+    named = default is _NOTHING or default is None or is_computed(default)
+    return _is_text(default) or (named and re.fullmatch(TEXTS, key) is not None)
 
 
 def _values(config: dict, above: str = "") -> Iterator[tuple[str, Any]]:
@@ -125,10 +112,10 @@ def _values(config: dict, above: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _with_marks(value: Any) -> Any:
-    """Texts as they were before MONAI wrote ``::`` for each ``#``, which it takes for its own mark."""
+    """Texts as they were before MONAI wrote ``::`` for each ``#``, which it takes for its own mark; not addresses."""
     if isinstance(value, list | tuple):
         return [_with_marks(item) for item in value]
-    return value.replace("::", "#") if isinstance(value, str) else value
+    return value.replace("::", "#") if isinstance(value, str) and "://" not in value else value
 
 
 def _put(parser: ConfigParser, key: str, value: Any) -> None:

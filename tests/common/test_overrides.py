@@ -1,17 +1,14 @@
 """A command line means what was typed, and only a command line shows errors as lines."""
 
 import json
-import os
 import runpy
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
-from conftest import AFFINE, INFERENCE, ROOT, TRAIN, bundle, write
+from conftest import AFFINE, INFERENCE, TRAIN, bundle, write
 from monai.bundle import ConfigWorkflow
 
 from scripts.common.errors import print_cause
@@ -92,38 +89,3 @@ def test_the_folder_that_was_typed_is_segmented(tmp_path: Path) -> None:
         -1
     ] == "masks#2"
     assert not list(tmp_path.rglob("one*mask*"))
-
-
-@pytest.mark.slow
-def test_another_package_called_scripts_is_not_in_the_way(tmp_path: Path) -> None:
-    write(tmp_path / "scan.nii.gz")
-    (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts" / "__init__.py").touch()
-    done = bundle(
-        "--config_file", INFERENCE, "--input", "scan.nii.gz", "--output_dir", "out", "--qc", "false", cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr[-500:]
-    assert nib.load(next((tmp_path / "out").rglob("*mask.nii.gz"))).shape == (24, 30, 20)
-
-
-@pytest.mark.kept
-def test_a_program_keeps_its_own_tracebacks_and_hears_of_a_package_in_the_way(tmp_path: Path) -> None:
-    (tmp_path / "analysis").mkdir()
-    program = f"""from monai.bundle import create_workflow
-create_workflow(config_file="{INFERENCE}", workflow_type=None, input="none", output_dir="out").config_root_path
-print({{}}["age"])
-"""
-    (tmp_path / "analysis" / "mine.py").write_text(program)
-    command = [sys.executable, "analysis/mine.py"]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
-    assert done.stderr.rstrip().endswith("KeyError: 'age'")
-    assert "Traceback" in done.stderr
-    (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts" / "__init__.py").touch()
-    (tmp_path / "analysis" / "mine.py").write_text(f"import sys\nsys.path.insert(0, '.')\nimport scripts\n{program}")
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
-    line = (
-        f"{tmp_path}/scripts: this process has imported another package called scripts, which is in the way of {ROOT}"
-    )
-    assert line in done.stderr.replace("./scripts", f"{tmp_path}/scripts")

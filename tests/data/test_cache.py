@@ -77,7 +77,7 @@ def test_datasets_of_one_process_hold_a_scan_once_and_change_it_for_none(tmp_pat
     assert another._cache[0] is not other._cache[0]
     one[0]["image"] += 5
     assert (other[0]["image"].max(), another[0]["image"].max()) == (1, 2)
-    assert torch.equal(one[0]["label"].as_tensor().sort().values, other[0]["label"].as_tensor().sort().values)
+    assert one[0]["label"].sum() == other[0]["label"].sum() == 4**3
 
 
 def test_a_second_run_computes_nothing_and_random_transforms_are_not_kept(

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from scripts.common.errors import InputError
-from scripts.common.revision import revision
 from scripts.data.check_scans import check_scans, refuse_bad_scans
-from scripts.simulation import cohort
 from scripts.simulation.cohort import simulate_cohort
 from scripts.simulation.lesions import ARC_VOLUME_QUANTILES
 
@@ -103,16 +101,6 @@ def test_a_changed_generator_makes_a_cohort_of_its_own(
     with pytest.raises(InputError, match="other code has simulated this cohort; give another --output_dir or delete"):
         simulate_cohort(first, n_subjects=9, spacing=8.0)
     assert simulate_cohort(name, n_subjects=9, spacing=8.0) == str(tmp_path / "cohort-0") != first
-
-
-def test_the_generators_revision_is_that_of_all_its_files() -> None:
-    folder = Path(cohort.__file__).parent
-    before = revision.__wrapped__("scripts.simulation.cohort", "scripts.simulation")
-    for path in (folder / "scanner.py", folder / "ranges.json"):
-        with pytest.MonkeyPatch.context() as patch:
-            read = Path.read_text
-            patch.setattr(Path, "read_text", lambda self, path=path, read=read: read(self) + " " * (self == path))
-            assert revision.__wrapped__("scripts.simulation.cohort", "scripts.simulation") != before
 
 
 def test_a_cohort_without_its_datalist_is_not_used(cohort_dir: Path, tmp_path: Path) -> None:
