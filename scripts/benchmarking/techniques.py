@@ -58,8 +58,7 @@ def benchmark_techniques(
         processes: trainings at a time, which share the cores; 1 where a row has another's weights.
     """
     known = dict(techniques())
-    rows = (only if isinstance(only, str) else ",".join(only)).split(",")
-    names = [*dict.fromkeys([PLAIN, *(name.strip() for name in rows if name)])]
+    names = [*dict.fromkeys([PLAIN, *(name.strip() for name in only.split(",") if name)])]
     known |= {name: _joined(name, known) for name in names}
     path = Path(output_dir, "results.json")
     cores = torch.get_num_threads()

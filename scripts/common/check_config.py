@@ -1,88 +1,115 @@
 """MONAI takes any override in silence: this refuses misspelt keys and values of another kind, each in a line."""
 
-import inspect
 import json
 import logging
-import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
 from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS, ID_SEP_KEY
 
-from scripts.common.errors import InputError, print_cause
-from scripts.common.menus import apply_menus
+from scripts.common.errors import InputError
+from scripts.common.menus import Choice, choose, entry, menus, values_of_all
+from scripts.common.overrides import CONFIGS, enclosing_parser, is_computed, shipped_parts
 
 logger = logging.getLogger("meshnet")
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-WORDS = {"true": True, "false": False, "none": None, "null": None}  # what a command line cannot say otherwise
 
 
 class Config(dict):
-    """A config with its macros resolved, nothing instantiated."""
+    """A config with its macros resolved, nothing instantiated, what is chosen from menus in its place."""
 
     parser: ConfigParser
+
+    def chosen(self, place: str, name: str) -> Any:
+        """What the menu's entry ``name`` has for a place of the recipe, such as "train#schedule".
+
+        Raises:
+            InputError: no entry has this name.
+        """
+        return choose(self.parser, place.replace(ID_SEP_KEY, "#"), name)
 
     def resolved(self, key: str) -> Any:
         """The config at ``key`` with its references replaced by their values, in terms of JSON."""
         self.parser.get_parsed_content(key)
-        return json.loads(json.dumps(self.parser.ref_resolver.get_item(key).get_config(), default=str))
+        block = self.parser.ref_resolver.get_item(key).get_config()
+        if isinstance(block, dict) and isinstance(block.get("_target_"), Choice):
+            block = {**block["_target_"].block, **{k: v for k, v in block.items() if k != "_target_"}}
+            block = {k: v for k, v in block.items() if k not in ("_mode_", "_requires_")}
+        return json.loads(json.dumps(block, default=str))
 
 
 def check_config() -> Config:
-    """Check the config that this is part of, overlays and overrides included; the first thing that a run does.
+    """Check the config that this is part of, overlays and overrides included, and change nothing.
 
     A key of the top level, or of a plain block like ``train``, must be in the shipped config or be read by another
     value (``@key``): what nothing reads is a misspelling. A value that stands there as it is (no expression, no
-    reference) must be of the kind of the shipped default; its range is the business of what takes it. The words true,
-    false and none become what they mean where no text is expected.
-
-    Unless ``debug`` is true, an uncaught exception is a line about its first cause from now on.
+    reference) must be of the kind of the shipped default; its range is the business of what takes it.
 
     Raises:
         InputError: one line per problem.
     """
-    parser = _enclosing_parser()
-    config = parser.get()
-    if WORDS.get(str(config.get("debug")).lower()) is not True and sys.excepthook is sys.__excepthook__:
-        sys.excepthook = print_cause
-    shipped, training = _shipped_parts(config), {}
+    parser = enclosing_parser()
+    config, shipped = parser.get(), shipped_parts(parser.get())
+    chosen, values, problems = {}, {}, []
     if "train" in config:
         recipe = ConfigParser.load_config_file(CONFIGS / "train.json")
-        training = apply_menus(parser, recipe) | recipe
-        shipped.append(training)
-    problems = [*_unread_keys(config, shipped), *_wrong_kinds(parser, shipped)]
+        shipped.append(values_of_all() | recipe)
+        chosen, values, problems = _choices(parser, recipe)
+    read = [*_references(config), *_references(chosen), *_references(values)]
+    problems += [*_unread_keys({**values, **config}, shipped, read), *_wrong_kinds(config, shipped)]
     if problems:
         raise InputError("\n".join(problems))
-    for line in _without_effect(config, training) if "evaluating" not in config else ():
+    for line in _without_effect(config, shipped[-1], read) if "train" in config and "evaluating" not in config else ():
         logger.warning(line)
-    checked = Config(config)
+    checked = Config({**values, **config})
     checked.parser = parser
+    for place, block in chosen.items():
+        _put_in(checked, place.split("#"), block)
     return checked
 
 
-def _enclosing_parser() -> ConfigParser:
-    """The parser that is calling us: MONAI gives a config no reference to itself."""
-    for frame in inspect.stack(context=0):
-        parser = frame.frame.f_locals.get("self")
-        if isinstance(parser, ConfigParser):
-            return parser
-    raise RuntimeError("check_config can only be called by a MONAI config")
+def _choices(parser: ConfigParser, recipe: dict) -> tuple[dict, dict, list[str]]:
+    """The blocks that are chosen from menus, the values of their entries, and what is wrong with their names."""
+    config, chosen, values, problems = parser.get(), {}, {}, []
+    for kind, entries in menus().items():
+        try:
+            blocks, own = entry(kind, name := parser.get_parsed_content(f"{kind}_name"))
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        here = {place: block for place, block in blocks.items() if _chooses(config, place) == _chooses(recipe, place)}
+        chosen |= here
+        values |= own
+        for place in blocks.keys() - here.keys() if name != next(iter(entries)) and "evaluating" not in config else ():
+            logger.warning(f"{kind}_name {name}: {place} is given by the config itself, which stands")
+    return chosen, values, problems
 
 
-def _shipped_parts(config: dict) -> list[dict]:
-    """The bundle's own configs that are in this one, the recipe before its overlays."""
-    paths = (path for path in sorted(CONFIGS.glob("*.json")) if path.name != "metadata.json")
-    contents = sorted(map(ConfigParser.load_config_file, paths), key=len, reverse=True)
-    return [content for content in contents if all(key in config for key in content if key.isidentifier())]
+def _put_in(config: dict, place: list[str], block: dict | list) -> None:
+    """Put a chosen block into a copy of those that it is in; what the config changes in it stays changed."""
+    key, *below = place
+    if below:
+        config[key] = dict(config[key])
+        _put_in(config[key], below, block)
+    elif isinstance(block, dict):
+        config[key] = block | {name: value for name, value in config[key].items() if name != "_target_"}
+    else:
+        config[key] = block
 
 
-def _unread_keys(config: dict, shipped: list[dict]) -> Iterator[str]:
-    references = [reference.split(ID_SEP_KEY) for reference in _references(config)]
+def _chooses(config: dict, place: str) -> Any:
+    """The expression that chooses from a menu at ``place``, if it stands there."""
+    for key in place.split("#"):
+        config = config.get(key, {}) if isinstance(config, dict) else {}
+    expression = config.get("_target_") if isinstance(config, dict) else config
+    return expression.replace(ID_SEP_KEY, "#") if isinstance(expression, str) else None
+
+
+def _unread_keys(config: dict, shipped: list[dict], read: list[str]) -> Iterator[str]:
+    references = [reference.split(ID_SEP_KEY) for reference in read]
     tracking = set(DEFAULT_MLFLOW_SETTINGS["configs"])
 
     def search(block: dict, above: list[str], shipped: list[dict]) -> Iterator[str]:
@@ -101,12 +128,13 @@ def _unread_keys(config: dict, shipped: list[dict]) -> Iterator[str]:
     return search(config, [], shipped)
 
 
-def _without_effect(config: dict, shipped: dict) -> Iterator[str]:
+def _without_effect(config: dict, shipped: dict, read: list[str]) -> Iterator[str]:
     """Values that differ from the shipped ones and are ours, but that what was chosen does not read."""
-    read = {ReferenceResolver.split_id(reference)[0] for reference in _references(config)}
+    read = {ReferenceResolver.split_id(reference)[0] for reference in read}
     for key, value in config.items():
-        chooses = key == "debug" or key.endswith("_name") or key.startswith("_") or _is_program(value)  # read by us
-        if key in shipped and value != shipped[key] and key not in read and not chooses:
+        if key == "debug" or key.startswith("_") or isinstance(value, dict) or _is_program(value):  # read otherwise
+            continue
+        if key in shipped and value != shipped[key] and key not in read:
             yield f"{key} {value}: has no effect, nothing that was chosen reads it"
 
 
@@ -123,21 +151,13 @@ def _references(value: Any) -> Iterator[str]:
             yield from _references(item)
 
 
-def _wrong_kinds(parser: ConfigParser, shipped: list[dict]) -> Iterator[str]:
-    """Problems of the top level's plain values; words that stand for a boolean or for none are replaced on the way."""
-    config = parser.get()
+def _wrong_kinds(config: dict, shipped: list[dict]) -> Iterator[str]:
+    """Problems of the top level's plain values."""
     for key in [key for key in dict.fromkeys(key for part in shipped for key in part) if key in config]:
         value, default = config[key], next(part[key] for part in shipped if key in part)
-        if isinstance(value, str) and value.lower() in WORDS and isinstance(default, bool | int | float | None):
-            value = config[key] = WORDS[value.lower()]
-            parser.ref_resolver.items[key].update_config(value)
         kind = _kind(default)
-        if kind and value is not None and not _is_computed(value) and not kind[1](value):
+        if kind and value is not None and not is_computed(value) and not kind[1](value):
             yield f"{key} {value!r}: expected {kind[0]}, like the shipped {json.dumps(default)}"
-
-
-def _is_computed(value: Any) -> bool:
-    return isinstance(value, dict) or (isinstance(value, str) and value[:1] in ("$", "@", "%"))
 
 
 def _kind(default: Any) -> tuple[str, Any] | None:
@@ -148,6 +168,6 @@ def _kind(default: Any) -> tuple[str, Any] | None:
         return "a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)
     if isinstance(default, float):
         return "a finite number", lambda v: isinstance(v, int | float) and not isinstance(v, bool) and isfinite(v)
-    if isinstance(default, str) and not _is_computed(default):
+    if isinstance(default, str) and not is_computed(default):
         return "a text", lambda value: isinstance(value, str)
     return None

@@ -1,91 +1,82 @@
-"""MONAI's macros name a file, not a choice by name: ``--loss_name focal`` puts an entry of a menu into the config.
+"""MONAI's macros name a file, not a choice by name: ``--loss_name focal`` chooses an entry of a menu.
 
-A menu is ``configs/menus/<kind>.json``, chosen from by ``<kind>_name``. An entry is an overlay: blocks that replace
-those of the recipe, and values of its own that are overrides like any other. What the config has changed in a block
-that is replaced is changed in the new one, too: ``--optimizer_name sgd --optimizer#momentum 0.8`` is what it says.
+A menu is ``configs/menus/<kind>.json``, chosen from by ``<kind>_name``. Its first entry is the default and names the
+places of the recipe that are chosen for; an entry that has no block for a place leaves the first's. What else an entry
+holds are values of its own, overrides like any other.
 """
 
-import logging
-from copy import deepcopy
+import functools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
+from monai.bundle.reference_resolver import ReferenceResolver
 
 from scripts.common.errors import InputError
 
 MENUS = Path(__file__).resolve().parents[2] / "configs" / "menus"
-logger = logging.getLogger("meshnet")
 
 
-def apply_menus(parser: ConfigParser, recipe: dict) -> dict:
-    """Put what is chosen into the parser's config, and return the values of all entries, as shipped.
+@dataclass(frozen=True)
+class Choice:
+    """What an entry puts at a place, ready to be made with the arguments that the recipe gives there itself."""
 
-    Args:
-        parser: of a config whose macros are resolved. Blocks that quoted a replaced one (``%``) follow it.
-        recipe: the shipped recipe as its file has it; what differs from it was given by the user or an overlay.
+    block: dict  # its config with all references resolved
+    make: Any  # its class or function with its arguments
+
+    def __call__(self, **changes: Any) -> Any:
+        """The instance, with ``changes`` of the entry's arguments."""
+        return self.make(**changes)
+
+    def __repr__(self) -> str:
+        return str(self.block["_target_"])
+
+
+@functools.cache
+def menus() -> dict[str, dict[str, dict]]:
+    """By kind and name, the entries as they stand in their files."""
+    return {path.stem: ConfigParser.load_config_file(path) for path in sorted(MENUS.glob("*.json"))}
+
+
+def kind_of(place: str) -> str:
+    """The menu that has blocks for a place of the recipe, such as "loss" for "loss_def"."""
+    return next(kind for kind, entries in menus().items() if place in next(iter(entries.values())))
+
+
+def entry(kind: str, name: str) -> tuple[dict, dict]:
+    """Blocks by their places in the recipe, and the entry's own values by their keys.
 
     Raises:
-        InputError: a name is in no menu.
+        InputError: no entry has this name.
     """
-    config, values = parser.get(), {}
-    before = deepcopy(config)
-    for path in sorted(MENUS.glob("*.json")):
-        key = f"{path.stem}_name"
-        if key not in config:
-            continue
-        menu, name = ConfigParser.load_config_file(path), config[key]
-        if name not in menu:
-            raise InputError(f"{key} {name!r}: expected one of {', '.join(menu)}")
-        places = {place for entry in menu.values() for place in entry}
-        blocks = {place: block[last] for place in places for block, last in [_at(recipe, place)] if last in block}
-        values |= {place: value for entry in menu.values() for place, value in entry.items() if place not in blocks}
-        for place, value in menu[name].items():
-            if place not in blocks:
-                config.setdefault(place, value)
-                continue
-            (block, last), default = _at(config, place), blocks[place]
-            if isinstance(value, list) and default == []:
-                block[last] = value + block[last]  # an overlay's own come after
-            elif block[last] == default:
-                _replace(config, default, value)
-                block[last] = value
-            elif isinstance(value, dict) and isinstance(block[last], dict) and _kind(block[last]) == _kind(default):
-                changed = {k: v for k, v in block[last].items() if v != default.get(k)}
-                block[last] = {**value, **changed}
-            elif "evaluating" not in config:  # where weights are tested, their card says what the network is
-                logger.warning(f"{key} {name}: {place} is given by the config itself, which stands")
-    if config != before:
-        _parse_again(parser)
-    return values
+    entries = menus()[kind]
+    if name not in list(entries):
+        raise InputError(f"{kind}_name {name!r}: expected one of {', '.join(entries)}")
+    first = next(iter(entries.values()))
+    blocks = {place: entries[name].get(place, block) for place, block in first.items()}
+    return blocks, {key: value for key, value in entries[name].items() if key not in first}
 
 
-def _at(config: dict, place: str) -> tuple[dict, str]:
-    """The block in which ``place`` is, and its key there."""
-    *above, last = place.split("#")
-    for key in above:
-        config = config.get(key, {})
-    return config, last
+def values_of_all() -> dict:
+    """The own values of all entries of all menus, as shipped."""
+    entries = (entry(kind, name) for kind, names in menus().items() for name in names)
+    return {key: value for _, values in entries for key, value in values.items()}
 
 
-def _kind(block: dict) -> Any:
-    return block.get("_target_")
+def choose(parser: ConfigParser, place: str, name: str) -> Any:
+    """What the entry ``name`` has for ``place``, resolved in ``parser``'s config: a ``Choice``, or a list.
 
+    The entry's values are read like the config's own, unless that has them.
 
-def _replace(value: Any, old: Any, new: Any) -> None:
-    """Put ``new`` where a copy of ``old`` stands, which a macro has left."""
-    if not isinstance(old, dict):
-        return
-    for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
-        if item == old:
-            value[key] = deepcopy(new)
-        elif isinstance(item, dict | list):
-            _replace(item, old, new)
-
-
-def _parse_again(parser: ConfigParser) -> None:
-    """Read the config anew, but for what is built."""
-    resolver = parser.ref_resolver
-    for key in set(resolver.items) - set(resolver.resolved_content):
-        del resolver.items[key]
-    parser._do_parse(parser.get())  # parse() itself would forget what is built
+    Raises:
+        InputError: no entry has this name.
+    """
+    kind = kind_of(place)
+    id = ReferenceResolver.normalize_id(f"{kind}_name::{name}::{place}")
+    blocks, values = entry(kind, name)
+    component = isinstance(blocks[place], dict)
+    for key, value in {**values, id: {**blocks[place], "_mode_": "callable"} if component else blocks[place]}.items():
+        parser._do_parse(value, key)  # adds what is not there
+    made = parser.get_parsed_content(id)
+    return Choice(parser.ref_resolver.get_item(id).get_config(), made) if component else made

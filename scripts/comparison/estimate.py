@@ -81,7 +81,11 @@ def _step(recipe: ConfigParser) -> float:
             torch.cuda.synchronize()
         started = time.perf_counter()
         optimizer.zero_grad()
-        loss(get("train#inferer")(image, network), label).backward()
+        with torch.autocast(
+            device.type, get("autocast"), enabled=get("autocast") is not None and device.type == "cuda"
+        ):
+            prediction = get("train#inferer")(image, network)  # which autocasts on a CPU
+        loss(prediction, label).backward()
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize()

@@ -127,6 +127,7 @@ def _together(plan: Plan) -> Iterator[pandas.DataFrame]:
         if (folder / "result.json").is_file():
             name = plan.networks[run.network].get("paper", run.network)
             agreement = pandas.read_csv(folder / "agreement.csv", dtype={"subject": str}).assign(of="scan")
+            agreement["image"] = agreement.get("image")  # earlier evaluations have none
             counted = pandas.read_csv(folder / "reliability.csv")
             yield pandas.concat([counted, agreement]).assign(name=name, row=f"{name}, {run.members} together")
 
@@ -142,7 +143,7 @@ def _reliability(together: pandas.DataFrame, subjects: pandas.DataFrame) -> Figu
             sums = sums.groupby("low").sum()
             sums = sums[sums["n"] >= FEWEST]
             axis.plot(sums["mean"] / sums["n"], sums[share] / sums["n"], "o-", markersize=4, color=colours[name])
-        scans = part[part["of"] == "scan"].merge(subjects[["row", "subject", "dice"]], on=["row", "subject"])
+        scans = part[part["of"] == "scan"].merge(subjects[["row", "image", "dice"]], on=["row", "image"])
         scans = scans.dropna(subset=["quality", "dice"])
         varies = scans[["quality", "dice"]].nunique().min() > 1
         rho = f" (rho {spearmanr(scans['quality'], scans['dice']).statistic:.2f})" if varies else ""

@@ -20,7 +20,7 @@ class Reliability:
     (``probability``) and of the predictions' standard deviation (``uncertainty``): ``voxels``, their ``mean``, the
     share that is ``lesion`` and the share whose class is ``wrong``. Of a calibrated ensemble ``lesion`` equals the mean
     probability (DeGroot & Fienberg, The Statistician 1983, 32:12-22). ``agreement.csv`` has each scan's ``quality``,
-    the mean DICE of pairs of members.
+    the mean DICE of pairs of members, and its ``subject`` and ``image``.
 
     Args:
         scans: those evaluated, in the loader's order.
@@ -58,7 +58,8 @@ class Reliability:
             part.insert(0, "low", np.arange(BINS) * TOP[of] / BINS)
             part.insert(0, "of", of)
             parts.append(part.assign(**part[["mean", "lesion", "wrong"]].div(part["voxels"], axis=0)))
-        agreement = pandas.DataFrame({"subject": [scan["subject"] for scan in self.scans], "quality": self.qualities})
+        known = {key: [scan[key] for scan in self.scans] for key in ("subject", "image")}
+        agreement = pandas.DataFrame({**known, "quality": self.qualities})
         for name, content in (("reliability", pandas.concat(parts)), ("agreement", agreement)):
             with replace_file(self.folder / f"{name}.csv") as file:
                 content.to_csv(file, index=False, lineterminator="\n")

@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean
 
-import monai
 import optuna
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
@@ -25,11 +24,10 @@ from scripts.comparison.plan import Plan, Run
 from scripts.comparison.report import report
 from scripts.search.space import read_recipe
 from scripts.search.study import put_back
-from scripts.training.training_state import random_states, set_random_states, when_restored
+from scripts.training.training_state import when_restored
 
 CONFIGS = MENUS.parent
 MEASURED = str(CONFIGS / "evaluate.json")
-HARDWARE = ("device", "amp", "amp_dtype", "num_workers", "datalist")  # of the common overrides, for ensembles as well
 
 
 @dataclass
@@ -112,9 +110,9 @@ def evaluate_together(plan: Plan, run: Run) -> dict:
     """The ``result.json`` of a fold's restarts together, by the mean of their probabilities."""
     folder = plan.folder / run.name
     members = [str(plan.folder / needed.name / "model.pt") for needed in plan.needs(run)]
-    overrides = {k: v for k, v in plan.overrides(run).items() if k in ("dataset_dir", "fold", "inner_fold", *HARDWARE)}
-    recipe = read_recipe({**overrides, "output_dir": str(folder), "ckpt_path": members, "report": False}, [MEASURED])
-    result = _evaluate(recipe, folder)
+    overrides = {k: v for k, v in plan.overrides(run).items() if not k.startswith("network_def")}  # it is the cards'
+    own = {"output_dir": str(folder), "ckpt_path": members, "report": False}
+    result = _evaluate(read_recipe({**overrides, **own}, [*plan.overlays(run.network), MEASURED]), folder)
     _write(folder / "result.json", {**result, "members": len(members)})
     return result
 
@@ -123,11 +121,7 @@ def _train(recipe: ConfigParser, after_epoch: Callable[..., None]) -> None:
     """Run ``recipe`` as its command does, and call ``after_epoch`` behind each saved epoch but the last."""
     recipe.get_parsed_content("initialize")
     if trains_by_steps(recipe):
-        monai.utils.set_determinism(recipe.get_parsed_content("seed"))  # as the recipe does before it builds
         trainer = recipe.get_parsed_content("train#trainer")
-        built = random_states()
-        new = Events.STARTED(event_filter=lambda trainer, _: trainer.state.iteration == 0)  # no state is continued
-        trainer.add_event_handler(new, lambda: set_random_states(built))  # where building has left them
 
         def show(trainer: Engine) -> None:
             epoch, epochs = trainer.state.epoch, trainer.state.max_epochs

@@ -13,8 +13,8 @@ EXACT = 50  # as R, whose wilcox.test takes the exact distribution for fewer pai
 def signed_rank(differences: Sequence[float]) -> dict:
     """Wilcoxon's signed-rank test, two-sided, of paired differences; the numbers are those of R's ``wilcox.test``.
 
-    Zeros are left out. The distribution is exact for fewer than 50 pairs without ties, else the normal one with
-    corrections for ties and continuity.
+    Zeros are left out. The distribution is exact for fewer than 50 pairs if there were neither zeros nor ties, else the
+    normal one with corrections for ties and continuity.
 
     Returns:
         ``n`` pairs that are not equal, ``zeros``, ``ties`` (pairs whose absolute difference others have, too), ``v``
@@ -27,7 +27,7 @@ def signed_rank(differences: Sequence[float]) -> dict:
     found = {"n": len(nonzero), "zeros": len(all_of_them) - len(nonzero), "ties": ties}
     if not len(nonzero):
         return {**found, "v": 0.0, "p": 1.0, "exact": False}
-    exact = len(nonzero) < EXACT and not ties
+    exact = len(nonzero) < EXACT and not ties and not found["zeros"]
     p = float(stats.wilcoxon(nonzero, correction=True, method="exact" if exact else "approx").pvalue)
     return {**found, "v": float(stats.rankdata(np.abs(nonzero))[nonzero > 0].sum()), "p": p, "exact": exact}
 

@@ -3,20 +3,26 @@
 import json
 import logging
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
+from itertools import takewhile
+from typing import ClassVar
+from weakref import WeakValueDictionary
 
 import monai
 import torch
 from monai.data import CacheDataset, Dataset, MetaTensor, PersistentDataset
 from monai.data.utils import json_hashing
-from monai.transforms import Compose
+from monai.transforms import Compose, RandomizableTrait
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
+from scripts.common.revision import revision
 
 logger = logging.getLogger("meshnet")
+LIBRARIES = ("torch", "numpy", *sys.stdlib_module_names)
 
 
 def cached_dataset(
@@ -29,8 +35,8 @@ def cached_dataset(
         transform: its leading transforms that are not random are the ones whose result is kept.
         cache: "memory" (computed at the start of each run), "disk" (when first used, then by all runs) or "none".
         cache_dir: folder for "disk"; it may be deleted at any time.
-        made_of: for "disk", the config of ``transform``'s transforms, nothing instantiated; it is hashed, so functions
-            are known by their names: delete the folder after a change of your own.
+        made_of: for "disk", the config of ``transform``'s transforms, nothing instantiated; hashed with the source
+            of the modules that it names. What an expression calls is known by its name only.
         values: for "disk", JSON of what ``made_of`` refers to: {"spacing": [1, 1, 1]} for ``@spacing``.
 
     Raises:
@@ -46,7 +52,32 @@ def cached_dataset(
             raise InputError(f"{line}, or --cache none") from error
     if cache not in ("memory", "none"):
         raise InputError(f"cache {cache}: expected memory, disk or none")
-    return CacheDataset(data, transform, num_workers=None) if cache == "memory" else Dataset(data, transform)
+    return SharedCacheDataset(data, transform, recipe) if cache == "memory" else Dataset(data, transform)
+
+
+class _Item(dict):
+    """A preprocessed scan, which can be referred to weakly."""
+
+
+class SharedCacheDataset(CacheDataset):
+    """MONAI's, but a scan that another dataset of this process holds, made in the same way, is not held twice."""
+
+    held: ClassVar[WeakValueDictionary[tuple, _Item]] = WeakValueDictionary()
+
+    def __init__(self, data: list[dict], transform: Compose, recipe: Callable[[list], bytes]) -> None:
+        leading = list(takewhile(lambda t: not isinstance(t, RandomizableTrait), transform.transforms))
+        try:
+            self.made_by = recipe(leading)
+        except InputError:  # what made_of tells is something else
+            self.made_by = object()
+        super().__init__(data, transform, num_workers=None)
+
+    def _load_cache_item(self, idx: int) -> dict:
+        scan = self.data[idx]
+        key = (self.made_by, _hash_scan(scan) if "sha256" in scan else object())
+        if (item := self.held.get(key)) is None:
+            item = self.held[key] = _Item(super()._load_cache_item(idx))
+        return item
 
 
 class DiskCacheDataset(PersistentDataset):
@@ -85,4 +116,7 @@ def _hash_recipe(made_of: Sequence, values: dict, transforms: list) -> bytes:
         raise InputError(f"cache disk: the transforms are not those of made_of ({', '.join(told)}); use --cache none")
     if unknown := sorted(set(re.findall(r"@(\w+)", json.dumps(recipe))) - values.keys()):
         raise InputError(f"cache disk: the preprocessing refers to @{unknown[0]}; give it in values, or --cache none")
-    return json_hashing([monai.__version__, recipe, values])[:32]
+    targets = sorted({*re.findall(r'"(?:_target_|reader)": "(\w+\.[\w.]+)"', json.dumps(recipe))})
+    tops = {target: target.partition(".")[0] for target in targets}
+    code = [revision(target, top) for target, top in tops.items() if top not in ("monai", *LIBRARIES)]
+    return json_hashing([monai.__version__, recipe, values, *code])[:32]

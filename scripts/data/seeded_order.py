@@ -1,6 +1,7 @@
 """MONAI's loaders draw from random states that depend on what ran before: here order and augmentation follow a seed."""
 
 from collections.abc import Iterator
+from copy import copy
 from itertools import islice
 
 import numpy as np
@@ -21,8 +22,10 @@ class SeededSampler(DistributedSampler):
         self.skip = 0  # items of the next epoch that were trained on before a resume
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        seeds = np.random.SeedSequence((self.seed, self.epoch)).generate_state(len(self.dataset))
-        indices = list(super().__iter__())
+        *seeds, order = np.random.SeedSequence((self.seed, self.epoch)).generate_state(len(self.dataset) + 1)
+        drawn = copy(self)  # torch draws by the sum of both, which other seeds have at other epochs
+        drawn.seed, drawn.epoch = int(order), 0
+        indices = list(DistributedSampler.__iter__(drawn))
         start, self.skip = self.skip, 0
         return islice(((index, int(seeds[index])) for index in indices), start, None)
 

@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 from monai.inferers import SimpleInferer
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from scripts.common.errors import InputError
 from scripts.networks.meshnet import is_meshnet
 
 logger = logging.getLogger("meshnet")
+SMALLEST = 3  # voxels; on smaller sides oneDNN's bfloat16 weight gradients are garbage (torch 2.13.0)
 
 
 def autocast_dtype(amp: bool, device: torch.device | str, dtype: str = "auto") -> torch.dtype | None:
@@ -56,12 +58,34 @@ class AutocastInferer(SimpleInferer):
     def __init__(self, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.dtype = dtype
+        self.sides: dict[torch.Size, int] = {}  # by the shape of what is trained on
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The network's output in float32, in which losses and metrics can sum over volumes."""
-        # oneDNN's bf16 weight gradients are garbage on volumes with a side of 2 (torch 2.13.0): what other networks,
-        # which halve a volume four times, make of a side of 32. MeshNet itself avoids it.
-        too_small = min(inputs.shape[2:]) < 48 and not is_meshnet(network)
-        here = self.dtype is not None and inputs.device.type == "cpu" and not (too_small and torch.is_grad_enabled())
+        here = self.dtype is not None and inputs.device.type == "cpu"
+        if here and torch.is_grad_enabled() and not is_meshnet(network):
+            here = self._smallest_side(inputs.shape, network) >= SMALLEST  # MeshNet itself avoids it
         with torch.autocast("cpu", self.dtype) if here else nullcontext():
             return super().__call__(inputs, network, *args, **kwargs).float()
+
+    def _smallest_side(self, shape: torch.Size, network: torch.nn.Module) -> int:
+        """Of all that the network convolves in a volume of that shape, found in shapes, without computing anything."""
+        if shape not in self.sides:
+            kinds = (torch.nn.Conv3d, torch.nn.ConvTranspose3d)
+            layers = [m for m in network.modules() if isinstance(m, kinds) and max(m.kernel_size) > 1]
+            seen, training = [max(shape)], {module: module.training for module in network.modules()}
+            hooks = [m.register_forward_pre_hook(lambda _, x: seen.append(min(x[0].shape[2:]))) for m in layers]
+            try:
+                with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+                    network.eval()(torch.zeros(shape)) if layers else None
+            finally:
+                for module, mode in training.items():
+                    module.training = mode
+                for hook in hooks:
+                    hook.remove()
+            self.sides[shape] = min(seen)
+            if min(seen) < SMALLEST:
+                logger.info(
+                    f"Training in float32: {type(network).__name__} convolves volumes with a side of {min(seen)}"
+                )
+        return self.sides[shape]

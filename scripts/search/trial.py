@@ -112,12 +112,9 @@ class InnerFold:
         own = {"output_dir": str(folder), "ckpt_dir": str(folder), "resume": True, "report": False}
         recipe, self.history = read_recipe({**overrides, **own}), folder / "history.csv"
         recipe.get_parsed_content("initialize")
-        monai.utils.set_determinism(recipe.get_parsed_content("seed"))  # as the recipe does before it builds
         self.trainer, run_folder = map(recipe.get_parsed_content, ("train#trainer", "run_folder"))
         self.random, self.close = random_states(), run_folder.release
         self._run = lambda: recipe.get_parsed_content("run")
-        new = Events.STARTED(event_filter=lambda trainer, _: trainer.state.iteration == 0)  # no state is continued
-        self.trainer.add_event_handler(new, lambda: set_random_states(self.random))  # where building has left them
         before_last = Events.EPOCH_COMPLETED(event_filter=lambda trainer, epoch: epoch < trainer.state.max_epochs)
         self.trainer.add_event_handler(before_last, self.trainer.interrupt)
 

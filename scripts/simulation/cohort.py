@@ -16,6 +16,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from scripts.common.errors import InputError
+from scripts.common.revision import revision
 from scripts.data.datalist import prepare_datalist
 from scripts.simulation.anatomy import CENTRE, FIELD_OF_VIEW, box, load_head
 from scripts.simulation.lesions import ARC_VOLUME_QUANTILES, load_mask, mask_files
@@ -37,7 +38,7 @@ def simulate_cohort(
     The same arguments give the same voxels. A folder that already holds this cohort is used as it is.
 
     Args:
-        output_dir: folder to make.
+        output_dir: folder to make; ``{revision}`` in its name becomes that of the code that simulates.
         n_subjects: scans, one per subject; at least 9, for 3 outer and 3 inner folds.
         spacing: voxel size in mm, of the recipe's grid and of most scans.
         seed: seed of everything random.
@@ -49,7 +50,7 @@ def simulate_cohort(
         contrasts: T1w, FLAIR or both: of every subject besides T2w, on the same grid.
 
     Returns:
-        ``output_dir``.
+        The folder.
 
     Raises:
         InputError: an argument is out of range, or the folder holds something else.
@@ -59,7 +60,7 @@ def simulate_cohort(
         settings["variation"] = variation
     if contrasts:
         settings["contrasts"] = contrasts = [contrasts] if isinstance(contrasts, str) else [*contrasts]
-    output = Path(output_dir).resolve()
+    output = Path(output_dir.replace("{revision}", _revision())).resolve()
     if _is_made(output, settings):
         return str(output)
     if not isinstance(n_subjects, int) or n_subjects < 9:
@@ -117,6 +118,11 @@ def _is_made(output, settings):
         return False
     description = output / "dataset_description.json"
     made = json.loads(description.read_text()).get("GeneratedBy", [{}])[0] if description.is_file() else {}
+    if made.get("Settings") == settings and made.get("Version") != _revision():
+        raise InputError(
+            f"{output}: other code has simulated this cohort; give another --output_dir or delete it to simulate it "
+            "again, or use it by --dataset_dir"
+        )
     if made.get("Settings") != settings:
         raise InputError(
             f"{output}: holds something else ({made.get('Settings', 'not a simulated cohort')}); "
@@ -125,6 +131,11 @@ def _is_made(output, settings):
     if not (output / "datalist.json").is_file():
         raise InputError(f"{output}: its datalist.json is gone; delete the folder to simulate it again")
     return True
+
+
+def _revision():
+    """Of the code that simulates."""
+    return revision("scripts.simulation.cohort", "scripts.simulation")
 
 
 def _native_grid(spacing, index, voxel):
@@ -178,7 +189,7 @@ def _write_description(root, settings):
         "DatasetType": "raw",
         "License": "CC0",
         "Simulated": True,
-        "GeneratedBy": [{"Name": "scripts/simulate_cohort.py", "Settings": settings}],
+        "GeneratedBy": [{"Name": "scripts/simulate_cohort.py", "Version": _revision(), "Settings": settings}],
     }
     (root / "dataset_description.json").write_text(json.dumps(description, indent=4) + "\n")
     (root / "README").write_text(

@@ -14,7 +14,7 @@ from scripts.training.run_record import command, differences, facts_of, recipe
 from scripts.weights.checkpoint import read_checkpoint
 
 logger = logging.getLogger("meshnet")
-FORMAT = 3  # of the training state; counted up when its content changes
+FORMAT = 4  # of the training state; counted up when its content changes
 RESULTS = ("checkpoint_last.pt", "checkpoint_failed.pt", "history.csv", "report.html")
 
 
@@ -123,7 +123,8 @@ class RunFolder:
     def _refuse_other_run(self, state: dict) -> None:
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise InputError(
-                f"{self.path}: not a training state of this version (format {FORMAT}); it cannot be resumed"
+                f"{self.path}: not a training state of this version (format {FORMAT}); resume it with the version of "
+                "the bundle that began it, or begin anew with --overwrite true"
             )
         theirs = state["facts"]
         different = self._different(theirs["config"])

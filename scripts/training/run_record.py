@@ -55,11 +55,10 @@ def facts_of(config: dict, cohort: str) -> dict:
 
 @functools.cache
 def recipe() -> dict:
-    """The shipped recipe, its macros resolved."""
+    """The shipped recipe, its macros resolved, its menus' first entries in their places."""
     recipe = monai.bundle.ConfigParser()
     recipe.read_config(str(RECIPE))
-    recipe.parse()
-    return recipe.get()
+    return recipe.get_parsed_content("config")
 
 
 def differences(theirs: dict, ours: dict, above: str = "") -> Iterator[tuple[str, Any, Any]]:

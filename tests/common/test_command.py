@@ -56,6 +56,12 @@ def needs_one(path: str, quantiles: bool = False) -> tuple:
         (any_flag, ["--dry_run"], (None, True, {})),
         (needs_one, ["a", "--quantiles", "false"], ("a", False)),
         (needs_one, ["--path", "a", "--quantiles", "true"], ("a", True)),
+        (needs_one, ["dl #2.json"], ("dl #2.json", False)),
+        (needs_one, ["--path", "2024_01_15"], ("2024_01_15", False)),
+        (needs_one, ["--path=Smith, John"], ("Smith, John", False)),
+        (needs_one, ["--path", "True"], ("True", False)),
+        (all_given, ["'12'"], ("12", True)),
+        (any_flag, ["--overlay", "mine #2.json", "--epochs", "3"], ("mine #2.json", False, {"epochs": 3})),
     ],
 )
 def test_a_boolean_is_what_it_says(
@@ -64,6 +70,17 @@ def test_a_boolean_is_what_it_says(
     monkeypatch.setattr(sys, "argv", ["command.py", *arguments])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # the command sets its own
     assert run_command(function) == answer
+
+
+def test_a_flag_for_a_text_without_one_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["command.py", "--folder", "--example", "false"])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    with pytest.raises(SystemExit) as stop:
+        run_command(all_given)
+    assert stop.value.code == 2
+    assert "A flag for a text has none behind it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("function", [all_given, any_flag])

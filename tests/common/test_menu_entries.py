@@ -103,7 +103,7 @@ def test_a_loss_is_least_for_the_truth_and_takes_soft_labels(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(json.loads((MENUS / "augmentation.json").read_text()))[1:])
 def test_an_augmentation_is_random_keeps_masks_masks_and_grids_grids(name: str) -> None:
-    transforms = config(augmentation_name=name, spatial_size=[32, 32, 32]).get_parsed_content("train#random_transforms")
+    transforms = config(augmentation_name=name, spatial_size=[32, 32, 32]).get_parsed_content("train#augmentation")
     assert all(isinstance(transform, RandomizableTrait) for transform in transforms)
     augment = Compose(transforms).set_random_state(3)
     torch.manual_seed(0)

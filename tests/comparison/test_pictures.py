@@ -54,3 +54,18 @@ def test_parameters_are_shown_beside_the_papers() -> None:
     ours, theirs = (container.lines[0] for container in axis.containers)
     assert (ours.get_xdata().tolist(), ours.get_ydata().tolist()) == ([100], [pytest.approx(0.85)])
     assert len(theirs.get_xdata()) == 10
+
+
+def test_two_scans_of_a_subject_are_two_points_and_rho_is_theirs() -> None:
+    dice, quality = [0.2, 0.9, 0.5, 0.7], [0.1, 0.8, 0.6, 0.4]  # ranks 1 4 2 3 and 1 4 3 2: rho is 1 - 6 * 2 / 60
+    images = [f"{subject}_{session}.nii" for subject in "ab" for session in (1, 2)]
+    subjects = pandas.DataFrame({"row": "A, 2 together", "subject": list("aabb"), "image": images, "dice": dice})
+    scans = {"subject": list("aabb"), "image": images, "quality": quality, "of": "scan"}
+    together = pandas.DataFrame({**scans, "name": "A", "row": "A, 2 together"})
+    bins = pandas.DataFrame(
+        {"of": ["probability", "uncertainty"], "low": 0.0, "voxels": 10, "mean": 0.1, "lesion": 0.1}
+    )
+    bins = bins.assign(wrong=0.1, name="A", row="A, 2 together")
+    right = pictures._reliability(pandas.concat([bins, together]), subjects).axes[2]
+    assert right.lines[0].get_label() == "A (rho 0.80)"
+    assert sorted(right.lines[0].get_xdata()) == sorted(quality)

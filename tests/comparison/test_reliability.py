@@ -30,7 +30,7 @@ def written(tmp_path: Path) -> tuple[Path, list[dict]]:
                 "quality": quality,
             }
         )
-    reliability = Reliability([{"subject": "01"}, {"subject": "02"}], str(tmp_path))
+    reliability = Reliability([{"subject": "01", "image": "a.nii"}, {"subject": "02", "image": "b.nii"}], str(tmp_path))
     for item in items:
         reliability.add(SimpleNamespace(state=SimpleNamespace(output=[item])))
     reliability.write(SimpleNamespace())
@@ -63,5 +63,6 @@ def test_the_share_that_is_wrong_is_counted_by_disagreement(written: tuple) -> N
 def test_each_scans_agreement_is_kept(written: tuple) -> None:
     table = pandas.read_csv(written[0] / "agreement.csv", dtype={"subject": str})
     assert table["subject"].tolist() == ["01", "02"]
+    assert table["image"].tolist() == ["a.nii", "b.nii"]
     assert table["quality"].tolist()[0] == 0.75
     assert np.isnan(table["quality"].tolist()[1])

@@ -14,7 +14,7 @@ from conftest import EVALUATE, train_here
 
 from scripts.common.errors import InputError
 from scripts.comparison.plan import Plan, Run
-from scripts.comparison.run import train_and_evaluate
+from scripts.comparison.run import evaluate_together, train_and_evaluate
 
 
 def rows(path: Path) -> list[dict]:
@@ -111,3 +111,19 @@ def test_what_is_not_trained_by_steps_is_run_and_evaluated_too(
     result = train_and_evaluate(plan, Run("copied", 0, 0))
     assert result["dice"] == json.loads((weights.parent / "result.json").read_text())["dice"]
     assert result["train_seconds"] > 0
+
+
+def test_an_ensemble_is_evaluated_with_its_runs_overlays_and_cohort(
+    tmp_path: Path, plan_of: Callable, coarse_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.json").write_text(json.dumps({"mark": 5, "look": ["$print(@mark)"]}))
+    (tmp_path / "other.json").write_text((coarse_dir / "datalist.json").read_text())
+    common = {"datalist": str(tmp_path / "other.json"), "soft_labels": False, "network_def#dropout": 0.1}
+    plan = plan_of(tmp_path / "out", overlays=[str(tmp_path / "mine.json")], overrides=common)
+    seen = []
+    monkeypatch.setattr("scripts.comparison.run._evaluate", lambda recipe, folder: seen.append(recipe) or {"dice": 1})
+    (tmp_path / "out" / "thin" / "fold-0" / "ensemble-2").mkdir(parents=True)
+    evaluate_together(plan, Run("thin", 0, None, 2))
+    found = [seen[0].get_parsed_content(key) for key in ("datalist", "mark", "fold")]
+    assert found == [str(tmp_path / "other.json"), 5, 0]
+    assert "dropout" not in seen[0].get("network_def")

@@ -1,5 +1,7 @@
 """Tests are R's, corrections the published ones, and pairs are subjects."""
 
+import math
+
 import numpy as np
 import pandas
 import pytest
@@ -25,6 +27,16 @@ def test_signed_rank_with_ties_and_zeros_is_that_of_students_sleep() -> None:
     found = signed_rank(np.round(np.subtract(first, second), 9))
     assert (found["n"], found["zeros"], found["ties"], found["v"], found["exact"]) == (9, 1, 2, 0, False)
     assert found["p"] == pytest.approx(0.009091, abs=1e-6)
+
+
+def test_with_zeros_the_distribution_is_the_normal_one_as_in_r() -> None:
+    """R 4: wilcox.test(c(1, 2, 3, 4, 5, 0)) has V 15 and p 0.05906, "cannot compute exact p-value with zeroes"."""
+    found = signed_rank([1, 2, 3, 4, 5, 0])
+    z = (15 - 5 * 6 / 4 - 0.5) / np.sqrt(5 * 6 * 11 / 24)
+    assert (found["n"], found["zeros"], found["v"], found["exact"]) == (5, 1, 15, False)
+    assert found["p"] == pytest.approx(math.erfc(z / np.sqrt(2)))
+    assert found["p"] == pytest.approx(0.05906, abs=1e-5)
+    assert signed_rank([1, 2, 3, 4, 5])["p"] == pytest.approx(2 / 2**5)
 
 
 def test_signed_rank_of_equals_says_nothing() -> None:

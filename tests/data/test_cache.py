@@ -1,6 +1,9 @@
 """Preprocessing is done once, and what was kept is never what something else would have given."""
 
+import importlib
 import re
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from monai.data import CacheDataset, DataLoader, Dataset, PersistentDataset
 from monai.transforms import Compose, EnsureTyped, LoadImaged, RandFlipd
 
 from scripts.common.errors import InputError, describe
+from scripts.common.revision import revision
 from scripts.data.cache import cached_dataset
 from scripts.data.check_scans import check_scans
 
@@ -70,6 +74,17 @@ def test_disk_memory_and_no_cache_give_the_same_voxels(tmp_path: Path) -> None:
                 assert torch.equal(item[key].as_tensor(), plain[key].as_tensor())
                 assert torch.equal(item[key].affine, plain[key].affine)
                 assert item[key].meta["filename_or_obj"] == scan[key]
+
+
+def test_datasets_of_one_process_hold_a_scan_once_and_change_it_for_none(tmp_path: Path) -> None:
+    scan = scan_in(tmp_path)
+    one, other = (dataset([scan], preprocessing(random=random), "memory", tmp_path) for random in (True, False))
+    another = dataset([scan], preprocessing(maximum=2.0), "memory", tmp_path)
+    assert one._cache[0] is other._cache[0]
+    assert another._cache[0] is not other._cache[0]
+    one[0]["image"] += 5
+    assert (other[0]["image"].max(), another[0]["image"].max()) == (1, 2)
+    assert one[0]["label"].sum() == other[0]["label"].sum() == 4**3
 
 
 def test_a_second_run_computes_nothing_and_random_transforms_are_not_kept(
@@ -135,6 +150,31 @@ def test_a_function_in_an_expression_is_known_by_its_text(tmp_path: Path, monkey
     kept = [computed(scan, times(expression), cache, monkeypatch) for expression in ("i * 2", "i * 3", "i * 2")]
     assert [calls for _, calls in kept] == [1, 1, 0]
     assert [int(item["image"].max()) for item, _ in kept] == [2, 3, 2]
+
+
+def test_a_function_whose_code_has_changed_is_another_preprocessing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan, cache = scan_in(tmp_path), tmp_path / "cache"
+    (tmp_path / "our_preprocessing").mkdir()
+    package = tmp_path / "our_preprocessing"
+    (package / "scale.py").write_text(
+        "from our_preprocessing.factor import FACTOR\ndef scale(x):\n    return x * FACTOR\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    target = {"_target_": "our_preprocessing.scale.scale", "_mode_": "callable"}
+    transforms = [*preprocessing(), {"_target_": "Lambdad", "keys": "label", "func": target}]
+    kept = []
+    for text in ("FACTOR = 2", "FACTOR = 30", "FACTOR = 2"):
+        (package / "factor.py").write_text(text)
+        for module in [name for name in sys.modules if name.startswith("our_preprocessing")]:
+            del sys.modules[module]
+        importlib.invalidate_caches()
+        shutil.rmtree(package / "__pycache__", ignore_errors=True)
+        revision.cache_clear()  # a run has one
+        kept.append(computed(scan, transforms, cache, monkeypatch))
+    assert [calls for _, calls in kept] == [1, 1, 0]
+    assert [int(item["label"].max()) for item, _ in kept] == [2, 30, 2]
 
 
 def test_what_an_expression_refers_to_is_part_of_the_preprocessing(

@@ -8,6 +8,7 @@ from monai.transforms import Compose, Lambdad, RandGaussianNoised, RandScaleInte
 from scripts.data.seeded_order import SeededDataset, SeededSampler
 
 N = 10
+RANKS = [{"num_replicas": 2, "rank": rank} for rank in (0, 1)]
 
 
 def loader(seed: int = 0, workers: int = 0, batch_size: int = 2) -> tuple[DataLoader, SeededSampler]:
@@ -66,6 +67,8 @@ def test_epochs_and_seeds_differ_in_order_and_augmentation() -> None:
     seeds = [seed for items in drawn for _, seed in items]
     assert len(set(seeds)) == len(seeds)
     assert indices(0, 1) != indices(0, 2)
+    orders = [tuple(index for index, _ in indices(seed, number)) for seed in range(4) for number in range(6)]
+    assert len(set(orders)) == len(orders)  # seed 0 at epoch 5 was seed 1 at epoch 4
 
 
 def test_drawing_leaves_the_global_random_states_alone() -> None:
@@ -75,9 +78,9 @@ def test_drawing_leaves_the_global_random_states_alone() -> None:
 
 
 def test_two_processes_share_the_items_as_monais_sampler_does() -> None:
-    ours = [SeededSampler(range(N), 5, num_replicas=2, rank=rank) for rank in (0, 1)]
-    theirs = [DistributedSampler(range(N), num_replicas=2, rank=rank, seed=5) for rank in (0, 1)]
-    for one, other in zip(ours, theirs, strict=True):
-        one.set_epoch(4)
-        other.set_epoch(4)
-        assert [index for index, _ in one] == list(other)
+    for make in (SeededSampler, DistributedSampler):
+        alone, *shared = (make(range(N), seed=5, **ranks) for ranks in ({"num_replicas": 1, "rank": 0}, *RANKS))
+        for sampler in (alone, *shared):
+            sampler.set_epoch(4)
+        order = list(alone)
+        assert [list(sampler) for sampler in shared] == [order[0::2], order[1::2]]

@@ -32,6 +32,30 @@ def test_gradients_of_networks_that_make_small_volumes_smaller_are_those_of_floa
         assert not torch.equal(inferer(image, network), expected)
 
 
+@pytest.mark.parametrize(("side", "smallest"), [(32, 2), (48, 3), (64, 4)])
+def test_what_decides_is_the_smallest_side_that_is_convolved(
+    side: int, smallest: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    network, image = UNet(3, 1, 2, (2, 4, 4, 4, 4), (2, 2, 2, 2)).train(), torch.rand(1, 1, side, 64, 64)
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    inferer = AutocastInferer(torch.bfloat16)
+    with caplog.at_level("INFO"):
+        out, expected = inferer(image, network), network(image)
+    assert torch.equal(out, expected) is (smallest < 3)
+    assert caplog.messages == [f"Training in float32: UNet convolves volumes with a side of {smallest}"] * (
+        smallest < 3
+    )
+    assert inferer.sides == {image.shape: smallest}
+    assert network.training
+    assert {*state} == {*network.state_dict()}
+
+
+def test_a_network_that_halves_five_times_is_trained_in_float32_at_64() -> None:
+    """As SwinUNETR: of a side of 64 its last stage convolves 2."""
+    network, image = UNet(3, 1, 2, (2, 2, 2, 2, 2, 2), (2, 2, 2, 2, 2)), torch.rand(1, 1, 64, 64, 64)
+    assert torch.equal(AutocastInferer(torch.bfloat16)(image, network), network(image))
+
+
 @pytest.mark.parametrize("capability", [None, "avx512_bf16", "amx_bf16"])
 def test_auto_is_bfloat16_where_the_cpu_has_it(capability: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True, "avx512_f": True})

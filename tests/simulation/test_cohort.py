@@ -91,6 +91,18 @@ def test_a_folder_with_something_else_is_left_alone(cohort_dir: Path, tmp_path: 
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_changed_generator_makes_a_cohort_of_its_own(
+    cohort_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = str(tmp_path / "cohort-{revision}")
+    first = simulate_cohort(name, n_subjects=9, spacing=8.0)
+    assert simulate_cohort(name, n_subjects=9, spacing=8.0) == first
+    monkeypatch.setattr("scripts.simulation.cohort.revision", lambda *names: "0")
+    with pytest.raises(InputError, match="other code has simulated this cohort; give another --output_dir or delete"):
+        simulate_cohort(first, n_subjects=9, spacing=8.0)
+    assert simulate_cohort(name, n_subjects=9, spacing=8.0) == str(tmp_path / "cohort-0") != first
+
+
 def test_a_cohort_without_its_datalist_is_not_used(cohort_dir: Path, tmp_path: Path) -> None:
     shutil.copy(cohort_dir / "dataset_description.json", tmp_path)
     with pytest.raises(InputError, match=r"its datalist.json is gone; delete the folder to simulate it again$"):

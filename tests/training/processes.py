@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from scripts.common.errors import print_cause
+
 PROCESSES = multiprocessing.get_context("forkserver")  # a child has MONAI imported, but no state of the tests
 PROCESSES.set_forkserver_preload(
     ["monai.bundle", "monai.engines", "nibabel", "ignite.handlers", "scripts.simulation.cohort"]
@@ -20,6 +22,7 @@ def train(overrides: dict) -> None:
     multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as in a process from a shell
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background of a script ignores it
+    sys.excepthook = print_cause  # as where MONAI's command line runs
     sys.stderr = Path(overrides["output_dir"]).with_suffix(".log").open("a")
     try:
         monai.bundle.run("training", **overrides)

@@ -35,8 +35,8 @@ def test_recorded_overrides_are_an_overlay_that_repeats_the_run(trained: dict, t
     (tmp_path / "again.json").write_text(json.dumps(record["overrides"]))
     parser = ConfigParser()
     parser.read_config([TRAIN, str(tmp_path / "again.json")])
-    parser.parse()
-    assert {key: value for key, value in parser.get().items() if key != "_meta_"} == record["config"]
+    config = parser.get_parsed_content("config")
+    assert {key: value for key, value in config.items() if key != "_meta_"} == record["config"]
 
 
 @pytest.mark.parametrize(

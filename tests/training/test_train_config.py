@@ -2,16 +2,23 @@
 
 import csv
 import json
+import os
+import pickle
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import monai
 import pytest
 import torch
-from conftest import EVALUATE, TRAIN, bundle
+from conftest import EVALUATE, ROOT, TRAIN, bundle
 from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.engines import SupervisedTrainer, Trainer
 
-from scripts.common.errors import describe
+from scripts.common.errors import describe, first_cause
 from scripts.execution.precision import has_bfloat16
 from scripts.networks.meshnet import MeshNet
 
@@ -168,8 +175,8 @@ def test_tensor_cores_and_deterministic_algorithms_are_a_key_each(cohort_dir: Pa
     try:
         for value in (False, True):
             parser = recipe(cohort_dir, tf32=value, use_deterministic_algorithms=value)
-            for i, item in enumerate(parser.get("run")):
-                parser.get_parsed_content(f"run#{i}") if "set_determinism" in item or "tf32" in item else None
+            assert "$@determinism" in parser.get("run")
+            parser.get_parsed_content("determinism")
             assert torch.are_deterministic_algorithms_enabled() is value
             assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is value
     finally:
@@ -315,3 +322,148 @@ def test_the_disk_cache_changes_no_result_and_serves_the_next_run(cohort_dir: Pa
     assert history["memory"] == history["first"] == history["second"]
     assert (len(files["memory"]), len(files["first"])) == (0, 16)
     assert files["first"] == files["second"]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "light", "medium", "heavy", "contrast", "auto", "mix", "kspace", "simulated_patients"]
+)
+def test_what_workers_are_given_can_be_sent_to_another_process(name: str, cohort_dir: Path) -> None:
+    overlay = Path(TRAIN).with_name(f"{name}.json")
+    files = [TRAIN, str(overlay)] if name and overlay.is_file() else [TRAIN]
+    parser = ConfigParser(ConfigParser.load_config_files(files))
+    parser.update({"dataset_dir": str(cohort_dir), "cache": "disk", "spatial_size": [16, 16, 16]})
+    parser.update({"augmentation_name": name} if name and len(files) == 1 else {})
+    for key in ("train#seeded_dataset", "validate#dataset"):
+        sent = pickle.loads(pickle.dumps(parser.get_parsed_content(key)))
+        assert len(sent) == len(parser.get_parsed_content(key))
+
+
+@pytest.mark.slow
+def test_workers_that_are_spawned_train(cohort_dir: Path, tmp_path: Path) -> None:
+    program = """import multiprocessing, runpy
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    runpy.run_module("monai.bundle", run_name="__main__")
+"""
+    (tmp_path / "started.py").write_text(program)
+    flags = {
+        "dataset_dir": cohort_dir,
+        "output_dir": tmp_path / "out",
+        "cache_dir": tmp_path / "cache",
+        "cache": "disk",
+    }
+    flags |= {"epochs": 1, "channels": 2, "spatial_size": "[16,16,16]", "report": "false", "augmentation_name": "light"}
+    words = [str(word) for key, value in flags.items() for word in (f"--{key}", value)]
+    command = [sys.executable, str(tmp_path / "started.py"), "run", "training", "--config_file", TRAIN, *words]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    assert "num_workers" not in done.stderr
+    assert len(list((tmp_path / "cache").glob("*.pt"))) == 16
+    assert (tmp_path / "out" / "model.pt").is_file()
+
+
+class FirstLossError(Exception):
+    """Carries the loss of a training's first step, which ends there."""
+
+
+@pytest.fixture
+def first_loss(monkeypatch: pytest.MonkeyPatch) -> Callable[..., float]:
+    """The loss of the first step of the training that a function starts."""
+
+    def stop(trainer: SupervisedTrainer) -> None:
+        raise FirstLossError(trainer.state.output[0]["loss"])
+
+    def run(self: SupervisedTrainer) -> None:
+        self.add_event_handler(Events.ITERATION_COMPLETED, stop)
+        Trainer.run(self)
+
+    monkeypatch.setattr(SupervisedTrainer, "run", run)
+
+    def call(start: Callable, *args: object, **kwargs: object) -> float:
+        with pytest.raises(Exception) as caught:  # noqa: PT011, MONAI wraps it
+            start(*args, **kwargs)
+        assert isinstance(first_cause(caught.value), FirstLossError), describe(caught.value)
+        return first_cause(caught.value).args[0]
+
+    return call
+
+
+CHOICES = {
+    "loss and network": ((), {"loss_name": "dice_ce", "network_name": "unet", "dropout": 0.1}, "DiceCELoss UNet"),
+    "augmentation and schedule": ((), {"augmentation_name": "medium", "schedule_name": "cosine", "amp": "false"}, ""),
+    "an overlay and an optimizer": (("mix",), {"optimizer_name": "sgd", "optimizer#momentum": 0.5}, ""),
+}
+
+
+@pytest.mark.kept
+@pytest.mark.parametrize("choice", CHOICES)
+def test_the_recipe_is_the_same_by_the_command_and_by_each_of_monais_ways(
+    choice: str, cohort_dir: Path, tmp_path: Path, first_loss: Callable
+) -> None:
+    overlays, overrides, kinds = CHOICES[choice]
+    files = [TRAIN, *(TRAIN.replace("train.json", f"{name}.json") for name in overlays)]
+    given = {"channels": 4, "dataset_dir": str(cohort_dir), "report": False, "seed": 3, **overrides}
+
+    def command(folder: str) -> None:
+        torch.rand(3)  # what a process has drawn before
+        monai.bundle.run("training", config_file=files, output_dir=str(tmp_path / folder), **given)
+
+    def workflow(make: Callable, first: str, folder: str) -> None:
+        torch.rand(5)
+        made = make(config_file=files, output_dir=str(tmp_path / folder), **given)
+        made.initialize()
+        getattr(made, first)
+        found = made.parser.get_parsed_content("loss"), made.network_def
+        assert not kinds or kinds == " ".join(type(part).__name__ for part in found)
+        made.run() if first == "network_def" else made.trainer.run()
+
+    def parser(folder: str, first: str) -> None:
+        torch.rand(7)
+        made = ConfigParser(ConfigParser.load_config_files(files))
+        made.update({**given, "output_dir": str(tmp_path / folder)})
+        made.get_parsed_content(first)
+        made.get_parsed_content("train#trainer").run()
+
+    expected = first_loss(command, "command")
+    assert first_loss(workflow, monai.bundle.create_workflow, "network_def", "a") == expected
+    assert first_loss(workflow, ConfigWorkflow, "evaluator", "b") == expected
+    assert first_loss(parser, "c", "network") == expected
+    assert first_loss(parser, "d", "train#dataloader") == expected
+    assert first_loss(command, "e") == expected
+    given["seed"] = 4
+    assert first_loss(command, "f") != expected
+
+
+def test_monais_load_builds_the_network_that_was_chosen(tmp_path: Path) -> None:
+    made = ConfigParser(ConfigParser.load_config_files([TRAIN]))
+    made.update({"network_name": "segresnet", "init_filters": 16})
+    torch.save(made.get_parsed_content("network_def").state_dict(), tmp_path / "weights.pt")
+    (tmp_path / "args.json").write_text(json.dumps({"network_name": "segresnet", "init_filters": 16}))
+    where = {"name": ROOT.name, "bundle_dir": str(ROOT.parent), "source": "github", "repo": "a/b/c"}
+    options = {"model_file": str(tmp_path / "weights.pt"), "args_file": str(tmp_path / "args.json")}
+    loaded = monai.bundle.load(**where, **options, workflow_type="train")
+    assert type(loaded).__name__ == "SegResNet"
+    wider = monai.bundle.load(**where, workflow_type="train", net_override={"dropout": 0.2})
+    assert isinstance(wider, MeshNet)
+    assert any(getattr(module, "p", 0) == 0.2 for module in wider.modules())
+
+
+def test_words_mean_the_same_whatever_is_asked_first(cohort_dir: Path, tmp_path: Path) -> None:
+    words = {"amp": "false", "report": "False", "train#html_report#facts": "TRUE", "inner_fold": "none"}
+    given = {"dataset_dir": str(cohort_dir), "output_dir": str(tmp_path), **words}
+    made = ConfigWorkflow(TRAIN, **given)
+    made.initialize()
+    found = [made.parser.get_parsed_content(key) for key in ("autocast", "report", "train#html_report#facts")]
+    assert found == [None, False, True]
+    assert made.parser.get_parsed_content("cohort").validation == []
+    bare = ConfigParser(ConfigParser.load_config_files([TRAIN]))
+    bare.update(given)
+    assert bare.get_parsed_content("autocast") is None
+    late = ConfigParser(ConfigParser.load_config_files([TRAIN]))
+    late.update(given)
+    assert late.get_parsed_content("report") == "False"
+    with pytest.raises(Exception) as caught:  # noqa: PT011, MONAI wraps it
+        late.get_parsed_content("config")
+    assert describe(caught.value).startswith("report 'False': was read before it was checked; give False")

@@ -1,0 +1,139 @@
+"""Overrides mean what was typed: Fire reads ``Study #2`` as ``Study``, MONAI as ``Study ::2``, ``false`` as a text."""
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import monai.bundle
+from fire.parser import DefaultParseValue
+from monai.bundle import ConfigExpression, ConfigParser
+from monai.bundle.reference_resolver import ReferenceResolver
+
+from scripts.common.command import as_typed, typed_flags
+from scripts.common.errors import InputError, print_cause
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+COMMAND_LINES = (str(Path(monai.bundle.__file__).with_name("__main__.py")), str(Path(__file__).with_name("command.py")))
+WORDS = {"true": True, "false": False, "none": None, "null": None}  # what a command line cannot say otherwise
+# How keys end that hold a path or another text, where the shipped value is an expression or null.
+TEXTS = "(.*[#:_])?(dir|path|input|datalist|weights|teacher|root|name|uri|storage|only|reference)"
+
+
+def as_given() -> None:
+    """Let the config that this is part of say what was typed; nothing of it may have been read before.
+
+    On MONAI's command line, or one of our own, a key whose shipped value is a text or a path takes the text as it was
+    typed. Wherever the shipped value is no text, the words true, false and none become what they mean; below a block,
+    where nothing is shipped, true and false do. There, too, an uncaught exception is one line from now on, unless
+    ``debug`` is true; a program that uses the bundle keeps its own tracebacks.
+
+    Raises:
+        InputError: a value with another meaning was read before.
+    """
+    parser, frames = enclosing_parser(), inspect.stack(context=0)
+    is_command = any(frame.filename in COMMAND_LINES for frame in frames)
+    own = any(getattr(frame.frame.f_locals.get("self"), "__dict__", {}).get("parser") is parser for frame in frames)
+    shipped, settled = shipped_parts(parser.get()), set()
+    for key, text in typed_flags(sys.argv[1:]).items() if is_command and own else ():
+        default, read, meant = _shipped(shipped, key), DefaultParseValue(text), as_typed(text)
+        if read is None and key in parser and default is not _NOTHING and not _is_text(default):
+            _put(parser, key, None)  # MONAI has left it out
+        elif key in parser and _with_marks(parser[key]) == _with_marks(read) and not is_computed(meant):
+            if isinstance(read, str) or _takes_text(key, default):
+                _put(parser, key, meant)
+            settled.add(key)
+    for key, value in list(_values(parser.get())):
+        default, word = _shipped(shipped, key), value.lower() if isinstance(value, str) else ""
+        plain = default is None or isinstance(default, bool | int | float)
+        if word in WORDS and (plain if WORDS[word] is None else not _takes_text(key, default)):
+            _put(parser, key, WORDS[word])
+        elif key not in settled and not is_computed(value) and _takes_text(key, default):
+            _put(parser, key, _with_marks(value))
+    if is_command and parser.get("debug") is not True and sys.excepthook is sys.__excepthook__:
+        sys.excepthook = print_cause
+
+
+def enclosing_parser() -> ConfigParser:
+    """The parser that is calling us: MONAI gives a config no reference to itself."""
+    for frame in inspect.stack(context=0):
+        parser = frame.frame.f_locals.get("self")
+        if isinstance(parser, ConfigParser):
+            return parser
+    raise RuntimeError("this can only be called by a MONAI config")
+
+
+def shipped_parts(config: dict) -> list[dict]:
+    """The bundle's own configs that are in this one, the recipe before its overlays."""
+    paths = (path for path in sorted(CONFIGS.glob("*.json")) if path.name != "metadata.json")
+    contents = sorted(map(ConfigParser.load_config_file, paths), key=len, reverse=True)
+    return [content for content in contents if all(key in config for key in content if key.isidentifier())]
+
+
+def is_computed(value: Any) -> bool:
+    """Whether the config makes something else of a value: a block, an expression, a reference or a macro."""
+    return isinstance(value, dict) or (isinstance(value, str) and value[:1] in ("$", "@", "%"))
+
+
+_NOTHING = object()
+
+
+def _shipped(parts: list[dict], key: str) -> Any:
+    """The shipped value at ``key``, such as "train#report"; ``_NOTHING`` if there is none."""
+    for part in parts:
+        if key in part:
+            return part[key]
+        value = part
+        for name in ReferenceResolver.split_id(key):
+            value = value.get(name, _NOTHING) if isinstance(value, dict) else _NOTHING
+        if value is not _NOTHING:
+            return value
+    return _NOTHING
+
+
+def _is_text(default: Any) -> bool:
+    return isinstance(default, str) and not is_computed(default)
+
+
+def _takes_text(key: str, default: Any) -> bool:
+    named = default is _NOTHING or default is None or is_computed(default)
+    return _is_text(default) or (named and re.fullmatch(TEXTS, key) is not None)
+
+
+def _values(config: dict, above: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys and values at any depth of the blocks that are texts or lists."""
+    for key, value in config.items():
+        if isinstance(value, dict) and key != "_meta_":
+            yield from _values(value, f"{above}{key}#")
+        elif isinstance(value, str | list):
+            yield f"{above}{key}", value
+
+
+def _with_marks(value: Any) -> Any:
+    """Texts as they were before MONAI wrote ``::`` for each ``#``, which it takes for its own mark; not addresses."""
+    if isinstance(value, list | tuple):
+        return [_with_marks(item) for item in value]
+    return value.replace("::", "#") if isinstance(value, str) and "://" not in value else value
+
+
+def _put(parser: ConfigParser, key: str, value: Any) -> None:
+    """Change a value that nothing has read. MONAI writes ``::`` again as it resolves a text, so that is done here."""
+    (*above, last), resolver = ReferenceResolver.split_id(key), parser.ref_resolver
+    id = ReferenceResolver.normalize_id(key)
+    block = parser[ReferenceResolver.sep.join(above)]
+    if block.get(last, _NOTHING) == value:
+        return
+    if any(id == name or id.startswith(f"{name}::") for name in resolver.resolved_content):
+        raise InputError(
+            f"{key} {block[last]!r}: was read before it was checked; give {value!r}, or ask for config first"
+        )
+    if "#" not in str(value):
+        block[last] = value
+        resolver.items[id].update_config(value)
+    elif above:
+        block[last] = "$" + repr(value).replace("#", r"\x23")
+        resolver.items[id] = ConfigExpression(block[last], id)
+    else:
+        block[last] = resolver.resolved_content[id] = value
