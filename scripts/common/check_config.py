@@ -12,7 +12,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS, ID_SEP_KEY
 
 from scripts.common.errors import InputError
-from scripts.common.menus import Choice, choose, entry, menus, values_of_all
+from scripts.common.menus import Choice, at, changed, choose, default_of, entry, menus, places, values_of_all
 from scripts.common.overrides import CONFIGS, enclosing_parser, is_computed, shipped_parts
 
 logger = logging.getLogger("meshnet")
@@ -23,21 +23,23 @@ class Config(dict):
 
     parser: ConfigParser
 
-    def chosen(self, place: str, name: str) -> Any:
-        """What the menu's entry ``name`` has for a place of the recipe, such as "train#schedule".
+    def chosen(self, place: str, name: str, default: str | None = None) -> Any:
+        """What the menu's entry ``name`` has for a place of the recipe, such as "train#schedule", or ``default``.
 
         Raises:
             InputError: no entry has this name.
         """
-        return choose(self.parser, place.replace(ID_SEP_KEY, "#"), name)
+        return choose(self.parser, place.replace(ID_SEP_KEY, "#"), name, default)
 
     def resolved(self, key: str) -> Any:
         """The config at ``key`` with its references replaced by their values, in terms of JSON."""
         self.parser.get_parsed_content(key)
         block = self.parser.ref_resolver.get_item(key).get_config()
         if isinstance(block, dict) and isinstance(block.get("_target_"), Choice):
-            block = {**block["_target_"].block, **{k: v for k, v in block.items() if k != "_target_"}}
-            block = {k: v for k, v in block.items() if k not in ("_mode_", "_requires_")}
+            choice = block.pop("_target_")
+            block = {
+                k: v for k, v in {**choice.block, **choice.meant(block)}.items() if k not in ("_mode_", "_requires_")
+            }
         return json.loads(json.dumps(block, default=str))
 
 
@@ -58,16 +60,16 @@ def check_config() -> Config:
         recipe = ConfigParser.load_config_file(CONFIGS / "train.json")
         shipped.append(values_of_all() | recipe)
         chosen, values, problems = _choices(parser, recipe)
-    read = [*_references(config), *_references(chosen), *_references(values)]
+    checked = Config({**values, **config})
+    checked.parser = parser
+    for place, block in chosen.items():
+        _put_in(checked, place.split("#"), block)
+    read = [*_references(checked), "config", *(f"{kind}_name" for kind in menus())]
     problems += [*_unread_keys({**values, **config}, shipped, read), *_wrong_kinds(config, shipped)]
     if problems:
         raise InputError("\n".join(problems))
     for line in _without_effect(config, shipped[-1], read) if "train" in config and "evaluating" not in config else ():
         logger.warning(line)
-    checked = Config({**values, **config})
-    checked.parser = parser
-    for place, block in chosen.items():
-        _put_in(checked, place.split("#"), block)
     return checked
 
 
@@ -80,10 +82,17 @@ def _choices(parser: ConfigParser, recipe: dict) -> tuple[dict, dict, list[str]]
         except InputError as error:
             problems.append(str(error))
             continue
-        here = {place: block for place, block in blocks.items() if _chooses(config, place) == _chooses(recipe, place)}
-        chosen |= here
+        here = [place for place in places(kind) if _chooses(config, place) == _chooses(recipe, place)]
+        for place in here:
+            block = at(config, place)
+            if not isinstance(block, dict):
+                chosen[place] = blocks.get(place, [])
+            elif place in blocks:
+                chosen[place] = blocks[place] | {key: block[key] for key in changed(block, at(recipe, place))}
+            else:
+                chosen[place] = block | {"_target_": default_of(_chooses(recipe, place))}
         values |= own
-        for place in blocks.keys() - here.keys() if name != next(iter(entries)) and "evaluating" not in config else ():
+        for place in blocks.keys() - {*here} if name != next(iter(entries)) and "evaluating" not in config else ():
             logger.warning(f"{kind}_name {name}: {place} is given by the config itself, which stands")
     return chosen, values, problems
 
@@ -94,17 +103,14 @@ def _put_in(config: dict, place: list[str], block: dict | list) -> None:
     if below:
         config[key] = dict(config[key])
         _put_in(config[key], below, block)
-    elif isinstance(block, dict):
-        config[key] = block | {name: value for name, value in config[key].items() if name != "_target_"}
     else:
         config[key] = block
 
 
 def _chooses(config: dict, place: str) -> Any:
     """The expression that chooses from a menu at ``place``, if it stands there."""
-    for key in place.split("#"):
-        config = config.get(key, {}) if isinstance(config, dict) else {}
-    expression = config.get("_target_") if isinstance(config, dict) else config
+    block = at(config, place)
+    expression = block.get("_target_") if isinstance(block, dict) else block
     return expression.replace(ID_SEP_KEY, "#") if isinstance(expression, str) else None
 
 

@@ -1,11 +1,14 @@
 """A command line means what was typed, and only a command line shows errors as lines."""
 
 import json
+import os
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from conftest import AFFINE, INFERENCE, TRAIN, bundle, write
@@ -71,7 +74,7 @@ def test_words_and_texts_below_a_block_are_read(told: Callable) -> None:
 
 def test_a_program_may_give_a_path_with_a_number_sign() -> None:
     made = ConfigWorkflow(INFERENCE, workflow_type=None, input="Study #2", output_dir="masks#2", ckpt_path=["a#1", "b"])
-    made.initialize()
+    made.parser.get_parsed_content("config")  # as the first thing of a run
     assert [made.parser.get_parsed_content(key) for key in ("input", "output_dir")] == ["Study #2", "masks#2"]
     assert made.parser.get_parsed_content("ckpt_path") == ["a#1", "b"]
 
@@ -89,3 +92,30 @@ def test_the_folder_that_was_typed_is_segmented(tmp_path: Path) -> None:
         -1
     ] == "masks#2"
     assert not list(tmp_path.rglob("one*mask*"))
+
+
+@pytest.mark.slow
+def test_another_package_called_scripts_is_not_in_the_way(tmp_path: Path) -> None:
+    write(tmp_path / "scan.nii.gz")
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "__init__.py").touch()
+    done = bundle(
+        "--config_file", INFERENCE, "--input", "scan.nii.gz", "--output_dir", "out", "--qc", "false", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    assert nib.load(next((tmp_path / "out").rglob("*mask.nii.gz"))).shape == (24, 30, 20)
+
+
+@pytest.mark.kept
+def test_a_program_keeps_its_own_tracebacks(tmp_path: Path) -> None:
+    (tmp_path / "analysis").mkdir()
+    program = f"""from monai.bundle import create_workflow
+create_workflow(config_file="{INFERENCE}", workflow_type=None, input="none", output_dir="out").config_root_path
+print({{}}["age"])
+"""
+    (tmp_path / "analysis" / "mine.py").write_text(program)
+    command = [sys.executable, "analysis/mine.py"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.stderr.rstrip().endswith("KeyError: 'age'")
+    assert "Traceback" in done.stderr

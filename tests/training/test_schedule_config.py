@@ -10,14 +10,13 @@ from monai.data import DataLoader
 from monai.engines import SupervisedTrainer
 from monai.handlers import LrScheduleHandler
 
-MENU = Path(__file__).resolve().parents[2] / "configs" / "menus" / "schedule.json"
-ONE_CYCLE = json.loads(MENU.read_text())["one_cycle"]
+TRAIN = json.loads((Path(__file__).resolve().parents[2] / "configs" / "train.json").read_text())
 
 
 def schedule_of(optimizer: torch.optim.Optimizer, iterations: int, warmup_fraction: float):
-    """The recipe's lr_scheduler, its own expressions evaluated."""
+    """train.json's lr_scheduler, its own expressions evaluated."""
     values = {"iterations": iterations, "warmup_fraction": warmup_fraction}
-    block = ONE_CYCLE["lr_scheduler"]
+    block = TRAIN["lr_scheduler"]
     evaluated = {}
     for key in ("total_steps", "pct_start"):
         expression = block[key].removeprefix("$")
@@ -35,7 +34,7 @@ def run(accumulation_steps: int, n_batches: int = 5, epochs: int = 2, warmup_fra
     optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
     schedule = schedule_of(optimizer, epochs * n_batches, warmup_fraction)
     data = [{"image": torch.rand(1, 4, 4, 4), "label": torch.zeros(4, 4, 4).long()} for _ in range(n_batches)]
-    handler = {key: value for key, value in ONE_CYCLE["train#schedule"].items() if key != "_target_"}
+    handler = {key: value for key, value in TRAIN["train"]["schedule"].items() if key != "_target_"}
     trainer = SupervisedTrainer(
         device=torch.device("cpu"),
         max_epochs=epochs,

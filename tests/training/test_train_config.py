@@ -211,9 +211,7 @@ def test_best_weights_are_those_of_the_best_epoch(trained: dict, cohort_dir: Pat
         "evaluating", "--config_file", f"['{TRAIN}','{EVALUATE}']", *trained["arguments"],
         "--output_dir", trained["root"] / "checked",
         "--cohort#check", "['validation']",
-        "--validate#dataset#data", "$@cohort.validation",
-        "--validate#handlers#2#scans", "$@cohort.validation",
-        "--validate#handlers#0#held_out", "$[]", "--report", False,
+        "--scans", "$@cohort.validation", "--run", "['$@config','$@validate#evaluator.run()']", "--report", False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
     summary = json.loads((trained["root"] / "checked" / "summary.json").read_text())
