@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 from difflib import get_close_matches
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -12,10 +13,12 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS, ID_SEP_KEY
 
 from scripts.common.errors import InputError
+from scripts.common.json_file import problems_of
 from scripts.common.menus import Choice, at, changed, choose, default_of, entry, menus, places, values_of_all
 from scripts.common.overrides import CONFIGS, enclosing_parser, is_computed, shipped_parts
 
 logger = logging.getLogger("meshnet")
+RANGES = json.loads(Path(__file__).with_name("ranges.json").read_text())  # JSON Schema of values, by key
 
 
 class Config(dict):
@@ -48,7 +51,7 @@ def check_config() -> Config:
 
     A key of the top level, or of a plain block like ``train``, must be in the shipped config or be read by another
     value (``@key``): what nothing reads is a misspelling. A value that stands there as it is (no expression, no
-    reference) must be of the kind of the shipped default; its range is the business of what takes it.
+    reference) must be of the kind of the shipped default, and in its range of ``ranges.json``.
 
     Raises:
         InputError: one line per problem.
@@ -66,6 +69,7 @@ def check_config() -> Config:
         _put_in(checked, place.split("#"), block)
     read = [*_references(checked), "config", *(f"{kind}_name" for kind in menus())]
     problems += [*_unread_keys({**values, **config}, shipped, read), *_wrong_kinds(config, shipped)]
+    problems += [] if problems else _out_of_range(config)
     if problems:
         raise InputError("\n".join(problems))
     for line in _without_effect(config, shipped[-1], read) if "train" in config and "evaluating" not in config else ():
@@ -164,6 +168,18 @@ def _wrong_kinds(config: dict, shipped: list[dict]) -> Iterator[str]:
         kind = _kind(default)
         if kind and value is not None and not is_computed(value) and not kind[1](value):
             yield f"{key} {value!r}: expected {kind[0]}, like the shipped {json.dumps(default)}"
+
+
+def _out_of_range(config: dict) -> Iterator[str]:
+    """Problems of the top level's plain values of the right kind, and of the intensity scaling's two ends."""
+    plain = {key: value for key, value in config.items() if key in RANGES and value is not None}
+    plain = {key: value for key, value in plain.items() if not is_computed(value)}
+    yield from problems_of(plain, {"properties": RANGES})
+    scaling = config.get("intensity")
+    for low, high in (("minv", "maxv"), ("b_min", "b_max"), ("a_min", "a_max"), ("lower", "upper")):
+        ends = [scaling.get(end) if isinstance(scaling, dict) else None for end in (low, high)]
+        if all(isinstance(end, int | float) for end in ends) and ends[0] >= ends[1]:
+            yield f"intensity#{low} {ends[0]}: expected less than intensity#{high}, which is {ends[1]}"
 
 
 def _kind(default: Any) -> tuple[str, Any] | None:

@@ -1,7 +1,7 @@
 """JSON files that people or other programs wrote: an error names the file, the key and what is wrong."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,15 @@ def read_json(path: str | Path, hint: str) -> Any:
 
 def check_json(path: str | Path, content: Any, schema: dict, hint: str) -> None:
     """Raise InputError, a line for each problem, unless the ``content`` of ``path`` fits ``schema`` (JSON Schema)."""
-    problems = StrictValidator(schema).iter_errors(content)
-    lines = [f"{path}: {' '.join([_name(p.absolute_path), p.message[:200]]).strip()}; {hint}" for p in problems]
+    lines = [f"{path}: {problem}; {hint}" for problem in problems_of(content, schema)]
     if lines:
         raise InputError("\n".join(lines))
+
+
+def problems_of(content: Any, schema: dict) -> Iterator[str]:
+    """Where the ``content`` does not fit ``schema``, and how: "spacing[1] 0 is less than the minimum of 1"."""
+    for problem in StrictValidator(schema).iter_errors(content):
+        yield " ".join([_name(problem.absolute_path), problem.message[:200]]).strip()
 
 
 def _name(steps: Iterable[str | int]) -> str:

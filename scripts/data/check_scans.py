@@ -132,7 +132,17 @@ def _check_mask(image: Volume, label: Volume, grid: list | None, report: dict) -
 
 
 def _add_duplicates(scans: list[dict], reports: list[dict]) -> None:
-    """Add a line for files of the same content: an error in a cohort, which could test on what it has trained on."""
+    """Add a line for files of the same content: an error in a cohort, which could test on what it has trained on.
+
+    So is an image that is a mask, be it one of the cohort's or by its values.
+    """
+    cohort = [(scan, report) for scan, report in zip(scans, reports, strict=True) if "label" in scan]
+    masks = {r["sha256"]["label"]: s["label"] for s, r in cohort if "label" in r["sha256"] and not r["empty_label"]}
+    for scan, report in cohort:
+        if mask := masks.get(report["sha256"].get("image")):
+            report["errors"].append(f"{scan['image']}: given as an image, but its content is that of the mask {mask}")
+        elif report["is_like_a_mask"]:
+            report["errors"].append(f"{scan['image']}: given as an image, but has two or three values, as a mask")
     first: dict[tuple, str] = {}
     for key, (scan, report) in product(("image", "label"), zip(scans, reports, strict=True)):
         digest = report["sha256"].get(key)

@@ -72,6 +72,9 @@ def prepare_datalist(
     else:
         found = scans_in_csv(Path(str(csv)), root, others)
     scans = _usable(root, found, keep_tse)
+    for contrast in others:
+        if not any(contrast in scan.get("contrasts", {}) for scan in scans):
+            raise InputError(f"contrasts {contrast}: none of the {len(scans)} scans has one; is it the BIDS suffix?")
     if around_heads:
         settings["spatial_size"] = _around_heads(root, scans, settings["spacing"])
     assign_folds(scans, outer_folds, inner_folds, seed)

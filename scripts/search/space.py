@@ -29,6 +29,10 @@ def check_space(space: dict[str, Callable], overrides: dict, common: dict) -> No
     for block, keys in (("overrides", overrides), ("space", space)):
         for key in {key.lstrip("+") for key in keys} & OWN:
             raise InputError(f"{block}#{key}: the search sets this itself, leave it out")
+    if not space:
+        raise InputError("space: is empty; give at least one key with its range, see docs/search.md")
+    for key in sorted({key.lstrip("+") for key in overrides} & {key.lstrip("+") for key in space}):
+        raise InputError(f"overrides#{key}: the space draws this key; leave it out of one of the two")
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # failures are said in one line each
     probe, ends = optuna.create_study().ask(), {}
     for name, suggest in space.items():

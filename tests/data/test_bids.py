@@ -31,11 +31,17 @@ def test_standard_bids_names_without_sessions(tmp_path: Path, ending: str, exten
 def test_contrasts_are_the_files_of_the_same_name_but_for_the_suffix(cohort: Path):
     write_image(cohort / "sub-00/ses-1/anat/sub-00_ses-1_acq-spc3_T1w.nii.gz")
     write_image(cohort / "sub-00/ses-1/anat/sub-00_ses-1_acq-other_FLAIR.nii.gz")
-    scans = read_datalist(Path(prepare_datalist(str(cohort), contrasts=["T1w", "FLAIR"])))["training"]
+    scans = read_datalist(Path(prepare_datalist(str(cohort), contrasts=["T1w"])))["training"]
     stem = "sub-00/ses-1/anat/sub-00_ses-1_acq-spc3"
     assert scans[0]["contrasts"] == {name: f"{stem}_{name}.nii.gz" for name in ("T2w", "T1w")}
     assert [*scans[1]["contrasts"]] == ["T2w"]
     assert "contrasts" not in read_datalist(Path(prepare_datalist(str(cohort))))["training"][0]
+
+
+def test_a_contrast_that_no_scan_has_is_a_line(cohort: Path):
+    line = "contrasts T9w: none of the 12 scans has one; is it the BIDS suffix?"
+    assert message(dataset_dir=str(cohort), contrasts="T9w") == line
+    assert not (cohort / "datalist.json").exists()
 
 
 def test_contrasts_of_a_table_are_its_columns(tmp_path: Path):

@@ -395,3 +395,12 @@ def test_a_mask_with_a_scale_slope_is_not_empty(scan: dict) -> None:
 def test_rounding_in_the_affine_is_no_disagreement(scan: dict) -> None:
     write(Path(scan["label"]), lesion(), AFFINE + 1e-4)
     refuse([scan])
+
+
+def test_an_image_that_is_a_mask_is_an_error(scan: dict, tmp_path: Path) -> None:
+    own = check_scans([{"image": scan["label"], "label": scan["label"]}])[0]["errors"]
+    assert f"{scan['label']}: given as an image, but its content is that of the mask {scan['label']}" in own
+    other = str(write(tmp_path / "other.nii.gz", (np.random.rand(24, 30, 20) > 0.5).astype(np.uint8)))
+    errors = check_scans([{"image": other, "label": scan["label"]}])[0]["errors"]
+    assert f"{other}: given as an image, but has two or three values, as a mask" in errors
+    assert check_scans([scan])[0]["errors"] == []
