@@ -47,7 +47,7 @@ def build_site(output_dir: str, ckpt_path: str, example: bool = True) -> Path:
         InputError: no weights, a card that the page cannot follow, no npm, libraries that cannot be had, or a folder
             with something else in it; what was there is kept then.
     """
-    output, weights = Path(output_dir).resolve(), Weights(ckpt_path)
+    output, weights = Path(output_dir).resolve(), Weights(ckpt_path, single=True)
     card = weights.card
     if (classes := card["network_def"].get("out_channels", 2)) != 2:
         raise InputError(f"{ckpt_path}: has {classes} classes; the page shows one, lesion")
@@ -61,7 +61,7 @@ def build_site(output_dir: str, ckpt_path: str, example: bool = True) -> Path:
             made, packages = Path(folder) / "site", Path(folder) / "packages"
             made.mkdir()
             add_libraries(npm, packages, made)
-            add_page(made, Path(ckpt_path).stem, card, example)
+            add_page(made, Path(*weights.members).stem, card, example)
             write_graphs(weights, made)
             write_list(made)
             replace_folder(output, made, Path(folder) / "old")

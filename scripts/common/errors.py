@@ -34,7 +34,8 @@ def describe(error: BaseException) -> str:
 
 def hide_passwords(text: str) -> str:
     """``text`` with the password of each address in it, as in postgresql://user:password@host, as ***."""
-    return re.sub(r"(://[^:/@\s]*):[^@/\s]*@", r"\1:***@", text)
+    text = re.sub(r"(://[^:/@\s]*):(?!\d+(/|$|[\s\"']))[^@\s]*@", r"\1:***@", text)
+    return re.sub(r"([?&](password|passwd|pwd)=)[^&\s\"']*", r"\1***", text, flags=re.IGNORECASE)
 
 
 def print_cause(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -51,6 +51,7 @@ def replace_files(paths: Iterable[str | Path], mode: str = "w", removed: Iterabl
                 names = {"prefix": f".{path.name[:100]}.", "suffix": ".tmp", "ignore_cleanup_errors": True}
                 folder = stack.enter_context(TemporaryDirectory(dir=path.parent, **names))
                 files.append(stack.enter_context(open(f"{folder}/new", mode, newline=None if "b" in mode else "")))
+            path = paths[0]
             yield files
             for i, file in enumerate(files):
                 path = paths[i]
@@ -65,9 +66,11 @@ def replace_files(paths: Iterable[str | Path], mode: str = "w", removed: Iterabl
                 placed.append(path)
             for folder in {path.parent for path in paths}:
                 _flush_folder(folder)
-    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+    except (OSError, RuntimeError) as error:
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
-        reason = cause.strerror if isinstance(cause, OSError) else " ".join(str(cause).split())[:120]
+        if not isinstance(cause, OSError) and "PytorchStreamWriter" not in str(cause):  # of torch.save, on a full disk
+            raise
+        reason = getattr(cause, "strerror", None) or " ".join(str(cause).split())
         names = ", ".join(dict.fromkeys(path.name for path in placed))
         kept = f"but {names} changed already, so write them again" if placed else "what was there before is kept"
         raise InputError(f"{path}: cannot be written ({reason}); {kept}") from error

@@ -127,7 +127,7 @@ def _scan(root: Path, origin: str, given: dict, contrasts: Sequence[str] = ()) -
 
 def _software(root: Path, mask: Path) -> str | None:
     """What made ``mask``, by its sidecars or its derivative's description; None: people, our simulation, not said."""
-    folders = [*takewhile(lambda folder: folder != root, mask.parents)]
+    folders = [*takewhile(lambda folder: folder != root, mask.parents)] if root in mask.parents else [mask.parent]
     for says in (_inherited(mask, folders), *(read_description(f / "dataset_description.json") for f in folders)):
         if says.get("Manual") is True:
             return None
@@ -146,11 +146,19 @@ def _inherited(mask: Path, folders: list[Path]) -> dict:
     *entities, suffix = stem(mask.name).split("_")
     says = {}
     for folder in reversed(folders):
-        names = [name.removesuffix(".json").split("_") for name in os.listdir(folder) if name.endswith(".json")]
+        names = [name.removesuffix(".json").split("_") for name in _names_in(folder) if name.endswith(".json")]
         ours = [name for name in names if name[-1] == suffix and {*name[:-1]} <= {*entities}]
         for name in sorted(ours, key=len):
             says |= read_description(folder / f"{'_'.join(name)}.json")
     return says
+
+
+def _names_in(folder: Path) -> list[str]:
+    """What lies in a folder; nothing if it cannot be listed, as where a mask does not exist, which is told later."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def _below(root: Path, path: Path) -> str:

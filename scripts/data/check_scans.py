@@ -40,7 +40,7 @@ def check_scans(
     grid, known = spacing and [list(spacing), list(spatial_size)], {}
     if cache:
         with suppress(OSError, ValueError):  # none yet, or not whole: everything is read again
-            known = json.loads(cache.read_text())
+            known = dict(json.loads(cache.read_text()))
 
     def report(scan: dict) -> dict:
         files = [scan[key] for key in ("image", "label") if key in scan]
@@ -118,10 +118,11 @@ def _check_mask(image: Volume, label: Volume, grid: list | None, report: dict) -
     if wrong := off_grid(label, image):
         report["errors"].append(f"{path}: {wrong}: {image.path}")
         return
+    if not label.n_nan and (share := (label.data > 0).mean()) > 0.5:
+        report["errors"].append(f"{path}: {share:.0%} of the volume is above 0; is this a lesion mask?")
+        return
     lesion = lesion_of(label)
     report["empty_label"] = not lesion.any()
-    if lesion.mean() > 0.5:
-        report["errors"].append(f"{path}: {lesion.mean():.0%} of the volume is above 0; is this a lesion mask?")
     if (n_values := len(np.unique(label.data[lesion]))) > 1:
         report["warnings"].append(f"{path}: {n_values} different values above 0, all taken as lesion")
     if label.data.min() < 0:

@@ -137,13 +137,16 @@ def _header(path: Path, start: bytes) -> tuple[nib.Nifti1Header, tuple[int, ...]
 
 def _affine(path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
     """From voxels to mm, by the rule above, and what is to be known of it."""
-    header.quaternion_threshold = 1e-3  # nibabel's refuses what other programs have rounded
-    try:
-        qform = header.get_qform() if header["qform_code"] else None
-    except ValueError as error:
-        qform = None
+    qform, threshold = None, header.quaternion_threshold
+    for header.quaternion_threshold in (threshold, 1e-3):  # the second takes what other programs have rounded
+        try:
+            qform = header.get_qform() if header["qform_code"] else None
+            break
+        except ValueError:
+            continue
+    else:
         if not header["sform_code"]:
-            raise InputError(f"{path}: its qform is no rotation; repair the header") from error
+            raise InputError(f"{path}: its qform is no rotation; repair the header")
     affine = header.get_sform() if header["sform_code"] else header.get_base_affine() if qform is None else qform
     unit, to_mm = MM.get(int(header["xyzt_units"]) % 8, ("mm", 1.0))
     affine = np.diag([to_mm, to_mm, to_mm, 1]) @ affine

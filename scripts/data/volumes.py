@@ -65,12 +65,21 @@ def lesion_of(mask: Volume) -> np.ndarray:
     if mask.n_nan:
         raise InputError(f"{mask.path}: {mask.n_nan} voxels are NaN or infinite")
     values = np.unique(mask.data[lesion])
-    if (values % 1).any() and (n := len(np.unique((values / values[-1]).round(3)))) > FEW:
+    n = len(np.unique((values / values[-1]).round(3))) if values.size else 0
+    if n > FEW and ((values % 1).any() or _is_gradual(mask.data)):
         raise InputError(
-            f"{mask.path}: {n} different values above 0 that are not whole: an interpolated mask or a probability; "
+            f"{mask.path}: {n} different values above 0 (an interpolated mask or a probability); "
             f"cut it at half: `fslmaths MASK -thr {values[-1] / 2:g} -bin NEW`"
         )
     return lesion
+
+
+def _is_gradual(data: np.ndarray) -> bool:
+    """Whether neighbours above 0 often differ, as where an edge was interpolated; numbered lesions hardly touch."""
+    pairs = [(data.take(range(1, n), axis), data.take(range(n - 1), axis)) for axis, n in enumerate(data.shape)]
+    inside = [(a > 0) & (b > 0) for a, b in pairs]
+    differ = sum(int((both & (a != b)).sum()) for both, (a, b) in zip(inside, pairs, strict=True))
+    return differ > 0.03 * sum(int(both.sum()) for both in inside)
 
 
 def off_grid(label: Volume, image: Volume) -> str | None:

@@ -79,7 +79,7 @@ class Derivative:
         sidecar = self._sidecar(scan)
         if not all(self.path(scan, output).is_file() for output in wanted) or not self._is_by_us(sidecar, scan):
             return False
-        shown = sidecar.get("PictureSHA256", sidecar["MaskSHA256"])
+        shown = sidecar.get("PictureSHA256", sidecar.get("MaskSHA256"))
         return PICTURE not in wanted or shown == sha256(self.path(scan, MASK))
 
     def is_changed(self, scan: str) -> bool:
@@ -138,7 +138,7 @@ class Derivative:
     def _is_by_us(self, sidecar: dict, scan: str) -> bool:
         """Whether these weights, settings and this method made what ``sidecar`` describes, of the scan as it is now."""
         maker, keys = sidecar.get("GeneratedBy", [{}])[0], ("Method", "WeightsSHA256", "Settings")
-        return all(maker.get(key) == self.made_by[key] for key in keys) and sidecar["SourceSHA256"] == sha256(scan)
+        return all(maker.get(key) == self.made_by[key] for key in keys) and sidecar.get("SourceSHA256") == sha256(scan)
 
     def _is_of_another(self, sidecar: dict, scan: str) -> bool:
         """Whether ``sidecar`` is of a scan of another place and another content."""

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.common.errors import InputError
 from scripts.data.reader import read_volume
 from scripts.inference.derivative import LABELS, Derivative
 from scripts.inference.masks import Masks
@@ -15,11 +14,9 @@ logger = logging.getLogger("meshnet")
 
 
 class LabelMaps(Masks):
-    """Which scans the weights of this ``card`` label, and their maps; InputError: several weights."""
+    """Which scans the weights of this ``card`` label, and their maps."""
 
     def __init__(self, derivative: Derivative, card: dict) -> None:
-        if isinstance(derivative.made_by["Weights"], list):
-            raise InputError("ckpt_path: labels.json takes one file of weights; give one")
         self.dtype = np.min_scalar_type(card["network_def"].get("out_channels", 2) - 1)
         self._begin(derivative, card, [LABELS])
 

@@ -46,11 +46,13 @@ COLUMNS = {
 def write_table(folder: Path) -> None:
     """Write ``lesions.tsv`` over all masks in the ``folder``; another's sidecars are left out with a warning.
 
-    Others may write into it at the same time: it is written again until none has come meanwhile, so that the last one
-    has all.
+    Others may write into it at the same time: it is written again until none has come meanwhile, ten times at most, so
+    that the last one has all.
     """
     paths, rows = None, []
-    while paths != (there := sorted(folder.rglob(f"*_{MASK.replace('.nii.gz', '.json')}"))):
+    for _ in range(10):
+        if paths == (there := sorted(folder.rglob(f"*_{MASK.replace('.nii.gz', '.json')}"))):
+            break
         paths, rows = there, [row for path in there if (row := _row(path, folder))]
         if rows or (folder / TABLE).exists():
             table = pandas.DataFrame(rows, columns=["mask", *COLUMNS, "scan"]).round(6)

@@ -53,12 +53,13 @@ def export(
     writers = {"onnx": _write_onnx, "torchscript": _write_torchscript, "brainchop": brainchop.write}
     for name in (set(formats) or {"''"}) - set(SUFFIXES):
         raise InputError(f"--formats {name}: expected some of {', '.join(SUFFIXES)}")
-    weights = Weights(ckpt_path, norm_adaptation=norm_adaptation)
+    weights = Weights(ckpt_path, norm_adaptation=norm_adaptation, single=True)
     card, network = weights.card, weights.network().eval()
     if "brainchop" in formats and weights.settings["norm_shift_limit"] is not None:
         raise InputError(f"{ckpt_path}: normalizes by the scan, which brainchop cannot; give --norm_adaptation 0")
     for name in formats:
-        path = Path(output_dir or Path(ckpt_path).parent) / (Path(ckpt_path).stem + SUFFIXES[name])
+        file = Path(*weights.members)
+        path = Path(output_dir or file.parent) / (file.stem + SUFFIXES[name])
         with tempfile.TemporaryDirectory() as folder:
             partial = Path(folder) / path.name
             for runtime, answer in writers[name](network, partial, card).items():

@@ -1,12 +1,11 @@
 """Weights for use: written whole with their card, after the best validation or at the end of a training."""
 
-import json
 from pathlib import Path
 
 import torch
 from ignite.engine import Engine, Events
 
-from scripts.common.files import replace_file
+from scripts.weights.checkpoint import write_weights
 
 
 class CheckpointSaver:
@@ -33,13 +32,4 @@ class CheckpointSaver:
         """Save; called when the engine has completed."""
         if engine.state.best_metric_epoch not in (-1, engine.state.epoch):  # -1: MONAI's word for no metric yet
             return
-        save_weights(self.network, self.path, self.card)
-
-
-def save_weights(network: torch.nn.Module, path: str, card: dict) -> None:
-    """Write ``network``'s plain state to ``path``, which ends in .pt, and ``card`` beside it."""
-    with replace_file(path, "wb") as file:
-        torch.save(network.state_dict(), file)
-    with replace_file(Path(path).with_suffix(".json")) as file:
-        json.dump(card, file, indent=4, allow_nan=False)
-        file.write("\n")
+        write_weights(Path(self.path), self.network, self.card)

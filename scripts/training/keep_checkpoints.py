@@ -9,8 +9,8 @@ import torch
 from ignite.engine import Engine, Events
 
 from scripts.common.errors import InputError
-from scripts.training.checkpoint import save_weights
 from scripts.training.training_state import when_restored
+from scripts.weights.checkpoint import write_weights
 
 
 class KeepCheckpoints:
@@ -61,7 +61,7 @@ class KeepCheckpoints:
     def _save_and_remove(self, trainer: Engine) -> None:
         epoch, wanted = trainer.state.epoch, self._wanted(trainer.state.run_log["rows"])
         if epoch in wanted:
-            save_weights(self.network, str(self.folder / f"epoch-{epoch:04d}.pt"), self.card)
+            write_weights(self.folder / f"epoch-{epoch:04d}.pt", self.network, self.card)
         for path in self.folder.glob("epoch-*"):
             found = re.fullmatch(r"epoch-(\d{4,})\.(pt|json)", path.name)
             if found and int(found[1]) not in wanted:

@@ -60,7 +60,7 @@ def write_weights(path: Path, network: torch.nn.Module, card: dict) -> None:
     """Write the weights of ``network`` to ``path`` and its card beside them, both or neither."""
     with replace_files([path, path.with_suffix(".json")], "wb") as (weights, file):
         torch.save(network.state_dict(), weights)
-        file.write((json.dumps(card, indent=4) + "\n").encode())
+        file.write((json.dumps(card, indent=4, allow_nan=False) + "\n").encode())
 
 
 def load_weights(path: str | Path, network: torch.nn.Module) -> None:

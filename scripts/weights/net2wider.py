@@ -33,7 +33,7 @@ def widen(ckpt_path: str, channels: int, output: str, seed: int = 0) -> None:
     weights = new_weights(output)
     if type(seed) is not int or not 0 <= seed < 2**63:
         raise InputError(f"--seed {seed}: expected an integer of at least 0")
-    trained = Weights(ckpt_path, norm_adaptation=0)
+    trained = Weights(ckpt_path, norm_adaptation=0, single=True)
     if (kind := trained.card["network_def"]["_target_"].rpartition(".")[2]) != MeshNet.__name__:
         raise InputError(f"{ckpt_path}: of a {kind}; only a MeshNet can be made wider")
     network = trained.network().eval()

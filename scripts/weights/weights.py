@@ -9,7 +9,7 @@ from monai.inferers import Inferer
 from monai.transforms import AsDiscreted, Compose, Lambdad
 
 from scripts.common.errors import InputError
-from scripts.common.json_file import check_json
+from scripts.common.json_file import problems_of
 from scripts.data.lesion_parts import remove_small_lesions
 from scripts.execution.agreement import Agreed, PredictionsInferer
 from scripts.networks.meshnet import MeshNet
@@ -44,10 +44,11 @@ class Weights:
         min_volume: smallest lesion that is kept, in mm3.
         flip_averaging: whether the mirror image is predicted, too.
         norm_adaptation: share of a scan's own statistics, whatever the scan; 0 for none.
+        single: only one file is taken.
 
     Raises:
-        InputError: no weights, no card, a value out of its range, a norm_adaptation for networks other than MeshNets,
-            or members for which a scan would have to be prepared differently.
+        InputError: no weights, no card, several where one is taken, a value out of its range, a norm_adaptation for
+            networks other than MeshNets, or members for which a scan would have to be prepared differently.
     """
 
     def __init__(
@@ -58,8 +59,11 @@ class Weights:
         min_volume: float | None = None,
         flip_averaging: bool | None = None,
         norm_adaptation: float | None = None,
+        single: bool = False,
     ) -> None:
         self.members = _read_members(ckpt_path, key)
+        if single and len(self.members) > 1:
+            raise InputError(f"{key} {ckpt_path}: {len(self.members)} files of weights; give one")
         if norm_adaptation is not None:
             self.members = {path: _adapted(card, norm_adaptation) for path, card in self.members.items()}
         cards = list(self.members.values())
@@ -71,7 +75,8 @@ class Weights:
             found = [card["network_def"].get(name, default) for card in cards]
             self.settings[name] = found if len(found) > 1 else found[0]
         told = {name: value for name, value in self.settings.items() if not isinstance(value, list)}
-        check_json("settings", told, {"properties": CARD["properties"]}, "see docs/segmenting.md")
+        if problems := list(problems_of(told, {"properties": CARD["properties"]})):
+            raise InputError("\n".join(f"{problem}; see docs/segmenting.md" for problem in problems))
 
     @property
     def predictions(self) -> int:

@@ -88,3 +88,5 @@ def test_leaving_and_interrupting_are_left_to_python(monkeypatch: pytest.MonkeyP
 def test_a_password_is_never_shown() -> None:
     error = OSError("could not connect to postgresql://me:secret@host/db, nor to http://host:80/a@b")
     assert describe(error) == "OSError: could not connect to postgresql://me:***@host/db, nor to http://host:80/a@b"
+    assert describe(OSError("postgresql+psycopg://u:a/b@h/db")) == "OSError: postgresql+psycopg://u:***@h/db"
+    assert describe(OSError("mysql://h/db?password=PW&x=1")) == "OSError: mysql://h/db?password=***&x=1"

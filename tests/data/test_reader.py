@@ -18,6 +18,7 @@ import pytest
 from conftest import INFERENCE, ROOT, TRAIN
 from monai.bundle import ConfigParser
 from monai.transforms import Compose, ScaleIntensityd
+from scipy.spatial.transform import Rotation
 
 from scripts.common.errors import InputError, describe
 from scripts.data.check_scans import check_scans
@@ -292,3 +293,13 @@ def test_neither_offset_nor_gain_of_a_scan_smaller_than_the_grid_matter(tmp_path
     assert (found[0] == 0).mean() > 0.5  # the padding
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("degrees", [170, 176.5, 179, 179.9])
+def test_a_qform_near_a_half_turn_keeps_its_tilt(tmp_path: Path, degrees: float) -> None:
+    turned = Rotation.from_euler("z", degrees, degrees=True).as_matrix()
+    image = nib.Nifti1Image(np.random.default_rng(0).random((40, 50, 45)).astype(np.float32), None)
+    image.set_qform(nib.affines.from_matvec(4 * turned, [9, -8, 7]), 1)
+    image.set_sform(None, 0)
+    nib.save(image, tmp_path / "a.nii")
+    np.testing.assert_allclose(read_volume(tmp_path / "a.nii").affine, nib.load(tmp_path / "a.nii").affine, atol=1e-4)

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter, label
 
-from scripts.data.volumes import is_annexed, is_like_a_mask
+from scripts.common.errors import InputError
+from scripts.data.reader import read_volume
+from scripts.data.volumes import is_annexed, is_like_a_mask, lesion_of
 
 
 def test_a_link_is_annexed_only_if_it_leads_into_the_annex(tmp_path: Path) -> None:
@@ -37,3 +41,18 @@ def test_a_link_is_annexed_only_if_it_leads_into_the_annex(tmp_path: Path) -> No
 def test_a_volume_of_two_values_or_three_whole_ones_is_like_a_mask(values: list, like: bool, order: str) -> None:
     data = np.resize(np.array(values, np.float32), (50, 60, 40))
     assert is_like_a_mask(np.array(data, order=order)) is like
+
+
+def test_a_mask_of_whole_values_is_refused_where_its_edge_is_gradual(tmp_path: Path) -> None:
+    ball = ((np.indices((40, 40, 40)) - 20) ** 2).sum(0) < 12**2
+    smooth = (255 * gaussian_filter(ball.astype(float), 2)).round().astype(np.uint8)
+    with pytest.raises(InputError, match=r"a.nii: \d+ different values above 0 .an interpolated mask or a probability"):
+        lesion_of(read_volume(save(tmp_path / "a.nii", smooth)))
+    numbered, n = label(np.random.default_rng(0).random((40, 40, 40)) > 0.9)
+    assert n > 255
+    assert (lesion_of(read_volume(save(tmp_path / "b.nii", numbered.astype(np.int16)))) == (numbered > 0)).all()
+
+
+def save(path: Path, data: np.ndarray) -> Path:
+    nib.save(nib.Nifti1Image(data, np.eye(4)), path)
+    return path

@@ -103,7 +103,7 @@ def test_several_weights_are_refused(run: Callable, weights: Path, tmp_path: Pat
         shutil.copy(weights.with_suffix(suffix), tmp_path / f"other{suffix}")
     with pytest.raises(RuntimeError) as error:
         run(INFERENCE, LABELS, ckpt_path=f"{weights},{tmp_path / 'other.pt'}")
-    assert describe(error.value).startswith("ckpt_path: labels.json takes one file of weights")
+    assert describe(error.value) == f"ckpt_path {weights},{tmp_path / 'other.pt'}: 2 files of weights; give one"
 
 
 def test_without_the_overlay_such_weights_are_one_line(run: Callable, tmp_path: Path) -> None:

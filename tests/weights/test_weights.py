@@ -148,7 +148,7 @@ def test_what_is_given_goes_before_the_card_which_goes_before_the_defaults(membe
     ],
 )
 def test_a_setting_that_cannot_be_is_named(member: Callable, key: str, value: object) -> None:
-    with pytest.raises(InputError, match=f"^settings: {key} {value!r}.*; see docs/segmenting.md$"):
+    with pytest.raises(InputError, match=f"^{key} {value!r}.*; see docs/segmenting.md$"):
         Weights(str(member("a.pt")), **{key: value})
 
 
