@@ -29,6 +29,7 @@ def describe(error: BaseException) -> str:
     if "\nOriginal Traceback" in message:  # torch's ExceptionWrapper
         ends = re.findall(r"^([\w.]+): (.*)", message, re.MULTILINE)
         kind, message = (ends[-1][0].rpartition(".")[2], ends[-1][1]) if ends else (kind, message)
+    message = re.split(r"\s*(?:For details about installing|Original traceback)", message)[0]  # of MONAI's imports
     return hide_passwords(message if kind == InputError.__name__ else f"{kind}: {' '.join(message.split())[:300]}")
 
 

@@ -42,6 +42,8 @@ def find_scans(input: str | None, shard: str | None = None) -> list[dict]:
     if not_taken := count(there.values()):
         logger.info(f"Not taken of --input {path}: {not_taken}")
     if not found:
+        if not (folders or re.search(r"[*?\[]", str(input))):
+            raise InputError(f"--input {input}: no such file or folder")
         raise InputError(f"--input {input}: no NIfTI file (*.nii, *.nii.gz) there" + f"; {not_taken}" * bool(not_taken))
     named: dict[Path, Path] = {}
     twins = [(p, other) for p in found if (other := named.setdefault(p.with_name(name_of(p)), p)) != p]

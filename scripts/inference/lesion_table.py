@@ -22,7 +22,7 @@ COLUMNS = {
     "right_volume": {"Description": "The rest of the volume", "Units": "mm3"},
     "laterality": {"Description": "(left - right) / (left + right), n/a without a lesion"},
     "quality": {
-        "Description": "Agreement of the predictions: mean DICE of their pairs; n/a of one, or of none with a lesion"
+        "Description": "Agreement of the predictions: mean DICE of their pairs; n/a of one, of none with a lesion, or of a mask changed by hand"
     },
     "norm_adaptation": {
         "Description": "Share of the scan's own statistics in its normalization, the largest of several networks'; "
@@ -81,6 +81,7 @@ def _row(path: Path, folder: Path) -> dict | None:
             logger.warning(f"{error}; not in {TABLE}")
             return None
         lesions = lesions | measure(volume.data > 0, volume.affine, lesions.get("midline"))
+        lesions["quality"] = None if changed else lesions.get("quality")  # of the predictions, which drew another
     maker = sidecar["GeneratedBy"][0]
     told = {key: (maker.get("Settings") or {}).get(key) for key in ("threshold", "min_volume")}
     told |= {"device": maker.get("Device"), "precision": maker.get("Precision")}

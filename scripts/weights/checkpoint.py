@@ -26,7 +26,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict:
             raise InputError(f"{path}: a TorchScript archive, not weights; save a state_dict") from error
         if "Weights only load failed" in str(error):
             raise InputError(f"{path}: contains more than weights, such as code; refused; save a state_dict") from error
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
         raise InputError(f"{path}: not a torch checkpoint ({reason})") from error
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import TRAIN
 from monai.bundle import ConfigParser
+from monai.utils import optional_import
 
 from scripts.common.errors import InputError, describe, first_cause, print_cause
 
@@ -90,3 +91,10 @@ def test_a_password_is_never_shown() -> None:
     assert describe(error) == "OSError: could not connect to postgresql://me:***@host/db, nor to http://host:80/a@b"
     assert describe(OSError("postgresql+psycopg://u:a/b@h/db")) == "OSError: postgresql+psycopg://u:***@h/db"
     assert describe(OSError("mysql://h/db?password=PW&x=1")) == "OSError: mysql://h/db?password=***&x=1"
+
+
+def test_a_package_that_is_missing_is_told_without_a_traceback() -> None:
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        optional_import("no_such_package", name="x")[0]()
+    assert describe(caught.value).startswith("OptionalImportError: from no_such_package import x (No module named")
+    assert "raceback" not in describe(caught.value)

@@ -350,7 +350,7 @@ def test_zoo_properties_are_all_there(scans: list[dict], cohort_dir: Path) -> No
     ("overrides", "line"),
     [
         ({"input": ""}, "--input is missing: give a NIfTI file, a folder or a glob"),
-        ({"input": "/nowhere/scan.nii.gz"}, "--input /nowhere/scan.nii.gz: no NIfTI file"),
+        ({"input": "/nowhere/scan.nii.gz"}, "--input /nowhere/scan.nii.gz: no such file or folder"),
         ({"ckpt_path": "/nowhere/model.pt"}, "/nowhere/model.pt: no such file; train first"),
     ],
 )

@@ -94,7 +94,7 @@ def test_a_mask_that_was_changed_by_hand_is_measured_and_says_so(tmp_path: Path)
     changed, kept = rows(tmp_path)
     numbers = [float(changed[key]) for key in ("lesion_volume", "lesions", "left_volume", "right_volume", "laterality")]
     assert numbers == [48, 2, 36, 12, 0.5]
-    assert (changed["changed_by_hand"], changed["quality"]) == ("true", "0.8")
+    assert (changed["changed_by_hand"], changed["quality"]) == ("true", "n/a")
     assert (kept["changed_by_hand"], float(kept["lesion_volume"])) == ("false", 12.5)
 
 
