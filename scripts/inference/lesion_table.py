@@ -22,8 +22,8 @@ COLUMNS = {
     "right_volume": {"Description": "The rest of the volume", "Units": "mm3"},
     "laterality": {"Description": "(left - right) / (left + right), n/a without a lesion"},
     "quality": {
-        "Description": "Agreement of the predictions: mean DICE of their pairs; n/a of one, of none with a lesion, or of "
-        "a mask changed by hand"
+        "Description": "Agreement of the predictions: mean DICE of their pairs; n/a of one, of none with a lesion, or "
+        "of a mask changed by hand"
     },
     "norm_adaptation": {
         "Description": "Share of the scan's own statistics in its normalization, the largest of several networks'; "
