@@ -75,7 +75,7 @@ class Agreed(MapTransform):
         keys: the logits.
         members: their number.
         views: the number of predictions of each member.
-        threshold: least probability of a voxel in a mask.
+        threshold: a mask's voxels are more probable.
     """
 
     def __init__(self, keys: KeysCollection, members: int = 1, views: int = 1, threshold: float = 0.5) -> None:
@@ -91,7 +91,7 @@ class Agreed(MapTransform):
             data[key] = MetaTensor(probability, affine=getattr(data.get("image"), "affine", None))
             lesion = logits.flatten(0, 1).softmax(1)[:, 1]
             data["uncertainty"] = MetaTensor(lesion.std(0, correction=0, keepdim=True), affine=data[key].affine)
-            data["quality"] = mean_pairwise_dice(lesion >= self.threshold)
+            data["quality"] = mean_pairwise_dice(lesion > self.threshold)
         return data
 
 

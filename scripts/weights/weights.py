@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from monai.inferers import Inferer
-from monai.transforms import AsDiscreted, Compose, Lambdad
+from monai.transforms import Compose, Lambdad
 
 from scripts.common.errors import InputError
 from scripts.common.json_file import problems_of
@@ -40,7 +40,7 @@ class Weights:
         ckpt_path: weights, several with commas between or as a list, or a folder: all weights in it and below it,
             without the ``checkpoint_*.pt`` of training.
         key: of the config, for messages.
-        threshold: least probability of a voxel of the mask; None: the card's, as for the next three.
+        threshold: the mask's voxels are more probable, as in argmax for 0.5; None: the card's, as for the next three.
         min_volume: smallest lesion that is kept, in mm3.
         flip_averaging: whether the mirror image is predicted, too.
         norm_adaptation: share of a scan's own statistics, whatever the scan; 0 for none.
@@ -124,8 +124,9 @@ class Weights:
     def mask(self) -> Compose:
         """The transform from an item's probability, its ``pred``, on whatever grid, to the mask."""
         least = self.settings["min_volume"]
+        above = Lambdad("pred", lambda probability: (probability > self.settings["threshold"]).float())
         small = Lambdad("pred", lambda mask: remove_small_lesions(mask, least))
-        return Compose([AsDiscreted("pred", threshold=self.settings["threshold"]), *[small] * bool(least)])
+        return Compose([above, *[small] * bool(least)])
 
     def refuse_seen(self, scans: list[dict]) -> None:
         """Raise InputError if a member, or what it was made of, was trained on one of ``scans``, by ``sha256``."""

@@ -98,7 +98,7 @@ def test_the_card_names_the_chosen_network_and_evaluation_takes_it_from_the_card
     assert card["_target_"] == "SegResNet"
     assert card["init_filters"] == 16
     evaluation = config(files=(TRAIN, EVALUATE), network_name="segresnet")
-    assert evaluation.get("network_def") == "$@weights.network()"
+    assert evaluation.get("network_def") == {"_target_": "$@weights.network"}
 
 
 # What the paper's Table 1 says of each network's size, and what MONAI's default of that name has where it differs.

@@ -77,7 +77,7 @@ def test_and_their_card_says_what_it_said_but_for_the_norm(imported: Path) -> No
 @pytest.mark.slow
 def test_they_give_the_same_mask(imported: Path, tmp_path: Path) -> None:
     bright = np.zeros((24, 30, 20), np.float32)
-    bright[2:22, 2:28, 2:18], bright[14:18, 8:22, 6:14] = 30, 100
+    bright[2:22, 2:28, 2:18], bright[14:18, 8:22, 6:14] = 30 + np.linspace(0, 1, 16), 100
     scan, masks = write(tmp_path / "sub-1_T2w.nii.gz", bright, np.diag([-6.0, 6.0, 6.0, 1.0])), []
     for weights in (RELEASED, imported):
         paths = {"input": str(scan), "output_dir": str(tmp_path / weights.stem), "ckpt_path": str(weights)}
