@@ -40,6 +40,7 @@ def test_other_settings_are_refused_by_name(refusal: Callable, searched: tuple[P
         assert change in said  # fmt: skip
 
 
+@pytest.mark.slow
 def test_another_cohort_is_refused_and_a_copy_of_it_is_not(
     run_search: Callable, refusal: Callable, searched: tuple[Path, optuna.Study], coarse_dir: Path, tmp_path: Path
 ) -> None:

@@ -138,6 +138,7 @@ def test_what_tensorflow_js_saves_is_read(answers: dict, case: str) -> None:
 PATIENT = ROOT.parent / "shared" / "real" / "patients"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PATIENT.is_dir(), reason=f"no published network and no scan in {PATIENT}")
 def test_a_published_network_gives_the_published_mask_in_a_box_at_the_lesions_edge() -> None:
     arguments, state, _ = layers_model.read(PATIENT / "t2lesion" / "model.json")

@@ -197,6 +197,7 @@ def test_a_full_disk_is_one_line_and_the_run_continues_bit_identical(
     assert results(tmp_path) == undisturbed
 
 
+@pytest.mark.kept
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_scans(cohort_dir: Path, tmp_path: Path) -> None:
     process = start(overrides_of(cohort_dir, tmp_path, learning_rate=1e30, warmup_fraction=0.0))
     process.join()
