@@ -26,6 +26,7 @@ from scripts.evaluation.metrics import column, over_subjects, per_subject
 
 logger = logging.getLogger("meshnet")
 TEMPLATE = Path(__file__).with_name("report_template.html")
+VOLUMES = ("true_volume", "predicted_volume")  # metrics of an evaluation; the report has columns of its own for them
 
 
 class HtmlReport:
@@ -100,7 +101,8 @@ class HtmlReport:
             if best != report["epoch"]:
                 facts["best epoch"] = f"{best}, before a report was asked for"
         rows = [self._subject(i, report) for i in tqdm(range(len(self.scans)), "Drawing report", leave=False)]
-        means = {name: torch.tensor(values).nanmean().item() for name, values in report["columns"].items()}
+        columns = {name: values for name, values in report["columns"].items() if name not in VOLUMES}
+        means = {name: torch.tensor(values).nanmean().item() for name, values in columns.items()}
         key = column(report["key"])
         rows.sort(key=lambda row: (not math.isnan(row[key]), row[key]))
         plots = {"curves": _curves(self.path.with_name("history.csv"), report["key"]), "volumes": _volumes(rows)}
