@@ -5,7 +5,6 @@ import logging
 from collections.abc import Iterator
 from difflib import get_close_matches
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -13,12 +12,11 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS, ID_SEP_KEY
 
 from scripts.common.errors import InputError
-from scripts.common.json_file import problems_of
-from scripts.common.menus import Choice, at, changed, choose, default_of, entry, menus, places, values_of_all
-from scripts.common.overrides import CONFIGS, enclosing_parser, is_computed, shipped_parts
+from scripts.common.json_file import RANGES, problems_of
+from scripts.common.menus import Choice, at, changed, choose, default_of, entry, menus, places, recipe, values_of_all
+from scripts.common.overrides import enclosing_parser, is_computed, shipped_parts
 
 logger = logging.getLogger("meshnet")
-RANGES = json.loads(Path(__file__).with_name("ranges.json").read_text())  # JSON Schema of values, by key
 
 
 class Config(dict):
@@ -39,10 +37,9 @@ class Config(dict):
         self.parser.get_parsed_content(key)
         block = self.parser.ref_resolver.get_item(key).get_config()
         if isinstance(block, dict) and isinstance(block.get("_target_"), Choice):
-            choice = block.pop("_target_")
-            block = {
-                k: v for k, v in {**choice.block, **choice.meant(block)}.items() if k not in ("_mode_", "_requires_")
-            }
+            choice, left_out = block["_target_"], ("_target_", "_mode_", "_requires_")
+            own = choice.meant({key: value for key, value in block.items() if key not in left_out})
+            block = {key: value for key, value in {**choice.block, **own}.items() if key not in left_out[1:]}
         return json.loads(json.dumps(block, default=str))
 
 
@@ -60,9 +57,8 @@ def check_config() -> Config:
     config, shipped = parser.get(), shipped_parts(parser.get())
     chosen, values, problems = {}, {}, []
     if "train" in config:
-        recipe = ConfigParser.load_config_file(CONFIGS / "train.json")
-        shipped.append(values_of_all() | recipe)
-        chosen, values, problems = _choices(parser, recipe)
+        shipped.append(values_of_all() | recipe())
+        chosen, values, problems = _choices(parser)
     checked = Config({**values, **config})
     checked.parser = parser
     for place, block in chosen.items():
@@ -77,7 +73,7 @@ def check_config() -> Config:
     return checked
 
 
-def _choices(parser: ConfigParser, recipe: dict) -> tuple[dict, dict, list[str]]:
+def _choices(parser: ConfigParser) -> tuple[dict, dict, list[str]]:
     """The blocks that are chosen from menus, the values of their entries, and what is wrong with their names."""
     config, chosen, values, problems = parser.get(), {}, {}, []
     for kind, entries in menus().items():
@@ -86,15 +82,15 @@ def _choices(parser: ConfigParser, recipe: dict) -> tuple[dict, dict, list[str]]
         except InputError as error:
             problems.append(str(error))
             continue
-        here = [place for place in places(kind) if _chooses(config, place) == _chooses(recipe, place)]
+        here = [place for place in places(kind) if _chooses(config, place) == _chooses(recipe(), place)]
         for place in here:
             block = at(config, place)
             if not isinstance(block, dict):
                 chosen[place] = blocks.get(place, [])
             elif place in blocks:
-                chosen[place] = blocks[place] | {key: block[key] for key in changed(block, at(recipe, place))}
+                chosen[place] = blocks[place] | {key: block[key] for key in changed(block, at(recipe(), place))}
             else:
-                chosen[place] = block | {"_target_": default_of(_chooses(recipe, place))}
+                chosen[place] = block | {"_target_": default_of(_chooses(recipe(), place))}
         values |= own
         for place in blocks.keys() - {*here} if name != next(iter(entries)) and "evaluating" not in config else ():
             logger.warning(f"{kind}_name {name}: {place} is given by the config itself, which stands")

@@ -21,6 +21,7 @@ def _is_integer(_: Any, value: Any) -> bool:
 
 # JSON Schema takes 1.0 as an integer, and jsonschema infinity as a number; torch and MONAI do not.
 _TYPES = Draft202012Validator.TYPE_CHECKER.redefine_many({"number": _is_number, "integer": _is_integer})
+RANGES = json.loads(Path(__file__).with_name("ranges.json").read_text())  # JSON Schema of configs' values, by key
 StrictValidator = validators.extend(Draft202012Validator, type_checker=_TYPES)
 
 

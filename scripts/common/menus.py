@@ -45,6 +45,12 @@ def menus() -> dict[str, dict[str, dict]]:
     return {path.stem: ConfigParser.load_config_file(path) for path in sorted(MENUS.glob("*.json"))}
 
 
+@functools.cache
+def recipe() -> dict:
+    """``train.json`` as it stands in its file."""
+    return ConfigParser.load_config_file(MENUS.parent / "train.json")
+
+
 def places(kind: str) -> list[str]:
     """The places of the recipe for which some entry of a menu has a block, such as "loss_def"."""
     return list(dict.fromkeys(p for e in menus()[kind].values() for p, v in e.items() if _is_block(p, v)))
@@ -93,8 +99,7 @@ def choose(parser: ConfigParser, place: str, name: str, default: str | None) -> 
     made = parser.get_parsed_content(id)
     if not component:
         return made
-    recipe = ConfigParser.load_config_file(MENUS.parent / "train.json")
-    own = changed(at(parser.get(), place), at(recipe, place)) if place in blocks else None
+    own = changed(at(parser.get(), place), at(recipe(), place)) if place in blocks else None
     return Choice(parser.ref_resolver.get_item(id).get_config(), made, own)
 
 

@@ -1,5 +1,6 @@
 """Overrides mean what was typed: Fire reads ``Study #2`` as ``Study``, MONAI as ``Study ::2``, ``false`` as a text."""
 
+import functools
 import inspect
 import re
 import sys
@@ -67,9 +68,13 @@ def enclosing_parser() -> ConfigParser:
 
 def shipped_parts(config: dict) -> list[dict]:
     """The bundle's own configs that are in this one, the recipe before its overlays."""
+    return [content for content in _shipped_configs() if all(key in config for key in content if key.isidentifier())]
+
+
+@functools.cache
+def _shipped_configs() -> list[dict]:
     paths = (path for path in sorted(CONFIGS.glob("*.json")) if path.name != "metadata.json")
-    contents = sorted(map(ConfigParser.load_config_file, paths), key=len, reverse=True)
-    return [content for content in contents if all(key in config for key in content if key.isidentifier())]
+    return sorted(map(ConfigParser.load_config_file, paths), key=len, reverse=True)
 
 
 def is_computed(value: Any) -> bool:

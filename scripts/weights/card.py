@@ -11,7 +11,7 @@ import torch
 
 from scripts.common.errors import InputError
 from scripts.common.files import sha256
-from scripts.common.json_file import check_json, read_json
+from scripts.common.json_file import RANGES, check_json, read_json
 
 # A card is data that people share: it names these classes only, with plain values, and nothing in it is evaluated.
 # None of them reads or writes a file, or fetches an address.
@@ -30,7 +30,6 @@ INTENSITY = {
     )
 }
 _COMPONENT = {"type": "object", "required": ["_target_"], "properties": {"_target_": {"type": "string"}}}
-_THREE = {"type": "array", "minItems": 3, "maxItems": 3}
 _SCANS = {"type": "array", "items": {"type": "string"}}
 _PARENTS = {"type": "array", "items": {"type": "object", "properties": {"trained_on": _SCANS}}}
 _LIMITS = {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "number"}}
@@ -39,9 +38,7 @@ CARD = {
     "required": ["network_def", "spacing", "spatial_size", "intensity"],
     "properties": {
         "network_def": _COMPONENT,
-        "spacing": {**_THREE, "items": {"type": "number", "exclusiveMinimum": 0}},
-        "spatial_size": {**_THREE, "items": {"type": "integer", "minimum": 1}},
-        "orientation": {"type": "string", "pattern": "^(?=.*[LR])(?=.*[PA])(?=.*[IS])[LRPAIS]{3}$"},
+        **{key: RANGES[key] for key in ("spacing", "spatial_size", "orientation")},
         "intensity": {"type": "array", "items": _COMPONENT},
         "trained_on": _SCANS,
         "ancestry": _PARENTS,
