@@ -257,3 +257,14 @@ def postgres() -> Iterator[str]:
     server.wait(30)
     shutil.rmtree(folder)
     Path(log.name).unlink()
+
+
+@pytest.fixture
+def folder_in_latin_1(tmp_path: Path) -> Path:
+    """A folder whose name is not UTF-8, as of a disk that was written elsewhere."""
+    name = os.fsencode(tmp_path) + b"/M\xfcller"
+    try:
+        os.mkdir(name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    return Path(os.fsdecode(name))

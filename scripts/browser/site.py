@@ -61,7 +61,7 @@ def build_site(output_dir: str, ckpt_path: str, example: bool = True) -> Path:
             made, packages = Path(folder) / "site", Path(folder) / "packages"
             made.mkdir()
             add_libraries(npm, packages, made)
-            add_page(made, Path(*weights.members).stem, card, example)
+            add_page(made, weights, example)
             write_graphs(weights, made)
             write_list(made)
             replace_folder(output, made, Path(folder) / "old")
@@ -120,16 +120,15 @@ def add_libraries(npm: str, packages: Path, made: Path) -> None:
     (made / "licenses.txt").write_text(licenses)
 
 
-def add_page(made: Path, name: str, card: dict, example: bool) -> None:
-    """Copy the page's own files, with what its worker and its reader need to know of the card, and a scan to try."""
+def add_page(made: Path, weights: Weights, example: bool) -> None:
+    """Copy the page's own files, with what its worker and its reader need to know of the weights, and a scan to try."""
     for path in sorted(PAGE.iterdir()):
         if not path.name.startswith("package"):
             shutil.copy(path, made)
-    defaults = {"threshold": 0.5, "min_volume": 0, "flip_averaging": False}
-    keys = ("orientation", "spacing", "spatial_size", *defaults, *SHOWN)
-    defaults["norm_shift_limit"] = card["network_def"].get("norm_shift_limit")
-    shown = {"name": name, "example": example, **{key: card[key] for key in keys if key in card}}
-    (made / "card.json").write_text(json.dumps({**defaults, **shown}, indent=1) + "\n")
+    settings = {key: weights.settings[key] for key in ("threshold", "min_volume", "flip_averaging", "norm_shift_limit")}
+    card = {key: weights.card[key] for key in ("orientation", "spacing", "spatial_size", *SHOWN) if key in weights.card}
+    about = {**settings, "name": Path(*weights.members).stem, "example": example, **card}
+    (made / "card.json").write_text(json.dumps(about, indent=1) + "\n")
     if example:
         nib.save(example_scan(), made / EXAMPLE)
 

@@ -57,8 +57,8 @@ def export(
     card, network = weights.card, weights.network().eval()
     if "brainchop" in formats and weights.settings["norm_shift_limit"] is not None:
         raise InputError(f"{ckpt_path}: normalizes by the scan, which brainchop cannot; give --norm_adaptation 0")
+    file = Path(*weights.members)
     for name in formats:
-        file = Path(*weights.members)
         path = Path(output_dir or file.parent) / (file.stem + SUFFIXES[name])
         with tempfile.TemporaryDirectory() as folder:
             partial = Path(folder) / path.name

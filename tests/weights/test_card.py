@@ -8,22 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from weights.saved import CARD, MESHNET, save
 
 from scripts.common.errors import InputError
-from scripts.networks.meshnet import MeshNet
 from scripts.weights.card import ancestry, intensity_from_card, network_from_card, read_card
-
-MESHNET = {"_target_": "scripts.networks.meshnet.MeshNet", "channels": 2}
-SCALING = [{"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0}]
-CARD = {"network_def": MESHNET, "spacing": [1, 1, 1], "spatial_size": [8, 8, 8], "intensity": SCALING}
-
-
-def save(folder: Path, card: object = CARD) -> dict:
-    """Weights of a MeshNet-2 and their card; the weights."""
-    weights = MeshNet(channels=2).state_dict()
-    torch.save(weights, folder / "model.pt")
-    (folder / "model.json").write_text(json.dumps(card))
-    return weights
 
 
 @pytest.mark.parametrize(

@@ -1,28 +1,16 @@
 """Weights that do not fit are one line that says why."""
 
-import json
 import os
 import signal
 from pathlib import Path
 
 import pytest
 import torch
+from weights.saved import save
 
 from scripts.common.errors import InputError
 from scripts.networks.meshnet import MeshNet
 from scripts.weights.checkpoint import load_weights, write_weights
-
-MESHNET = {"_target_": "scripts.networks.meshnet.MeshNet", "channels": 2}
-SCALING = [{"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0}]
-CARD = {"network_def": MESHNET, "spacing": [1, 1, 1], "spatial_size": [8, 8, 8], "intensity": SCALING}
-
-
-def save(folder: Path, card: object = CARD) -> dict:
-    """Weights of a MeshNet-2 and their card; the weights."""
-    weights = MeshNet(channels=2).state_dict()
-    torch.save(weights, folder / "model.pt")
-    (folder / "model.json").write_text(json.dumps(card))
-    return weights
 
 
 def test_loader_loads(tmp_path: Path) -> None:
