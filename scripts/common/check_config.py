@@ -68,7 +68,7 @@ def check_config() -> Config:
     problems += [] if problems else _out_of_range(config)
     if problems:
         raise InputError("\n".join(problems))
-    for line in _without_effect(config, shipped[-1], read) if "train" in config and "evaluating" not in config else ():
+    for line in _without_effect(config, shipped, read) if "train" in config and "evaluating" not in config else ():
         logger.warning(line)
     return checked
 
@@ -134,13 +134,14 @@ def _unread_keys(config: dict, shipped: list[dict], read: list[str]) -> Iterator
     return search(config, [], shipped)
 
 
-def _without_effect(config: dict, shipped: dict, read: list[str]) -> Iterator[str]:
-    """Values that differ from the shipped ones and are ours, but that what was chosen does not read."""
+def _without_effect(config: dict, shipped: list[dict], read: list[str]) -> Iterator[str]:
+    """Values that differ from those of all ``shipped`` parts, so the user's, but that what was chosen does not read."""
     read = {ReferenceResolver.split_id(reference)[0] for reference in read}
     for key, value in config.items():
         if key == "debug" or key.startswith("_") or isinstance(value, dict) or _is_program(value):  # read otherwise
             continue
-        if key in shipped and value != shipped[key] and key not in read:
+        same = [ReferenceResolver.normalize_id(str(part[key])) == str(value) for part in shipped if key in part]
+        if key in shipped[-1] and not any(same) and key not in read:
             yield f"{key} {value}: has no effect, nothing that was chosen reads it"
 
 
