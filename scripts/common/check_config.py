@@ -32,6 +32,10 @@ class Config(dict):
         """
         return choose(self.parser, place.replace(ID_SEP_KEY, "#"), name, default)
 
+    def given(self, *places: str) -> bool:
+        """Whether the config itself has a value at one of the ``places``, such as "optimizer#momentum"."""
+        return any(at(self.parser.get(), place.replace(ID_SEP_KEY, "#")) != {} for place in places)
+
     def resolved(self, key: str) -> Any:
         """The config at ``key`` with its references replaced by their values, in terms of JSON."""
         self.parser.get_parsed_content(key)
