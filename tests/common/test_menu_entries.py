@@ -74,6 +74,23 @@ def test_one_cycle_cycles_the_momentum_only_of_optimizers_that_have_one(name: st
     assert momentum == 0 if name == "rmsprop" else 0.85 < momentum < 0.95 and momentum != 0.9
 
 
+@pytest.mark.parametrize(
+    ("given", "momentum"),
+    [
+        ({"optimizer_name": "sgd", "momentum": 0.95}, 0.95),
+        ({"optimizer_name": "sgd", "optimizer#momentum": 0.97}, 0.97),
+        ({"optimizer#betas": [0.8, 0.99]}, 0.8),
+    ],
+)
+def test_one_cycle_keeps_a_momentum_that_was_given(given: dict, momentum: float) -> None:
+    scheduler, optimizer = map(config(**given).get_parsed_content, ("lr_scheduler", "optimizer"))
+    for _ in range(3):
+        group = optimizer.param_groups[0]
+        assert group.get("momentum", group.get("betas", [0])[0]) == momentum
+        optimizer.step()
+        scheduler.step()
+
+
 def test_norms_and_biases_can_do_without_weight_decay() -> None:
     parser = config(**json.loads((MENUS.parent / "no_decay.json").read_text()))
     decayed, free = parser.get_parsed_content("optimizer").param_groups
