@@ -28,7 +28,7 @@ from scripts.weights.weights import Weights
 CONFIGS = MENUS.parent
 PLAIN = "plain recipe"
 NOT_OVERLAYS = {"benchmark", "evaluate", "hpo", "hpo_augmentation", "inference", "labels", "metadata", "train", "usual"}
-NOT_OVERLAYS |= {"benchmark_gpu", "protocol"}
+NOT_OVERLAYS |= {"benchmark_gpu", "hpo_baseline", "protocol"}
 # Other scans, weights to start or to learn from, other epochs, several processes; or they only show and keep.
 NOT_COMPARED = {"baseline", "contrasts", "distill", "distributed", "events", "finetune", "keep_checkpoints"}
 NOT_COMPARED |= {"simulated_patients", "tracking"}
