@@ -12,6 +12,8 @@ from monai.metrics import (
     get_confusion_matrix,
 )
 
+from scripts.common.errors import InputError
+
 
 class LesionMetric(CumulativeIterationMetric):
     """One value per subject from one-hot masks (B, 2, D, H, W) whose channel 1 is the lesion; the mean skips NaN."""
@@ -80,6 +82,21 @@ class HausdorffDistance(LesionMetric):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of empty masks, and of an argument that MONAI itself passes
             return compute_hausdorff_distance(y_pred.cpu(), y.cpu(), percentile=self.percentile, spacing=self.spacing)
+
+
+def key_metric_of(metrics: dict, key_metric: str) -> dict:
+    """The one of the ``metrics`` that says what is best, by its name; ``InputError``: it is none of them."""
+    if key_metric not in metrics:
+        raise InputError(f"key_metric {key_metric}: expected one of {', '.join(metrics)}")
+    return {key_metric: metrics[key_metric]}
+
+
+def is_gain(value: float, best: float, mode: str, min_delta: float) -> bool:
+    """Whether ``value`` is better than ``best`` by more than ``min_delta``: greater if ``mode`` is max, less if min.
+
+    A value that is defined is a gain over NaN, and NaN is none.
+    """
+    return value == value and (best != best or (value - best if mode == "max" else best - value) > min_delta)
 
 
 def column(name: str) -> str:

@@ -11,7 +11,7 @@ class PlateauSchedule(LrScheduleHandler):
     """Steps the schedule by the evaluator's key metric after each epoch that was validated.
 
     Args:
-        lr_scheduler: of mode "max".
+        lr_scheduler: of the key metric's mode.
         evaluator: the validation engine.
 
     Raises:

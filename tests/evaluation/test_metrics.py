@@ -14,12 +14,15 @@ from monai.networks import one_hot
 from scipy import ndimage
 from sklearn.metrics import f1_score, matthews_corrcoef, precision_score, recall_score
 
+from scripts.common.errors import InputError
 from scripts.evaluation.metrics import (
     AbsoluteVolumeDifference,
     ConfusionMatrixRate,
     HausdorffDistance,
     MatthewsCorrelation,
     column,
+    is_gain,
+    key_metric_of,
     over_subjects,
     per_subject,
 )
@@ -182,3 +185,27 @@ def test_what_has_no_value_per_subject_is_read_as_a_figure_about_all() -> None:
     engine.state.metrics = {"val_avd": 0.5, "val_volume_r2": 0.75}
     engine.state.metric_details = {"val_avd": torch.tensor([0.25, 0.75])}
     assert over_subjects(engine) == {"volume_r2": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("value", "best", "mode", "min_delta", "gained"),
+    [
+        (0.5, 0.4, "max", 0.0, True),
+        (0.4, 0.4, "max", 0.0, False),
+        (0.5, 0.4, "min", 0.0, False),
+        (0.3, 0.4, "min", 0.05, True),
+        (0.3, 0.4, "min", 0.2, False),
+        (0.3, math.nan, "max", 0.2, True),
+        (math.nan, 0.3, "min", 0.0, False),
+        (math.nan, math.nan, "max", 0.0, False),
+    ],
+)
+def test_a_gain_has_a_direction_and_a_least_size(
+    value: float, best: float, mode: str, min_delta: float, gained: bool
+) -> None:
+    assert is_gain(value, best, mode, min_delta) is gained
+
+
+def test_a_key_metric_that_is_not_there_is_refused_with_the_choices() -> None:
+    with pytest.raises(InputError, match=r"^key_metric val_dice: expected one of val_mean_dice, val_avd$"):
+        key_metric_of({"val_mean_dice": 1, "val_avd": 2}, "val_dice")

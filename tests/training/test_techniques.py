@@ -139,7 +139,7 @@ def results(folder: Path) -> dict:
     state = torch.load(folder / "checkpoint_last.pt", weights_only=True)
     parts = {key: part for key, part in state.items() if key not in ("facts", "random", "trainer")}
     rows = [line.split(",") for line in (folder / "history.csv").read_text().splitlines()]
-    kept = [i for i, name in enumerate(rows[0]) if name != "seconds"]
+    kept = [i for i, name in enumerate(rows[0]) if not name.startswith("seconds")]
     return {**dict(leaves(parts)), "history": [[row[i] for i in kept] for row in rows]}
 
 
