@@ -31,7 +31,7 @@ NOT_OVERLAYS = {"benchmark", "evaluate", "hpo", "hpo_augmentation", "inference",
 NOT_OVERLAYS |= {"benchmark_gpu", "hpo_baseline", "protocol"}
 # Other scans, weights to start or to learn from, other epochs, several processes; or they only show and keep.
 NOT_COMPARED = {"baseline", "contrasts", "distill", "distributed", "events", "finetune", "keep_checkpoints"}
-NOT_COMPARED |= {"simulated_patients", "tracking"}
+NOT_COMPARED |= {"simulated_patients", "teacher_agreement", "tracking"}
 
 
 def benchmark_techniques(
