@@ -27,6 +27,7 @@ from scripts.evaluation.metrics import column, over_subjects, per_subject
 logger = logging.getLogger("meshnet")
 TEMPLATE = Path(__file__).with_name("report_template.html")
 VOLUMES = ("true_volume", "predicted_volume")  # metrics of an evaluation; the report has columns of its own for them
+COUNTS = ("true_positives", "false_positives", "false_negatives")  # and these are in the table only
 
 
 class HtmlReport:
@@ -101,7 +102,7 @@ class HtmlReport:
             if best != report["epoch"]:
                 facts["best epoch"] = f"{best}, before a report was asked for"
         rows = [self._subject(i, report) for i in tqdm(range(len(self.scans)), "Drawing report", leave=False)]
-        columns = {name: values for name, values in report["columns"].items() if name not in VOLUMES}
+        columns = {name: values for name, values in report["columns"].items() if name not in VOLUMES + COUNTS}
         means = {name: torch.tensor(values).nanmean().item() for name, values in columns.items()}
         key = column(report["key"])
         worst = -1 if (self.evaluator or self.engine).metric_cmp_fn(0.0, math.inf) else 1  # where less is better

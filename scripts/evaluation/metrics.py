@@ -64,6 +64,21 @@ class ConfusionMatrixRate(LesionMetric):
         return compute_confusion_matrix_metric(self.metric_name, counts)
 
 
+class VoxelCount(LesionMetric):
+    """The lesion's voxels that are true positives ("tp"), false positives ("fp") or false negatives ("fn").
+
+    Args:
+        of: one of these.
+    """
+
+    def __init__(self, of: str) -> None:
+        super().__init__()
+        self.place = ("tp", "fp", "tn", "fn").index(of)  # as MONAI counts
+
+    def _from_counts(self, counts: torch.Tensor) -> torch.Tensor:
+        return counts[..., self.place]
+
+
 class HausdorffDistance(LesionMetric):
     """Distance in mm between the lesions' surfaces, the larger of both directions; NaN where a mask is empty.
 

@@ -12,7 +12,7 @@ from ignite.engine import Engine
 from monai.bundle import ConfigParser
 from monai.networks import one_hot
 from scipy import ndimage
-from sklearn.metrics import f1_score, matthews_corrcoef, precision_score, recall_score
+from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef, precision_score, recall_score
 
 from scripts.common.errors import InputError
 from scripts.evaluation.metrics import (
@@ -20,6 +20,7 @@ from scripts.evaluation.metrics import (
     ConfusionMatrixRate,
     HausdorffDistance,
     MatthewsCorrelation,
+    VoxelCount,
     column,
     is_gain,
     key_metric_of,
@@ -209,3 +210,14 @@ def test_a_gain_has_a_direction_and_a_least_size(
 def test_a_key_metric_that_is_not_there_is_refused_with_the_choices() -> None:
     with pytest.raises(InputError, match=r"^key_metric val_dice: expected one of val_mean_dice, val_avd$"):
         key_metric_of({"val_mean_dice": 1, "val_avd": 2}, "val_dice")
+
+
+def test_counts_are_those_of_scikit_learn(masks: tuple) -> None:
+    pred, true = masks
+    expected = [
+        confusion_matrix(t.flatten(), p.flatten(), labels=[0, 1]).ravel() for p, t in zip(pred, true, strict=True)
+    ]
+    for of, place in (("tp", 3), ("fp", 1), ("fn", 2)):
+        metric = VoxelCount(of)
+        metric(one_hot(pred, 2), one_hot(true, 2))
+        assert metric.get_buffer().flatten().tolist() == [row[place] for row in expected]

@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from scripts.weights.weights import Weights
 
 MONITORS = str(ROOT / "configs" / "monitors.json")
-PER_SCAN = ["loss", "precision", "recall", "hd95", "lesionwise_f1"]
+PER_SCAN = ["loss", "precision", "recall", "hd95", "lesionwise_f1", "panoptic_quality"]
 OWN = ["train_mean_dice", "seconds", "seconds_data", "seconds_step", "seconds_validation"]
 TOGETHER = ["volume_r2", "volume_bias", "volume_lower_limit", "volume_upper_limit"]
 
