@@ -68,7 +68,7 @@ def test_avd_is_the_papers_formula_and_left_out_where_there_is_no_lesion(masks: 
 
 
 def test_dice_of_the_recipe_is_scikit_learns_f1_and_counts_empty_masks(masks: tuple) -> None:
-    parser = ConfigParser(json.loads(TRAIN.read_text())["validate"]["key_metric"]["val_mean_dice"]["metric_fn"])
+    parser = ConfigParser(json.loads(TRAIN.read_text())["validate"]["additional_metrics"]["val_mean_dice"]["metric_fn"])
     values, mean = values_of(parser.get_parsed_content(""), masks)
     expected = [f1_score(t.flatten(), p.flatten(), zero_division=1) for p, t in zip(*masks, strict=True)]
     assert expected[3:] == [0, 0, 1]
