@@ -44,7 +44,14 @@ class Config(dict):
         for key, value in {**values, id: block}.items():
             self.parser._do_parse(value, key)  # adds what is not there
         made = self.parser.get_parsed_content(id)
-        return (lambda **_: made()) if isinstance(block, dict) else made  # the recipe's arguments are in the block
+        if not isinstance(block, dict):
+            return made
+
+        def make(**_: Any) -> Any:  # the recipe's arguments are in the block
+            return made()
+
+        make.__qualname__ = block["_target_"]  # for messages
+        return make
 
     @staticmethod
     def id_of(place: str) -> str:

@@ -19,7 +19,7 @@ from monai.data import ImageReader
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 from nibabel.affines import voxel_sizes
 
-from scripts.common.errors import InputError
+from scripts.common.errors import InputError, one_line
 from scripts.data.volumes import Volume, is_annexed, largest_shift
 
 LARGEST = float(np.finfo(np.float32).max)  # what transforms and networks compute in
@@ -75,7 +75,7 @@ def read_volume(path: str | Path) -> Volume:
     except Exception as error:  # gzip, zlib and nibabel raise a dozen unrelated types for a broken file
         by_system = getattr(error, "strerror", None)  # such as a file without permission
         reason = f"cannot be read ({by_system})" if by_system else f"not a readable NIfTI image ({error})"
-        raise InputError(f"{path}: {' '.join(reason.split())[:160]}") from error
+        raise InputError(f"{path}: {one_line(reason)}") from error
 
 
 def refuse_name(path: Path) -> None:
