@@ -45,7 +45,7 @@ class HeadMeshNet(MeshNet):
             return super().forward(x)
         sides = (int(side * share) for side, share in zip(x.shape[2:], (160 / 256, 208 / 256, 192 / 256), strict=True))
         box = tuple(slice((n - side) // 2, (n + side) // 2) for n, side in zip(x.shape[2:], sides, strict=True))
-        return infer_in_air(self, x, box, x.new_zeros(x.shape[1]))
+        return infer_in_air(self.adapted_to(x), x, box, x.new_zeros(x.shape[1]))
 
 
 class OpenVINOMeshNet(MeshNet):

@@ -38,7 +38,7 @@ class Prepare(nn.Module):
             if scaling["_target_"] not in SCALINGS or scaling.get("relative") or scaling.get("channel_wise"):
                 raise InputError(f"card: intensity {scaling}: the page can only {' and '.join(SCALINGS)}")
         self.mirrored = 2 + next(i for i, side in enumerate(card["orientation"]) if side in "LR")
-        self.flip = card.get("flip_averaging", False)
+        self.flip = card["flip_averaging"]
 
     def forward(self, scan: torch.Tensor, to_scan: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
         """Image (views, 1, D, H, W) of a scan (1, 1, Z, Y, X); the second view is the first one's mirror image."""
@@ -115,7 +115,7 @@ class Agree(nn.Module):
         super().__init__()
         self.spatial_size = card["spatial_size"]
         self.mirrored = 1 + next(i for i, side in enumerate(card["orientation"]) if side in "LR")
-        self.flip = card.get("flip_averaging", False)
+        self.flip = card["flip_averaging"]
 
     def forward(self, logits: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
         mean = (logits[0] + logits[1].flip(self.mirrored)) / 2 if self.flip else logits[0]
@@ -146,11 +146,11 @@ def write_graphs(weights: Weights, folder: Path) -> None:
     Raises:
         InputError: a card that the page cannot follow, or a network that gives another answer as a graph.
     """
-    card, is_limited = weights.card, weights.settings["norm_shift_limit"] is not None
+    card, is_limited = weights.card | weights.settings, weights.settings["norm_shift_limit"] is not None
     choice = _write_adapted(weights, folder) if is_limited else {}
     _write_network(weights, folder, "network.onnx", 0 if is_limited else None)
     side = torch.export.Dim.DYNAMIC
-    grid, views = card["spatial_size"], 2 if card.get("flip_averaging") else 1
+    grid, views = card["spatial_size"], 2 if card["flip_averaging"] else 1
     scan, placed = torch.rand(1, 1, 12, 14, 16), {"limits": torch.rand(2, 3)}
     indices = {axis: torch.arange(n, dtype=torch.float32) for axis, n in zip("xyz", (16, 14, 12), strict=True)}
     parts = {

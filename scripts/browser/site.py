@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from scripts.browser.graphs import write_graphs
-from scripts.common.errors import InputError
+from scripts.common.errors import InputError, one_line
 from scripts.simulation.anatomy import box, load_head
 from scripts.simulation.scanner import RANGES, simulate_scan
 from scripts.weights.weights import Weights
@@ -51,8 +51,7 @@ def build_site(output_dir: str, ckpt_path: str, example: bool = True) -> Path:
     card = weights.card
     if (classes := card["network_def"].get("out_channels", 2)) != 2:
         raise InputError(f"{ckpt_path}: has {classes} classes; the page shows one, lesion")
-    if strangers := strangers_in(output):
-        raise InputError(f"{output}: holds something else, {strangers[0]}; move it, or give another --output_dir")
+    refuse_strangers(output)
     if not (npm := shutil.which("npm")):
         raise InputError("npm: not found; install Node.js 18 or newer, which brings it (nodejs.org, apt install npm)")
     try:
@@ -64,6 +63,7 @@ def build_site(output_dir: str, ckpt_path: str, example: bool = True) -> Path:
             add_page(made, weights, example)
             write_graphs(weights, made)
             write_list(made)
+            refuse_strangers(output)  # npm takes its time
             replace_folder(output, made, Path(folder) / "old")
     except OSError as error:
         raise InputError(f"{output}: cannot be written ({error.strerror}); what was there before is kept") from error
@@ -72,6 +72,12 @@ def build_site(output_dir: str, ckpt_path: str, example: bool = True) -> Path:
         f"Written: {output} ({size / 1e6:.1f} MB); look at it with: python scripts/browser_app.py --serve {output_dir}"
     )
     return output
+
+
+def refuse_strangers(folder: Path) -> None:
+    """Raise InputError if ``folder`` holds anything but a page of ours."""
+    if strangers := strangers_in(folder):
+        raise InputError(f"{folder}: holds something else, {strangers[0]}; move it, or give another --output_dir")
 
 
 def strangers_in(folder: Path) -> list[str]:
@@ -110,7 +116,7 @@ def add_libraries(npm: str, packages: Path, made: Path) -> None:
     done = subprocess.run(command, cwd=packages, capture_output=True, text=True)
     if done.returncode:
         reason = next((line for line in done.stderr.splitlines() if line.startswith("npm error")), done.stderr)
-        raise InputError(f"npm ci: {' '.join(reason.split())[:200]}; the page's libraries could not be had")
+        raise InputError(f"npm ci: {one_line(reason)}; the page's libraries could not be had")
     for name, path in LIBRARIES.items():
         shutil.copy(packages / "node_modules" / path, made / name)
     licenses = ""

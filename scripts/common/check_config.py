@@ -13,24 +13,50 @@ from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS, ID_SEP_KEY
 
 from scripts.common.errors import InputError
 from scripts.common.json_file import RANGES, problems_of
-from scripts.common.menus import Choice, at, changed, choose, default_of, entry, menus, places, recipe, values_of_all
+from scripts.common.menus import at, changed, entry, menus, places, recipe, values_of_all
 from scripts.common.overrides import enclosing_parser, is_computed, shipped_parts
 
 logger = logging.getLogger("meshnet")
 
 
 class Config(dict):
-    """A config with its macros resolved, nothing instantiated, what is chosen from menus in its place."""
+    """A config with its macros resolved, nothing instantiated, and what is chosen from menus in its place."""
 
     parser: ConfigParser
+    blocks: dict[str, dict | list]  # those of menus by their places, with what the config changes in them
 
     def chosen(self, place: str, name: str, default: str | None = None) -> Any:
-        """What the menu's entry ``name`` has for a place of the recipe, such as "train#schedule", or ``default``.
+        """What makes the block that the menu's entry ``name`` has for a ``place`` of the recipe, or a list of those.
+
+        Where the entry has none, it is the class ``default``, or an empty list.
 
         Raises:
             InputError: no entry has this name.
         """
-        return choose(self.parser, place.replace(ID_SEP_KEY, "#"), name, default)
+        place = place.replace(ID_SEP_KEY, "#")
+        kind = next(kind for kind in menus() if place in places(kind))
+        blocks, values = entry(kind, name)
+        if place not in blocks:
+            return default or []
+        block, id = self.blocks.get(place, blocks[place]), self.id_of(place)
+        if isinstance(block, dict):
+            block = {**block, "_mode_": "callable"}
+        for key, value in {**values, id: block}.items():
+            self.parser._do_parse(value, key)  # adds what is not there
+        made = self.parser.get_parsed_content(id)
+        if not isinstance(block, dict):
+            return made
+
+        def make(**_: Any) -> Any:  # the recipe's arguments are in the block
+            return made()
+
+        make.__qualname__ = block["_target_"]  # for messages
+        return make
+
+    @staticmethod
+    def id_of(place: str) -> str:
+        """Where the parser has the block that was chosen for ``place``."""
+        return f"chosen::{ReferenceResolver.normalize_id(place)}"
 
     def given(self, *places: str) -> bool:
         """Whether the config itself has a value at one of the ``places``, such as "optimizer#momentum"."""
@@ -39,11 +65,10 @@ class Config(dict):
     def resolved(self, key: str) -> Any:
         """The config at ``key`` with its references replaced by their values, in terms of JSON."""
         self.parser.get_parsed_content(key)
-        block = self.parser.ref_resolver.get_item(key).get_config()
-        if isinstance(block, dict) and isinstance(block.get("_target_"), Choice):
-            choice, left_out = block["_target_"], ("_target_", "_mode_", "_requires_")
-            own = choice.meant({key: value for key, value in block.items() if key not in left_out})
-            block = {key: value for key, value in {**choice.block, **own}.items() if key not in left_out[1:]}
+        items = self.parser.ref_resolver.items
+        block = items.get(self.id_of(key), items[ReferenceResolver.normalize_id(key)]).get_config()
+        if isinstance(block, dict):
+            block = {name: value for name, value in block.items() if name not in ("_mode_", "_requires_")}
         return json.loads(json.dumps(block, default=str))
 
 
@@ -64,7 +89,7 @@ def check_config() -> Config:
         shipped.append(values_of_all() | recipe())
         chosen, values, problems = _choices(parser)
     checked = Config({**values, **config})
-    checked.parser = parser
+    checked.parser, checked.blocks = parser, chosen
     for place, block in chosen.items():
         _put_in(checked, place.split("#"), block)
     read = [*_references(checked), "config", *(f"{kind}_name" for kind in menus())]
@@ -93,8 +118,6 @@ def _choices(parser: ConfigParser) -> tuple[dict, dict, list[str]]:
                 chosen[place] = blocks.get(place, [])
             elif place in blocks:
                 chosen[place] = blocks[place] | {key: block[key] for key in changed(block, at(recipe(), place))}
-            else:
-                chosen[place] = block | {"_target_": default_of(_chooses(recipe(), place))}
         values |= own
         for place in blocks.keys() - {*here} if name != next(iter(entries)) and "evaluating" not in config else ():
             logger.warning(f"{kind}_name {name}: {place} is given by the config itself, which stands")

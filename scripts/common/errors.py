@@ -2,6 +2,7 @@
 
 import re
 import sys
+from textwrap import shorten
 from types import TracebackType
 
 
@@ -29,8 +30,15 @@ def describe(error: BaseException) -> str:
     if "\nOriginal Traceback" in message:  # torch's ExceptionWrapper
         ends = re.findall(r"^([\w.]+): (.*)", message, re.MULTILINE)
         kind, message = (ends[-1][0].rpartition(".")[2], ends[-1][1]) if ends else (kind, message)
+    missing = re.search("No module named '([^']+)'", message) if kind == "OptionalImportError" else None
+    hint = f"; pip install {missing[1]}" if missing else ""
     message = re.split(r"\s*(?:For details about installing|Original traceback)", message)[0]  # of MONAI's imports
-    return hide_passwords(message if kind == InputError.__name__ else f"{kind}: {' '.join(message.split())[:300]}")
+    return hide_passwords(message if kind == InputError.__name__ else f"{kind}: {one_line(message)}{hint}")
+
+
+def one_line(text: str, most: int = 600) -> str:
+    """``text`` in one line of ``most`` characters at the most, with an ellipsis where words were left out."""
+    return shorten(text, most, placeholder=" …")
 
 
 def hide_passwords(text: str) -> str:
@@ -45,7 +53,8 @@ def print_cause(kind: type[BaseException], error: BaseException, traceback: Trac
         return sys.__excepthook__(kind, error, traceback)
     text, link, where = describe(error), error, ""
     while link is not None:
-        where = "".join(f" in {name}" for name in re.findall("component '([^']+)'", str(link))) or where
+        found = re.findall("component '(?:<function )?([^' ]+)", str(link))
+        where = "".join(f" in {name}" for name in found) or where
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     if not isinstance(first_cause(error), InputError):
         text = f"{text.replace(':', f'{where}:', 1)} (--debug true shows the traceback)"

@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, validators
 
-from scripts.common.errors import InputError
+from scripts.common.errors import InputError, one_line
 
 
 def _is_number(_: Any, value: Any) -> bool:
@@ -49,7 +49,7 @@ def check_json(path: str | Path, content: Any, schema: dict, hint: str) -> None:
 def problems_of(content: Any, schema: dict) -> Iterator[str]:
     """Where the ``content`` does not fit ``schema``, and how: "spacing[1] 0 is less than the minimum of 1"."""
     for problem in StrictValidator(schema).iter_errors(content):
-        yield " ".join([_name(problem.absolute_path), problem.message[:200]]).strip()
+        yield " ".join([_name(problem.absolute_path), one_line(problem.message)]).strip()
 
 
 def _name(steps: Iterable[str | int]) -> str:

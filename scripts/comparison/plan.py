@@ -58,8 +58,8 @@ class Plan:
         folds: outer folds to test on.
         restarts: trainings of each network and fold; number r has the seed ``seed + r``.
         ensembles: whether the restarts of a fold are also evaluated together.
-        common: ``dataset_dir`` (None for the default cohort), ``epochs``, ``seed``, ``overlays`` and ``overrides`` of
-            all networks.
+        common: ``dataset_dir`` (None for the default cohort), ``epochs``, ``seed``, ``inner_fold`` (validated on;
+            None: all folds but the tested one are trained on), ``overlays`` and ``overrides`` of all networks.
 
     Raises:
         InputError: a value is out of range, a network's keys are not train.json's, or the cohort is not usable.
@@ -146,7 +146,7 @@ class Plan:
             **({} if dataset_dir is None else {"dataset_dir": str(Path(dataset_dir).resolve())}),
         }
         seed = self.common["seed"] + (run.restart or 0)
-        return {**overrides, "fold": run.fold, "inner_fold": None, "seed": seed}
+        return {**overrides, "fold": run.fold, "inner_fold": self.common["inner_fold"], "seed": seed}
 
     def recipe(self, run: Run, *more: str, **overrides: Any) -> Any:
         """The config of a run, its keys checked, with the config files ``more`` behind the network's own."""

@@ -46,7 +46,7 @@ def check_scans(
         files = [scan[key] for key in ("image", "label") if key in scan]
         stats = [os.stat(file) for file in files if os.path.isfile(file)]
         key = json.dumps([RULES, grid, files, [(stat.st_size, stat.st_mtime_ns) for stat in stats]])
-        return known.get(key) or {"key": key, **_check_scan(scan, grid)}
+        return known.get(key) or {"key": key, **check_scan(scan, grid)}
 
     with ThreadPoolExecutor(8) as pool:  # not one per core: each holds a volume and its mask
         reports = list(tqdm(pool.map(report, scans), "Checking scans", len(scans), leave=False))
@@ -80,7 +80,8 @@ def problems_of(scans: list[dict], reports: list[dict], lesion_needed: Sequence 
     return [*dict.fromkeys(errors)], [*dict.fromkeys(warnings)]  # several contrasts have one mask
 
 
-def _check_scan(scan: dict, grid: list | None) -> dict:
+def check_scan(scan: dict, grid: list | None = None) -> dict:
+    """The report of one scan, see ``check_scans``; ``grid`` is the recipe's spacing and size."""
     report = {"errors": [], "warnings": [], "empty_label": False, "is_like_a_mask": False, "sha256": {}}
     for key in [key for key in ("image", "label") if key in scan]:
         try:

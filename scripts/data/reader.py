@@ -12,6 +12,7 @@ import math
 import os
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import nibabel as nib
 import numpy as np
@@ -19,12 +20,13 @@ from monai.data import ImageReader
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 from nibabel.affines import voxel_sizes
 
-from scripts.common.errors import InputError
+from scripts.common.errors import InputError, one_line
 from scripts.data.volumes import Volume, is_annexed, largest_shift
 
 LARGEST = float(np.finfo(np.float32).max)  # what transforms and networks compute in
 BLOCK = 2**18  # voxels that are unpacked and scaled at once
 MM = {1: ("metres", 1000.0), 3: ("microns", 0.001)}  # by NIfTI's code of the unit; all others are taken for mm
+_held: WeakValueDictionary[tuple, Volume] = WeakValueDictionary()  # by path and what a change of the file changes
 STARTS = {  # of files that are no images
     b"version https://git-lfs": "a Git LFS pointer, its content is not here; `git lfs pull` fetches it",
     b"\0" * 128 + b"DICM": "a DICOM file; `dcm2niix` converts it",
@@ -57,7 +59,7 @@ class ScanReader(ImageReader):
 
 
 def read_volume(path: str | Path) -> Volume:
-    """The scan or mask at ``path``, read in full.
+    """The scan or mask at ``path``, read in full; a file that has not changed is not read again while one holds it.
 
     Raises:
         InputError: it is missing, cannot be read in full, is not one 3D volume of real numbers, holds what float32
@@ -67,7 +69,12 @@ def read_volume(path: str | Path) -> Volume:
     if is_annexed(path):
         raise InputError(f"{path}: a git-annex link, its content is not here; `datalad get {path}` fetches it")
     try:
-        return _read(path)
+        if not path.is_file():
+            leads = f" ({os.readlink(path)}, where this link leads)" if path.is_symlink() else ""
+            raise InputError(f"{path}: no such file{leads}")
+        key = (str(path), *[getattr(path.stat(), name) for name in ("st_ino", "st_size", "st_mtime_ns")])
+        volume = _held[key] = _held.get(key) or _read(path)
+        return volume
     except InputError:
         raise
     except MemoryError as error:
@@ -75,7 +82,7 @@ def read_volume(path: str | Path) -> Volume:
     except Exception as error:  # gzip, zlib and nibabel raise a dozen unrelated types for a broken file
         by_system = getattr(error, "strerror", None)  # such as a file without permission
         reason = f"cannot be read ({by_system})" if by_system else f"not a readable NIfTI image ({error})"
-        raise InputError(f"{path}: {' '.join(reason.split())[:160]}") from error
+        raise InputError(f"{path}: {one_line(reason)}") from error
 
 
 def refuse_name(path: Path) -> None:
@@ -85,9 +92,6 @@ def refuse_name(path: Path) -> None:
 
 
 def _read(path: Path) -> Volume:
-    if not path.is_file():
-        leads = f" ({os.readlink(path)}, where this link leads)" if path.is_symlink() else ""
-        raise InputError(f"{path}: no such file{leads}")
     refuse_name(path)
     content = path.read_bytes()
     if reason := next((text for start, text in STARTS.items() if content.startswith(start)), None):

@@ -1,8 +1,8 @@
 """What a volume in memory is, where its voxels lie, and what in it is lesion if it is a mask."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +13,8 @@ from scripts.common.errors import InputError
 FEW = 5  # different values that a scale factor may make of labels; interpolation makes more
 
 
-class Volume(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Volume:
     """A scan or a mask: ``data`` (X, Y, Z; float32; scale factors applied) and the ``affine`` (4, 4) from voxels to mm.
 
     ``header`` is the file's own, as nibabel reads it; ``n_nan`` voxels were NaN and are 0.

@@ -36,12 +36,11 @@ def choose_runtime(runtime: str, network: torch.nn.Module, dtype: torch.dtype | 
     elif torch.device(device).type != "cpu":
         why = f"computes on CPUs here, not on {device}; give --device cpu, or --runtime torch"
     elif not all(
-        (can_skip_air(one) or getattr(one, "norm_shift_limit", None) is not None)
-        and isinstance(layer[2], openvino_runtime.ACTIVATIONS)
+        (can_skip_air(one) or getattr(one, "norm_adaptation", 0)) and isinstance(layer[2], openvino_runtime.ACTIVATIONS)
         for one in each(network)
         for layer in getattr(one, "layers", [None])
     ):
-        why = "takes MeshNets with ReLU or ELU only, and none that normalizes by the scan; give --runtime torch"
+        why = "takes MeshNets with ReLU or ELU only, without instance normalization; give --runtime torch"
     if why and runtime == "openvino":
         raise InputError(f"runtime openvino: it {why}")
     if why or runtime == "torch":

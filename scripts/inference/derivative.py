@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import tempfile
 import time
 from pathlib import Path
 
@@ -56,6 +57,16 @@ class Derivative:
         if there and read_ours(self.folder / DESCRIPTION) is None:
             lines = (f"{path}: not made by this bundle, so not replaced; give another --output_dir" for path in there)
             raise InputError("\n".join(lines))
+
+    def claim(self) -> None:
+        """Make the folder; raise InputError if nothing can be written there."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.folder).close()
+        except OSError as error:
+            raise InputError(
+                f"{self.folder}: cannot be written ({error.strerror}); give another --output_dir"
+            ) from error
 
     def write_description(self) -> None:
         """Write ``dataset_description.json``, and ``.bidsignore`` for what BIDS has no name for."""

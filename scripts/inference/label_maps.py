@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.data.reader import read_volume
+from scripts.data.volumes import Volume
 from scripts.inference.derivative import LABELS, Derivative
 from scripts.inference.masks import Masks
 from scripts.inference.scan_header import encode
@@ -20,11 +20,11 @@ class LabelMaps(Masks):
         self.dtype = np.min_scalar_type(card["network_def"].get("out_channels", 2) - 1)
         self._begin(derivative, card, [LABELS])
 
-    def _results(self, scan: str, item: dict) -> tuple[dict, dict[str, bytes], str]:
+    def _results(self, scan: str, volume: Volume, item: dict) -> tuple[dict, dict[str, bytes], str]:
         labels = item["pred"][0].cpu().numpy().astype(self.dtype)
         return (
             {},
-            {LABELS: encode(labels, read_volume(scan))},
+            {LABELS: encode(labels, volume)},
             f"{Path(scan).name}: {len(np.unique(labels))} classes found",
         )
 

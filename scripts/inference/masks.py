@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import Dataset, MetaTensor
 from monai.engines.utils import IterationEvents
+from torch.utils.data import get_worker_info
 from tqdm import tqdm
 
-from scripts.common.errors import InputError, describe
-from scripts.data.check_scans import check_scans
+from scripts.common.errors import InputError, describe, first_cause
+from scripts.data.check_scans import check_scan
 from scripts.data.reader import read_volume
 from scripts.data.volumes import Volume
 from scripts.evaluation import qc_picture
@@ -29,13 +31,31 @@ logger = logging.getLogger("meshnet")
 
 
 class Scans(Dataset):
-    """MONAI's, but where the transform fails an item keeps its path and gets an ``error``."""
+    """MONAI's, but a scan is checked first; one that fails keeps its path and gets an ``error``, lines for people.
+
+    A scan that this process reads is in ``held`` until its files are written, so it is read once.
+    """
+
+    def __init__(self, data: list[dict], transform: Callable, held: dict[str, Volume]) -> None:
+        super().__init__(data, transform)
+        self.held = held
 
     def _transform(self, index: int) -> dict:
+        item = self.data[index] | {"is_like_a_mask": False, "sha256": ""}
         try:
-            return super()._transform(index)
+            volume, report = read_volume(item["scan"]), check_scan(item)
+            for line in report["warnings"]:
+                logger.warning(line)
+            if report["is_like_a_mask"]:
+                item["is_like_a_mask"] = True
+                raise InputError(f"{item['scan']}: two or three whole values, so a mask and no scan")
+            if report["errors"]:
+                raise InputError("\n".join(report["errors"]))
+            if get_worker_info() is None:
+                self.held[item["scan"]] = volume
+            return super()._transform(index) | {"is_like_a_mask": False, "sha256": volume.sha256}
         except Exception as error:  # memory that is short, a file that is gone: the other scans go on
-            return {**self.data[index], "error": describe(error)}
+            return item | {"error": _lines(item["scan"], error)}
 
 
 class Masks:
@@ -70,12 +90,16 @@ class Masks:
         self.derivative, self.card, self.wanted = derivative, card, wanted
         self.problems: list[str] = []
         self.left: dict[str, None] = {}  # scans to do that were not reached yet, in their order
+        self.held: dict[str, Volume] = {}  # scans that are read and not yet saved
+        self.described = False
+        self.masks_given: list[str] = []
+        self.first: dict[str, str] = {}  # a scan by its content
         self.saver, self.saving = ThreadPoolExecutor(1), Future()
         self.saving.set_result(None)
         self.stopwatch = Stopwatch()
 
     def to_do(self, scans: list[dict]) -> list[dict]:
-        """Of ``scans``, those that can be read, are no masks and lack an output.
+        """Of ``scans``, those that lack an output.
 
         InputError: the folder is another's.
         """
@@ -83,23 +107,8 @@ class Masks:
         left = [scan for scan in scans if not self.derivative.is_done(scan["image"], self.wanted)]
         if len(left) < len(scans):
             logger.info(f"{len(scans) - len(left)} of {len(scans)} scans have their masks by these weights already")
-        to_do, masks = [], []
-        for scan, report in zip(left, check_scans(left), strict=True):
-            for line in report["warnings"]:
-                logger.warning(line)
-            errors = report["errors"] + self.derivative.refusals(scan["image"])
-            if report["is_like_a_mask"]:
-                masks.append(f"{scan['image']}: two or three whole values, so a mask and no scan")
-                logger.warning(f"{masks[-1]}; left out")
-                continue
-            for line in errors:
-                logger.error(f"{line}; left out")
-            self.problems += errors
-            if not errors:
-                to_do.append({**scan, "scan": scan["image"], "sha256": report["sha256"]["image"]})
-        self.problems += masks if len(masks) == len(scans) else []
-        self.left = dict.fromkeys(scan["scan"] for scan in to_do)
-        return to_do
+        self.left = dict.fromkeys(scan["image"] for scan in left)
+        return [{**scan, "scan": scan["image"]} for scan in left]
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -110,7 +119,7 @@ class Masks:
         logger.info("Model: " + ", ".join(f"{name} {v}" for name, v in self.card.items() if len(str(v)) < 60))
         if self.card.get("simulated"):
             logger.warning("Trained on SIMULATED lesions: try these weights, but draw no conclusions from them")
-        self.derivative.write_description()
+        self.derivative.claim()
         self.stopwatch.start()
 
     def segment(self, engine: Engine, batch: dict, postprocessing: Callable) -> dict:
@@ -121,9 +130,17 @@ class Masks:
         self.stopwatch.lap("waiting for the scan")
         (scan,), (digest,) = batch["scan"], batch["sha256"]
         self.left.pop(scan, None)
+        if batch["is_like_a_mask"][0]:
+            self.masks_given += batch["error"]
+            logger.warning(f"{batch['error'][0]}; left out")
+            return {}
         try:
             if "error" in batch:
                 raise InputError(batch["error"][0])
+            if (first := self.first.setdefault(digest, scan)) != scan:
+                logger.warning(f"{scan}: the same content as {first}")
+            if lines := self.derivative.refusals(scan):  # before the network is computed
+                raise InputError(lines[0])
             (item,) = engine._iteration(engine, batch)
             item["norm_adaptation"] = adaptation_to(item["image"][None], engine.network)
             self.saving.result()  # no more than one is held in memory
@@ -138,15 +155,19 @@ class Masks:
         try:
             if lines := self.derivative.refusals(scan):  # somebody was here meanwhile
                 raise InputError(lines[0])
-            about, files, shown = self._results(scan, postprocessing(item))
+            about, files, shown = self._results(scan, self.held.get(scan) or read_volume(scan), postprocessing(item))
+            if not self.described:
+                self.derivative.write_description()
+                self.described = True
             self.derivative.write(scan, digest, about, files)
             tqdm.write(shown)  # above the bar
         except Exception as error:  # the other scans go on
             self._leave_out(scan, error)
+        finally:
+            self.held.pop(scan, None)
 
-    def _results(self, scan: str, item: dict) -> tuple[dict, dict[str, bytes], str]:
+    def _results(self, scan: str, volume: Volume, item: dict) -> tuple[dict, dict[str, bytes], str]:
         """What the sidecar says, the outputs, and a line."""
-        volume = read_volume(scan)
         image = _tensor(volume)
         if odd := unusual(item["image"][0].cpu().numpy(), self.card):
             logger.warning(f"{scan}: unlike the scans these weights were trained on: {odd}; do not trust its mask")
@@ -170,8 +191,10 @@ class Masks:
         return {"Lesions": lesions}, files, shown
 
     def _leave_out(self, scan: str, error: Exception) -> None:
-        self.problems.append(f"{scan}: {describe(error)}")
-        logger.error(f"{self.problems[-1]}; left out")
+        self.held.pop(scan, None)
+        self.problems.append(_lines(scan, error))
+        for line in self.problems[-1].splitlines():
+            logger.error(f"{line}; left out")
 
     def _conclude(self) -> None:
         write_table(self.derivative.folder)
@@ -181,12 +204,20 @@ class Masks:
         self.saving.result()
         self.stopwatch.lap("waiting for files")
         for scan in self.left:  # MONAI's loader only ends when its thread or a worker dies
-            self._leave_out(scan, InputError("was not read, as the loader died; run the command again"))
+            self._leave_out(scan, InputError(f"{scan}: was not read, as the loader died; run the command again"))
+        self.problems += self.masks_given if not self.first else []
         self._conclude()
+        with suppress(OSError):  # there is something in it, or no folder
+            self.derivative.folder.rmdir()
         if line := self.stopwatch.report():
             logger.info(line)
         if self.problems:
             raise InputError("\n".join([f"{len(self.problems)} scan(s) left out:", *self.problems]))
+
+
+def _lines(scan: str, error: Exception) -> str:
+    """What is wrong with a scan, for people: each line names it."""
+    return describe(error) if isinstance(first_cause(error), InputError) else f"{scan}: {describe(error)}"
 
 
 def _tensor(volume: Volume) -> MetaTensor:

@@ -11,7 +11,8 @@ class AdaptiveBatchNorm3d(nn.BatchNorm3d):
     scanner) changes less of what a network sees: Schneider et al., Improving robustness against common corruptions by
     covariate shift adaptation (arXiv 2006.16971).
 
-    Inputs (B, C, D, H, W); what is in a batch shares its statistics.
+    Inputs (B, C, D, H, W); what is in a batch shares its statistics. They are those of every second voxel along each
+    axis, which a network can compute by themselves: see ``MeshNet.adapted_to``.
     """
 
     def __init__(self, num_features: int, adaptation: float) -> None:
@@ -30,7 +31,9 @@ class AdaptiveBatchNorm3d(nn.BatchNorm3d):
 
     def mixed(self, input: torch.Tensor, adaptation: float) -> torch.Tensor:
         """Normalize by this share of the input's own statistics; outside of TorchScript it may be a tensor ()."""
-        own_var, own_mean = torch.var_mean(input.float(), dim=[0, 2, 3, 4], correction=0)
+        own_var, own_mean = torch.var_mean(
+            input[:, :, ::2, ::2, ::2].to(self.running_mean.dtype), dim=[0, 2, 3, 4], correction=0
+        )
         mean = torch.lerp(self.running_mean, own_mean, adaptation)
         var = torch.lerp(self.running_var, own_var, adaptation)
         return nn.functional.batch_norm(input, mean, var, self.weight, self.bias, False, 0.0, self.eps)
@@ -38,6 +41,29 @@ class AdaptiveBatchNorm3d(nn.BatchNorm3d):
     @torch.jit.unused  # TorchScript knows no super(), and is for evaluation
     def _train(self, input: torch.Tensor) -> torch.Tensor:
         return super().forward(input)
+
+
+class FixedNorm(nn.Module):
+    """Normalizes a scan as ``norm`` would by this share of its own statistics, and keeps how: ``fixed``.
+
+    Inputs are every second voxel (B, C, D, H, W) of what ``norm`` would see; ``fixed`` is a BatchNorm3d for all of it.
+    """
+
+    def __init__(self, norm: AdaptiveBatchNorm3d, adaptation: float) -> None:
+        super().__init__()
+        self.norm, self.adaptation = norm, adaptation
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Normalize."""
+        norm, self.fixed = self.norm, nn.BatchNorm3d(self.norm.num_features, self.norm.eps, device="meta").eval()
+        mean, var = torch.empty_like(norm.running_mean), torch.empty_like(norm.running_var)
+        nn.functional.batch_norm(input, mean, var, training=True, momentum=1.0)  # seven times var_mean's speed
+        var *= 1 - norm.num_features / input.numel()  # which is the unbiased one
+        self.fixed.running_mean = torch.lerp(norm.running_mean, mean, self.adaptation)
+        self.fixed.running_var = torch.lerp(norm.running_var, var, self.adaptation)
+        self.fixed.weight, self.fixed.bias = norm.weight, norm.bias
+        self.fixed.num_batches_tracked = norm.num_batches_tracked
+        return self.fixed(input)
 
 
 def norm_shift(convolution: nn.Conv3d, norm: nn.BatchNorm3d, image: torch.Tensor) -> torch.Tensor:

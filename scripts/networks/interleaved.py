@@ -85,12 +85,10 @@ def forward(network: nn.Module, x: torch.Tensor, run: Callable | None = None) ->
 def looks_at_volume(network: nn.Module) -> bool:
     """Whether a ``MeshNet`` normalizes by what is in the volume, so that an answer to a part of it is another one.
 
-    With a ``norm_shift_limit`` it may; once it is ``adapted_to`` a volume, that is known.
+    Once it is ``adapted_to`` a volume, a ``norm_adaptation`` is none.
     """
-    if network.norm_shift_limit is not None:
-        return True
     norms = [norm for _, norm, *_ in network.layers]
-    return any(getattr(norm, "adaptation", 0) or getattr(norm, "running_mean", norm) is None for norm in norms)
+    return network.norm_adaptation > 0 or any(getattr(norm, "running_mean", norm) is None for norm in norms)
 
 
 def _train(network: nn.Module, x: torch.Tensor, steps: list) -> torch.Tensor:

@@ -2,14 +2,16 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from monai.networks.layers import get_act_layer, get_norm_layer
+from monai.utils import convert_to_tensor
 from torch import nn
+from torch.nn.functional import conv3d
 
 from scripts.networks import interleaved
-from scripts.networks.adaptive_norm import AdaptiveBatchNorm3d, norm_shift
+from scripts.networks.adaptive_norm import AdaptiveBatchNorm3d, FixedNorm, norm_shift
 
 PAPER_DILATIONS = (1, 2, 4, 8, 16, 16, 8, 4, 2)
 
@@ -121,18 +123,42 @@ class MeshNet(nn.Module):
         return self.norm_adaptation if is_beyond else 0.0
 
     @torch.jit.unused
+    @torch.no_grad()
     def adapted_to(self, x: torch.Tensor) -> "MeshNet":
-        """What evaluates ``x`` and its like: a network without limit that has the parameters of this one."""
-        if self.training or self.norm_shift_limit is None:
+        """What evaluates ``x`` and its like: a network with this one's parameters that normalizes all images alike."""
+        if self.training or not self.norm_adaptation:
             return self
-        network, adaptation = copy.copy(self), self.adaptation_to(x)
-        network.norm_adaptation, network.norm_shift_limit = adaptation, None
-        network._modules = {**self._modules, "layers": nn.ModuleList()}
-        for convolution, norm, *others in self.layers:
-            norm = copy.copy(norm)
-            norm.adaptation = adaptation
-            network.layers.append(nn.Sequential(convolution, norm, *others))
+        x = convert_to_tensor(x, track_meta=False)
+        norms = self._norms_fixed_to(x) if self.adaptation_to(x) else [norm for _, norm, *_ in self.layers]
+        network = self._with(nn.Sequential(one[0], n, *one[2:]) for one, n in zip(self.layers, norms, strict=True))
+        network.norm_adaptation, network.norm_shift_limit = 0.0, None
         return network.eval()
+
+    def _norms_fixed_to(self, x: torch.Tensor) -> list[nn.BatchNorm3d]:
+        """Compute every second voxel along each axis: layers of even dilations see no other, an eighth of the work."""
+        norms = [FixedNorm(norm, self.norm_adaptation) for _, norm, *_ in self.layers]
+        (first, _, *others), *rest = self.layers
+        if any(side % 2 for layer in rest for side in layer[0].dilation):
+            for (convolution, _, *others), norm in zip(self.layers, norms, strict=True):
+                x = convolution(x)
+                norm(x[:, :, ::2, ::2, ::2])
+                x = nn.Sequential(norm.fixed, *others)(x)
+        else:
+            x = conv3d(x, first.weight, first.bias, 2, first.padding, first.dilation)
+            x = nn.Sequential(norms[0], *others)(x)
+            halved = [copy.copy(convolution) for convolution, *_ in rest]
+            for convolution in halved:
+                convolution.dilation = tuple(side // 2 for side in convolution.dilation)
+            parts = zip(halved, norms[1:], rest, strict=True)
+            if rest:
+                interleaved.forward(self._with(nn.Sequential(c, norm, *layer[2:]) for c, norm, layer in parts), x)
+        return [norm.fixed for norm in norms]
+
+    def _with(self, layers: Iterable[nn.Module]) -> "MeshNet":
+        """A copy with other layers; all else is shared."""
+        network = copy.copy(self)
+        network._modules = {**self._modules, "layers": nn.ModuleList(layers)}
+        return network
 
     def plain(self, x: torch.Tensor) -> torch.Tensor:
         """What ``forward`` computes, layer after layer, its convolutions dilated; it knows no ``norm_shift_limit``."""

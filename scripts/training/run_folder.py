@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from scripts.common.errors import InputError
+from scripts.common.errors import InputError, one_line
 from scripts.common.files import replace_file
 from scripts.common.json_file import read_json
 from scripts.training.run_record import command, differences, facts_of, recipe
@@ -118,7 +118,10 @@ class RunFolder:
 
     def _different(self, config: dict) -> list[str]:
         found = differences(config, self.facts["config"])
-        return [f"{name} is {str(theirs)[:200]} there and {str(ours)[:200]} here" for name, theirs, ours in found]
+        return [
+            f"{name} is {one_line(str(theirs), 200)} there and {one_line(str(ours), 200)} here"
+            for name, theirs, ours in found
+        ]
 
     def _refuse_other_run(self, state: dict) -> None:
         if not isinstance(state, dict) or state.get("format") != FORMAT:

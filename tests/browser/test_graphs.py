@@ -34,6 +34,7 @@ CARD = {
     "spatial_size": [14, 12, 15],
     "intensity": [{"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0}],
     "network_def": {},
+    "flip_averaging": False,
 }
 
 

@@ -29,6 +29,20 @@ def test_the_first_cause_is_told() -> None:
     assert describe(ValueError("two\n  lines")) == "ValueError: two lines"
 
 
+def test_long_messages_are_cut_between_words_and_show_it() -> None:
+    assert describe(ValueError("word " * 60)) == "ValueError: " + " ".join(["word"] * 60)
+    told = describe(ValueError("word " * 1000))
+    assert told.endswith("word …")
+    assert len(told) < 650
+
+
+def test_a_package_that_is_missing_is_named_with_its_command() -> None:
+    module, _ = optional_import("no_such_package")
+    with pytest.raises(Exception, match="no_such_package") as caught:
+        module.anything  # noqa: B018
+    assert describe(caught.value).endswith("(No module named 'no_such_package').; pip install no_such_package")
+
+
 class Broken(torch.utils.data.Dataset):
     def __init__(self, error: Exception) -> None:
         self.error = error

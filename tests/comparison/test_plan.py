@@ -1,5 +1,6 @@
 """A comparison is all restarts of all folds of all networks, and what is wrong with it is said before it begins."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,8 +9,11 @@ from conftest import ROOT
 from monai.bundle import ConfigParser
 
 from scripts.common.errors import InputError, describe
+from scripts.common.menus import MENUS
 from scripts.comparison.plan import Run
 
+COMMANDS = {"benchmark", "evaluate", "hpo", "inference", "metadata", "protocol", "train"}
+NOT_OVERLAYS = COMMANDS | {"benchmark_gpu", "hpo_augmentation", "labels", "techniques", "usual"}
 STUDENT = {"name": "student", "overrides": {"+model_card": {"taught_by": "{output_dir}/wide/fold-{fold}"}}}
 
 
@@ -106,3 +110,24 @@ def test_the_shipped_networks_are_rows_of_the_papers_table() -> None:
     paper = ConfigParser.load_config_file(ROOT / "scripts" / "comparison" / "paper.json")
     named = {entry["paper"] for entry in shipped if "paper" in entry}
     assert named == {*paper} - {"U-MAMBA-BOT"}
+
+
+def test_techniques_json_compares_every_entry_of_a_menu_and_every_overlay_that_needs_nothing_else() -> None:
+    """The others need other scans, weights to start or to learn from, several processes; or they show and keep."""
+    parser = ConfigParser(globals=False)
+    parser.read_config([str(ROOT / "configs" / name) for name in ("protocol.json", "techniques.json")])
+    rows = parser["networks"]
+    assert rows[0] == {"name": parser["reference"]} == {"name": "plain"}
+    entries = [(p.stem, n) for p in sorted(MENUS.glob("*.json")) for n in list(json.loads(p.read_text()))[1:]]
+    by_menu = [({"name": f"{kind}-{n}", "overrides": {f"{kind}_name": n}}) for kind, n in entries]
+    assert [row for row in rows if "overrides" in row] == by_menu
+    given = {path for row in rows for path in row.get("overlays", [])}
+    others = {"baseline", "contrasts", "distill", "distributed", "events", "finetune", "keep_checkpoints"}
+    others |= {"simulated_patients", "teacher_agreement", "tracking", *NOT_OVERLAYS}
+    assert given == {path.name for path in (ROOT / "configs").glob("*.json") if path.stem not in others}
+
+
+def test_a_comparison_may_validate_on_an_inner_fold(plan_of: Callable, tmp_path: Path) -> None:
+    cohort = plan_of(tmp_path, inner_fold=0).recipe(Run("wide", 1, 1), cache="none").get_parsed_content("cohort")
+    assert {scan["fold"] for scan in cohort.test} == {1}
+    assert cohort.validation

@@ -303,3 +303,14 @@ def test_a_qform_near_a_half_turn_keeps_its_tilt(tmp_path: Path, degrees: float)
     image.set_sform(None, 0)
     nib.save(image, tmp_path / "a.nii")
     np.testing.assert_allclose(read_volume(tmp_path / "a.nii").affine, nib.load(tmp_path / "a.nii").affine, atol=1e-4)
+
+
+def test_a_file_that_somebody_holds_is_read_again_only_if_it_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), path)
+    first = read_volume(path)
+    assert read_volume(path) is first
+    nib.save(nib.Nifti1Image(np.full((4, 4, 4), 2, np.float32), np.eye(4)), path)
+    os.utime(path, ns=(1, 1))
+    assert read_volume(path).data.max() == 2
+    assert first.data.max() == 1

@@ -49,11 +49,12 @@ def test_auto_takes_the_faster_one_and_says_so(
 
 @pytest.mark.usefixtures("installed")
 def test_networks_and_devices_that_it_cannot_take_are_computed_by_torch() -> None:
-    for arguments in ({"norm": "instance"}, {"norm_adaptation": 0.5}, {"act": "gelu"}):
+    for arguments in ({"norm": "instance"}, {"act": "gelu"}):
         assert choose("auto", **arguments) is interleaved.infer
         with pytest.raises(InputError, match="MeshNets with ReLU or ELU"):
             choose("openvino", **arguments)
-    assert choose("openvino", norm_adaptation=0.5, norm_shift_limit=0.3) is not interleaved.infer
+    for limit in (None, 0.3):
+        assert choose("openvino", norm_adaptation=0.5, norm_shift_limit=limit) is not interleaved.infer
     assert choose_runtime("auto", torch.nn.Conv3d(1, 2, 1), None, "cpu") is interleaved.infer
     assert choose("auto", device="cuda") is interleaved.infer
     with pytest.raises(InputError, match="not on cuda"):

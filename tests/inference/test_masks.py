@@ -15,6 +15,7 @@ from conftest import lesion, write
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from scripts.common.errors import describe
+from scripts.data import reader
 from scripts.evaluation import qc_picture
 from scripts.execution.agreement import PredictionsInferer
 from scripts.inference import masks
@@ -263,6 +264,20 @@ def test_a_folder_that_cannot_be_written_is_one_line(segment: Callable, scans: P
     (line,) = refused(segment, scans, tmp_path / "file" / "out")
     assert str(tmp_path / "file" / "out") in line
     assert "Not a directory" in line
+
+
+def test_a_scan_is_read_once_and_of_two_with_the_same_content_a_line_tells(
+    segment: Callable, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, copy = scans / "sub-1" / "anat" / "sub-1_T2w.nii.gz", scans / "sub-3" / "sub-3_T2w.nii.gz"
+    copy.parent.mkdir()
+    copy.write_bytes(first.read_bytes())
+    reads, read = [], reader._read
+    monkeypatch.setattr(reader, "_read", lambda path: reads.append(path.name) or read(path))
+    segment(scans, tmp_path / "out", qc=True)
+    assert sorted(reads) == [f"sub-{i}_T2w.nii.gz" for i in (1, 2, 3)]
+    assert f"{copy}: the same content as {first}" in caplog.messages
+    assert not reader._held
 
 
 def test_every_scan_unreadable_leaves_the_folder_alone(segment: Callable, tmp_path: Path) -> None:

@@ -15,12 +15,14 @@ from conftest import EVALUATE, ROOT, TRAIN
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
 
-from scripts.benchmarking.techniques import NOT_OVERLAYS
 from scripts.common.errors import describe
 from scripts.common.menus import MENUS
 from scripts.networks.meshnet import MeshNet
 from scripts.training.training_state import TrainingState
 
+COMMANDS = {"benchmark", "evaluate", "hpo", "inference", "metadata", "protocol", "train"}
+NOT_OVERLAYS = COMMANDS | {"benchmark_gpu", "labels", "techniques", "usual"}  # of train.json
+NOT_OVERLAYS |= {"hpo_augmentation", "hpo_baseline"}
 OVERLAYS = sorted({path.stem for path in (ROOT / "configs").glob("*.json")} - NOT_OVERLAYS)
 ENTRIES = [(p.stem, name) for p in sorted(MENUS.glob("*.json")) for name in list(json.loads(p.read_text()))[1:]]
 SMALLER = {  # whole they take minutes, and states of a gigabyte
