@@ -13,7 +13,7 @@ from scripts.common.menus import MENUS
 from scripts.comparison.plan import Run
 
 COMMANDS = {"benchmark", "evaluate", "hpo", "inference", "metadata", "protocol", "train"}
-NOT_OVERLAYS = COMMANDS | {"benchmark_gpu", "hpo_augmentation", "labels", "techniques", "usual"}
+NOT_OVERLAYS = COMMANDS | {"benchmark_gpu", "hpo_augmentation", "hpo_baseline", "labels", "techniques", "usual"}
 STUDENT = {"name": "student", "overrides": {"+model_card": {"taught_by": "{output_dir}/wide/fold-{fold}"}}}
 
 

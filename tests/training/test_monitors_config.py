@@ -90,7 +90,7 @@ def test_an_evaluation_has_them_for_each_test_scan_and_agreement_for_all(folder:
     table, summary = pandas.read_csv(folder / "metrics.csv"), json.loads((folder / "summary.json").read_text())
     assert {*PER_SCAN, "dice", "dice_with_background"} <= {*table}
     assert not {*TOGETHER} & {*table}
-    assert list(summary["over_subjects"]) == TOGETHER
+    assert list(summary["over_subjects"]) == [*TOGETHER, "volume_mae", "volume_rmse"]
     assert summary["metrics"]["recall"]["mean"] == pytest.approx(table["recall"].mean(), abs=1e-6)
     assert 0 <= table["lesionwise_f1"].min() <= table["lesionwise_f1"].max() <= 1
 
