@@ -19,24 +19,21 @@ class LesionwiseF1(LesionMetric):
 
     def _values(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         pairs = zip(y_pred[:, 1].cpu().numpy() > 0, y[:, 1].cpu().numpy() > 0, strict=True)
-        return torch.tensor([[lesionwise_f1(pred, true)] for pred, true in pairs])
+        return torch.tensor([[self._of(pred, true)] for pred, true in pairs])
+
+    def _of(self, pred: np.ndarray, true: np.ndarray) -> float:
+        return lesionwise_f1(pred, true)
 
 
-class PanopticQuality(LesionMetric):
+class PanopticQuality(LesionwiseF1):
     """Panoptic quality of connected lesions (Kirillov et al., 2019): sum of IoU / (TP + FP / 2 + FN / 2).
 
     A predicted and a true lesion are a pair (TP) if their IoU is above one half; 1 where neither mask has a lesion.
     """
 
-    def _values(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        pairs = zip(y_pred[:, 1].cpu().numpy() > 0, y[:, 1].cpu().numpy() > 0, strict=True)
-        return torch.tensor([[panoptic_quality(pred, true)] for pred, true in pairs])
-
-
-def panoptic_quality(pred: np.ndarray, true: np.ndarray) -> float:
-    """Of two boolean masks (D, H, W); see ``PanopticQuality``."""
-    parts = [torch.from_numpy(ndimage.label(mask, TOUCHING)[0]) for mask in (pred, true)]
-    return float(compute_panoptic_quality(*parts, smooth_numerator=0)) if pred.any() or true.any() else 1.0
+    def _of(self, pred: np.ndarray, true: np.ndarray) -> float:
+        parts = [torch.from_numpy(ndimage.label(mask, TOUCHING)[0]) for mask in (pred, true)]
+        return float(compute_panoptic_quality(*parts, smooth_numerator=0)) if pred.any() or true.any() else 1.0
 
 
 def lesionwise_f1(pred: np.ndarray, true: np.ndarray) -> float:

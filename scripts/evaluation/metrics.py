@@ -14,6 +14,8 @@ from monai.metrics import (
 
 from scripts.common.errors import InputError
 
+COUNTS = ("tp", "fp", "tn", "fn")  # as MONAI counts
+
 
 class LesionMetric(CumulativeIterationMetric):
     """One value per subject from one-hot masks (B, 2, D, H, W) whose channel 1 is the lesion; the mean skips NaN."""
@@ -53,7 +55,8 @@ class ConfusionMatrixRate(LesionMetric):
     true one. MONAI's ConfusionMatrixMetric computes the same, but keeps counts instead of each subject's value.
 
     Args:
-        metric_name: any name that MONAI's ``ConfusionMatrixMetric`` knows, such as "precision" or "recall".
+        metric_name: any name that MONAI's ``ConfusionMatrixMetric`` knows, such as "precision" or "recall"; or "tp",
+            "fp", "tn" or "fn", for the number of voxels.
     """
 
     def __init__(self, metric_name: str) -> None:
@@ -61,22 +64,9 @@ class ConfusionMatrixRate(LesionMetric):
         self.metric_name = metric_name
 
     def _from_counts(self, counts: torch.Tensor) -> torch.Tensor:
+        if self.metric_name in COUNTS:
+            return counts[..., COUNTS.index(self.metric_name)]
         return compute_confusion_matrix_metric(self.metric_name, counts)
-
-
-class VoxelCount(LesionMetric):
-    """The lesion's voxels that are true positives ("tp"), false positives ("fp") or false negatives ("fn").
-
-    Args:
-        of: one of these.
-    """
-
-    def __init__(self, of: str) -> None:
-        super().__init__()
-        self.place = ("tp", "fp", "tn", "fn").index(of)  # as MONAI counts
-
-    def _from_counts(self, counts: torch.Tensor) -> torch.Tensor:
-        return counts[..., self.place]
 
 
 class HausdorffDistance(LesionMetric):

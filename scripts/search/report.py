@@ -42,10 +42,8 @@ def report(study: optuna.Study, output_dir: Path, metric: str, overlays: Sequenc
     needed = {"intermediate_values": 1, "optimization_history": 2, "slice": 2, "param_importances": 3}  # to compare
     drawn = {name: getattr(pictures, f"plot_{name}") for name, least in needed.items() if len(complete) >= least}
     if len(complete) >= 3 and len(pair := two_most_important(study)) == 2:
-        if isinstance(study.sampler, optuna.samplers.GridSampler):
-            drawn["heatmap"] = partial(plot_heatmap, params=pair)
-        else:
-            drawn["contour"] = partial(pictures.plot_contour, params=pair)
+        grid = isinstance(study.sampler, optuna.samplers.GridSampler)
+        drawn["heatmap" if grid else "contour"] = partial(plot_heatmap if grid else pictures.plot_contour, params=pair)
     for name, draw in drawn.items():
         axes = np.ravel(draw(study))[0]
         if name == "intermediate_values":
@@ -61,10 +59,7 @@ def report(study: optuna.Study, output_dir: Path, metric: str, overlays: Sequenc
 
 
 def two_most_important(study: optuna.Study) -> list[str]:
-    """The two parameters by which complete trials' values differ most (fANOVA, Hutter et al., 2014); [] of one value.
-
-    Parameters that not all complete trials have, or that have one value only, are none of them.
-    """
+    """The two parameters by which complete trials' values differ most (fANOVA, Hutter et al., 2014); [] if not."""
     trials = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
     if len({trial.value for trial in trials}) < 2:
         return []

@@ -64,8 +64,8 @@ class LossTerms(ABC):
 
     @torch.no_grad()
     def _validate(self, evaluator: Engine) -> None:
-        names = [name for name, weight in self.weights.items() if weight]
-        self._validated = {name: self.term(name, evaluator.state.output).item() for name in names}
+        output = evaluator.state.output
+        self._validated = {name: self.term(name, output).item() for name, weight in self.weights.items() if weight}
 
     def _factor(self, weight: float, loss: torch.Tensor, term: torch.Tensor) -> torch.Tensor | float:
         if self.weighting == "adaptive":

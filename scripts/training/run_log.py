@@ -27,12 +27,8 @@ class LossBar(ProgressBar):
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
-        loss_of = from_engine("loss", first=True)
-
-        def last_step(output: list[dict]) -> dict[str, float]:
-            return {"loss": float(loss_of(output)), "lr": engine.optimizer.param_groups[0]["lr"]}
-
-        super().attach(engine, output_transform=last_step)
+        loss_of, rate = from_engine("loss", first=True), lambda: engine.optimizer.param_groups[0]["lr"]
+        super().attach(engine, output_transform=lambda output: {"loss": float(loss_of(output)), "lr": rate()})
 
 
 class RunLog:

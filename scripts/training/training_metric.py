@@ -1,6 +1,7 @@
 """MONAI's metrics forget on resume what an epoch has had: a metric of the training scans goes into the log's terms."""
 
 from collections.abc import Callable
+from statistics import fmean
 
 import torch
 from ignite.engine import Engine
@@ -25,10 +26,7 @@ class TrainingMetric:
     @torch.no_grad()
     def __call__(self, trainer: Engine) -> None:
         """Measure; called when a mini-batch's items are apart."""
-        labels = [item["label"][None] for item in trainer.state.output]
-        labels = [label.argmax(1, keepdim=True) if label.shape[1] > 1 else label for label in labels]  # soft ones
-        values = [
-            float(self.metric_fn(item["pred"][None], label))
-            for item, label in zip(trainer.state.output, labels, strict=True)
-        ]
-        trainer.state.terms[self.name] = sum(values) / len(values)
+        items = trainer.state.output
+        labels = [(item["label"][None, -1:] > 0.5).float() for item in items]  # the last channel is the lesion, if soft
+        values = [float(self.metric_fn(item["pred"][None], label)) for item, label in zip(items, labels, strict=True)]
+        trainer.state.terms[self.name] = fmean(values)

@@ -20,7 +20,6 @@ from scripts.evaluation.metrics import (
     ConfusionMatrixRate,
     HausdorffDistance,
     MatthewsCorrelation,
-    VoxelCount,
     column,
     is_gain,
     key_metric_of,
@@ -218,6 +217,6 @@ def test_counts_are_those_of_scikit_learn(masks: tuple) -> None:
         confusion_matrix(t.flatten(), p.flatten(), labels=[0, 1]).ravel() for p, t in zip(pred, true, strict=True)
     ]
     for of, place in (("tp", 3), ("fp", 1), ("fn", 2)):
-        metric = VoxelCount(of)
+        metric = ConfusionMatrixRate(of)
         metric(one_hot(pred, 2), one_hot(true, 2))
         assert metric.get_buffer().flatten().tolist() == [row[place] for row in expected]
