@@ -58,6 +58,10 @@ class Config(dict):
         """Where the parser has the block that was chosen for ``place``."""
         return f"chosen::{ReferenceResolver.normalize_id(place)}"
 
+    def given(self, *places: str) -> bool:
+        """Whether the config itself has a value at one of the ``places``, such as "optimizer#momentum"."""
+        return any(at(self.parser.get(), place.replace(ID_SEP_KEY, "#")) != {} for place in places)
+
     def resolved(self, key: str) -> Any:
         """The config at ``key`` with its references replaced by their values, in terms of JSON."""
         self.parser.get_parsed_content(key)
@@ -93,7 +97,7 @@ def check_config() -> Config:
     problems += [] if problems else _out_of_range(config)
     if problems:
         raise InputError("\n".join(problems))
-    for line in _without_effect(config, shipped[-1], read) if "train" in config and "evaluating" not in config else ():
+    for line in _without_effect(config, shipped, read) if "train" in config and "evaluating" not in config else ():
         logger.warning(line)
     return checked
 
@@ -157,13 +161,14 @@ def _unread_keys(config: dict, shipped: list[dict], read: list[str]) -> Iterator
     return search(config, [], shipped)
 
 
-def _without_effect(config: dict, shipped: dict, read: list[str]) -> Iterator[str]:
-    """Values that differ from the shipped ones and are ours, but that what was chosen does not read."""
+def _without_effect(config: dict, shipped: list[dict], read: list[str]) -> Iterator[str]:
+    """Values that differ from those of all ``shipped`` parts, so the user's, but that what was chosen does not read."""
     read = {ReferenceResolver.split_id(reference)[0] for reference in read}
     for key, value in config.items():
         if key == "debug" or key.startswith("_") or isinstance(value, dict) or _is_program(value):  # read otherwise
             continue
-        if key in shipped and value != shipped[key] and key not in read:
+        same = [ReferenceResolver.normalize_id(str(part[key])) == str(value) for part in shipped if key in part]
+        if key in shipped[-1] and not any(same) and key not in read:
             yield f"{key} {value}: has no effect, nothing that was chosen reads it"
 
 

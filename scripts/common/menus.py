@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
+from monai.bundle.reference_resolver import ReferenceResolver
 
 from scripts.common.errors import InputError
 
@@ -53,8 +54,9 @@ def values_of_all() -> dict:
 
 
 def changed(block: dict, shipped: dict) -> set[str]:
-    """The arguments that are others in a ``block`` of a config than in the ``shipped`` recipe."""
-    return {key for key, value in block.items() if key[0] != "_" and value != shipped.get(key)}
+    """The arguments that are others in a ``block`` of a config than in the ``shipped`` one, where # is not yet ::."""
+    theirs = {key: ReferenceResolver.normalize_id(x) if isinstance(x, str) else x for key, x in shipped.items()}
+    return {key for key, value in block.items() if key[0] != "_" and value not in (shipped.get(key), theirs.get(key))}
 
 
 def at(config: dict, place: str) -> Any:

@@ -27,19 +27,26 @@ def as_given() -> None:
     """Let the config that this is part of say what was typed; nothing of it may have been read before.
 
     On MONAI's command line, or one of our own, a key whose shipped value is a text or a path takes the text as it was
-    typed. Wherever the shipped value is no text, the words true, false and none become what they mean; below a block,
-    where nothing is shipped, true and false do. There, too, an uncaught exception is one line from now on, unless
-    ``debug`` is true; a program that uses the bundle keeps its own tracebacks.
+    typed. Wherever the shipped value is no text, the words true, false and none become what they mean. Where nothing is
+    shipped, true and false do; none does if it was typed there, since a file or a program can say null. On a command
+    line, an uncaught exception is one line from now on, unless ``debug`` is true. A program that uses the bundle keeps
+    its own tracebacks.
 
     Raises:
-        InputError: a value with another meaning was read before.
+        InputError: a value with another meaning was read before, or MONAI has left out what was typed.
     """
     parser, frames = enclosing_parser(), inspect.stack(context=0)
     is_command = any(frame.filename in COMMAND_LINES for frame in frames)
     own = any(getattr(frame.frame.f_locals.get("self"), "__dict__", {}).get("parser") is parser for frame in frames)
+    if is_command and str(parser.get("debug")).lower() != "true" and sys.excepthook is sys.__excepthook__:
+        sys.excepthook = print_cause
     shipped, settled = shipped_parts(parser.get()), set()
     for key, text in typed_flags(sys.argv[1:]).items() if is_command and own else ():
         default, read, meant = _shipped(shipped, key), DefaultParseValue(text), as_typed(text)
+        if WORDS.get(text.lower(), True) is None and not isinstance(default, str) and not _takes_text(key, default):
+            meant = None
+        if read is None and "#" in key and key not in parser:
+            raise InputError(f"{key} {text}: MONAI leaves this out; type {text.lower()}")
         if read is None and key in parser and default is not _NOTHING and not _is_text(default):
             _put(parser, key, None)  # MONAI has left it out
         elif key in parser and _with_marks(parser[key]) == _with_marks(read) and not is_computed(meant):
@@ -53,8 +60,6 @@ def as_given() -> None:
             _put(parser, key, WORDS[word])
         elif key not in settled and not is_computed(value) and _takes_text(key, default):
             _put(parser, key, _with_marks(value))
-    if is_command and parser.get("debug") is not True and sys.excepthook is sys.__excepthook__:
-        sys.excepthook = print_cause
 
 
 def enclosing_parser() -> ConfigParser:

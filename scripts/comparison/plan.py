@@ -9,9 +9,8 @@ import optuna
 
 from scripts.common.errors import InputError
 from scripts.common.json_file import check_json
-from scripts.common.menus import MENUS
 from scripts.comparison.fit import fit
-from scripts.search.space import check_count, read_recipe
+from scripts.search.space import check_count, overlay_paths, read_recipe
 
 OWN = {"dataset_dir", "epochs", "seed", "fold", "inner_fold", "output_dir", "ckpt_dir", "resume", "overwrite", "report"}
 TEXTS = {"type": "array", "items": {"type": "string"}}
@@ -135,11 +134,7 @@ class Plan:
 
     def overlays(self, network: str) -> list[str]:
         """The config files after train.json; a bare name is one of the bundle's own."""
-        given = [*self.common["overlays"], *self.networks[network].get("overlays", [])]
-        paths = [path if Path(path).is_file() else str(MENUS.parent / path) for path in given]
-        if missing := [path for path in paths if not Path(path).is_file()]:
-            raise InputError(f"{network}: overlay {Path(missing[0]).name}: no such file here or in configs/")
-        return paths
+        return overlay_paths([*self.common["overlays"], *self.networks[network].get("overlays", [])], network)
 
     def overrides(self, run: Run) -> dict:
         """What a run's training differs in from train.json and its overlays, but for its folders."""

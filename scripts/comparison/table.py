@@ -78,7 +78,7 @@ def _notes(plan: Plan, reference: str, dice: pandas.DataFrame) -> list[str]:
             f"Holm's correction over {len(dice)} rows. Other metrics: statistics.csv."
         )
     for name, entry in plan.networks.items():
-        if "epochs" in entry.get("overrides", {}):
+        if entry.get("overrides", {}).get("epochs", epochs) != epochs:
             notes.append(f"{name} has {entry['overrides']['epochs']} instead of {epochs} epochs.")
     notes += [f"{name} is left out: {reason}." for name, reason in plan.left_out.items()]
     return [SIMULATED, *notes] if cohort.simulated else notes

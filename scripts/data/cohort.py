@@ -6,7 +6,9 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from statistics import fmean
 
 from scripts.common.errors import InputError
 from scripts.data.check_scans import check_scans, refuse_bad_scans
@@ -37,6 +39,17 @@ class Cohort:
     def seen(self) -> list[str]:
         """First 16 hex digits of the SHA-256 of each training and validation image that was checked."""
         return sorted(s["sha256"]["image"][:16] for s in self.training + self.validation if "sha256" in s)
+
+    def balanced_weights(self, spacing: Sequence[float], spatial_size: Sequence[int]) -> list[float]:
+        """Weights of background and lesion by inverse frequency, 1 / (2 f), as scikit-learn's "balanced".
+
+        f is a class's share of the training scans' voxels: of the lesion, its mean volume by the datalist over that of
+        the grid (``spacing`` in mm).
+        """
+        lesion = fmean(scan["lesion_volume"] for scan in self.training) / (prod(spacing) * prod(spatial_size))
+        weights = [0.5 / (1 - lesion), 0.5 / lesion]
+        logger.info("class_weights balanced: background {:.4g}, lesion {:.4g}".format(*weights))
+        return weights
 
 
 def load_cohort(

@@ -27,6 +27,7 @@ from scripts.evaluation.metrics import column, over_subjects, per_subject
 logger = logging.getLogger("meshnet")
 TEMPLATE = Path(__file__).with_name("report_template.html")
 VOLUMES = ("true_volume", "predicted_volume")  # metrics of an evaluation; the report has columns of its own for them
+COUNTS = ("true_positives", "false_positives", "false_negatives")  # and these are in the table only
 
 
 class HtmlReport:
@@ -101,10 +102,11 @@ class HtmlReport:
             if best != report["epoch"]:
                 facts["best epoch"] = f"{best}, before a report was asked for"
         rows = [self._subject(i, report) for i in tqdm(range(len(self.scans)), "Drawing report", leave=False)]
-        columns = {name: values for name, values in report["columns"].items() if name not in VOLUMES}
+        columns = {name: values for name, values in report["columns"].items() if name not in VOLUMES + COUNTS}
         means = {name: torch.tensor(values).nanmean().item() for name, values in columns.items()}
         key = column(report["key"])
-        rows.sort(key=lambda row: (not math.isnan(row[key]), row[key]))
+        worst = -1 if (self.evaluator or self.engine).metric_cmp_fn(0.0, math.inf) else 1  # where less is better
+        rows.sort(key=lambda row: (not math.isnan(row[key]), worst * row[key]))
         plots = {"curves": _curves(self.path.with_name("history.csv"), report["key"]), "volumes": _volumes(rows)}
         template = jinja2.Template(TEMPLATE.read_text(), autoescape=True, undefined=jinja2.StrictUndefined)
         page = template.render(
@@ -143,13 +145,15 @@ def _curves(history: Path, metric: str) -> str | None:
     if not history.is_file():
         return None
     table = pandas.read_csv(history, index_col="epoch").dropna(axis="columns", how="all")
-    first = ["loss", "val_loss", "lr", metric]
+    beside = {f"{start}{name[4:]}": name for name in table if name.startswith("val_") for start in ("train_", "")}
+    first = ["loss", "val_loss", "lr", metric, *beside]  # training's curve is beside that of validation
     others = [name for name in table if name not in first and (name != "skipped_steps" or table[name].any())]
-    panels = [["loss", "val_loss"], ["lr"], *([name] for name in (metric, *others) if name in table)]
+    of = {name: [one for one in beside if beside[one] == name] for name in (metric, *others) if name in table}
+    panels = [["loss", "val_loss"], ["lr"], *([*ones, name] for name, ones in of.items())]
     figure = Figure(figsize=(11, 2.8 * math.ceil(len(panels) / 3)), layout="constrained")
     for i, panel in enumerate(panels, 1):
         axis = figure.add_subplot(math.ceil(len(panels) / 3), 3, i)
-        for name in table.columns.intersection(panel, sort=False):
+        for name in [name for name in panel if name in table]:
             points = table[name].dropna()
             axis.plot(points.index, points, marker=".", markersize=4, label=_title(name))
         labels = [line.get_label() for line in axis.lines]
@@ -163,6 +167,8 @@ def _curves(history: Path, metric: str) -> str | None:
 def _title(name: str) -> str:
     """What a column of the history is called over its curve."""
     words = column(name).replace("_", " ")
+    if name.startswith("train_"):
+        return f"training {_title(name.removeprefix('train_').removeprefix('mean_'))}"
     return {"loss": "training loss", "lr": "learning rate"}.get(
         name, f"validation {words}" if "val_" in name else words
     )

@@ -12,6 +12,10 @@ from monai.metrics import (
     get_confusion_matrix,
 )
 
+from scripts.common.errors import InputError
+
+COUNTS = ("tp", "fp", "tn", "fn")  # as MONAI counts
+
 
 class LesionMetric(CumulativeIterationMetric):
     """One value per subject from one-hot masks (B, 2, D, H, W) whose channel 1 is the lesion; the mean skips NaN."""
@@ -51,7 +55,8 @@ class ConfusionMatrixRate(LesionMetric):
     true one. MONAI's ConfusionMatrixMetric computes the same, but keeps counts instead of each subject's value.
 
     Args:
-        metric_name: any name that MONAI's ``ConfusionMatrixMetric`` knows, such as "precision" or "recall".
+        metric_name: any name that MONAI's ``ConfusionMatrixMetric`` knows, such as "precision" or "recall"; or "tp",
+            "fp", "tn" or "fn", for the number of voxels.
     """
 
     def __init__(self, metric_name: str) -> None:
@@ -59,6 +64,8 @@ class ConfusionMatrixRate(LesionMetric):
         self.metric_name = metric_name
 
     def _from_counts(self, counts: torch.Tensor) -> torch.Tensor:
+        if self.metric_name in COUNTS:
+            return counts[..., COUNTS.index(self.metric_name)]
         return compute_confusion_matrix_metric(self.metric_name, counts)
 
 
@@ -80,6 +87,21 @@ class HausdorffDistance(LesionMetric):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of empty masks, and of an argument that MONAI itself passes
             return compute_hausdorff_distance(y_pred.cpu(), y.cpu(), percentile=self.percentile, spacing=self.spacing)
+
+
+def key_metric_of(metrics: dict, key_metric: str) -> dict:
+    """The one of the ``metrics`` that says what is best, by its name; ``InputError``: it is none of them."""
+    if key_metric not in metrics:
+        raise InputError(f"key_metric {key_metric}: expected one of {', '.join(metrics)}")
+    return {key_metric: metrics[key_metric]}
+
+
+def is_gain(value: float, best: float, mode: str, min_delta: float) -> bool:
+    """Whether ``value`` is better than ``best`` by more than ``min_delta``: greater if ``mode`` is max, less if min.
+
+    A value that is defined is a gain over NaN, and NaN is none.
+    """
+    return value == value and (best != best or (value - best if mode == "max" else best - value) > min_delta)
 
 
 def column(name: str) -> str:

@@ -13,6 +13,7 @@ class VolumeAgreement(LesionMetric):
     """One figure about all scans' lesion volumes in mL; its handler must not save details, as no scan has a value.
 
     * "bias": mean of predicted - true volume (Bland and Altman, Lancet 1986, 327:307-310);
+    * "mae", "rmse": mean absolute difference, and root of the mean squared one;
     * "lower_limit", "upper_limit": of agreement, bias - and + 1.96 standard deviations (n - 1) of the differences;
     * "r2": coefficient of determination of the true volumes by the predicted ones themselves, not by a line fitted to
       them, 1 - sum (true - predicted)^2 / sum (true - mean true)^2: bias lowers it, as it should; negative if the
@@ -30,8 +31,8 @@ class VolumeAgreement(LesionMetric):
 
     def __init__(self, statistic: str, spacing: Sequence[float]) -> None:
         super().__init__()
-        if statistic not in ("bias", "lower_limit", "upper_limit", "r2"):
-            raise InputError(f"statistic {statistic}: expected bias, lower_limit, upper_limit or r2")
+        if statistic not in ("bias", "mae", "rmse", "lower_limit", "upper_limit", "r2"):
+            raise InputError(f"statistic {statistic}: expected bias, mae, rmse, lower_limit, upper_limit or r2")
         self.statistic, self.millilitres = statistic, prod(spacing) / 1000
 
     def _values(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -42,8 +43,10 @@ class VolumeAgreement(LesionMetric):
         """The statistic over all scans."""
         pred, true = self.get_buffer().unbind(1)
         difference, undefined = pred - true, torch.tensor(torch.nan)
-        if self.statistic == "bias":
-            return difference.mean()
+        errors = {"bias": difference, "mae": difference.abs(), "rmse": difference.square()}
+        if self.statistic in errors:
+            mean = errors[self.statistic].mean()
+            return mean.sqrt() if self.statistic == "rmse" else mean
         if len(true) < 2:
             return undefined
         if self.statistic == "r2":

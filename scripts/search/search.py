@@ -4,7 +4,6 @@ import re
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -44,7 +43,6 @@ class Search:
             InputError: trials keep failing for the same reason, or none has succeeded.
             SystemExit: 128 plus the signal's number, after SIGTERM or SIGINT.
         """
-        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self.study.sampler = self._sampler(0)
         with ExitStack() as stack, suppress(SystemExit):
             self.bar = stack.enter_context(tqdm(total=self.n_trials, desc=type(self).__name__, unit="trial"))

@@ -1,6 +1,7 @@
 """Optuna and MONAI find a wrong range or override in the middle of a search: this finds it before the first trial."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -20,7 +21,16 @@ def check_count(minimum: int, **values: Any) -> None:
             raise InputError(f"{name} {value!r}: expected a whole number of at least {minimum}")
 
 
-def check_space(space: dict[str, Callable], overrides: dict, common: dict) -> None:
+def overlay_paths(names: str | Sequence[str], of: str) -> list[str]:
+    """Paths of overlays, a bare name is one of the bundle's; ``InputError``, which begins with ``of``: no file."""
+    names = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
+    paths = [Path(name) if Path(name).is_file() else RECIPE.parent / name for name in names]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise InputError(f"{of}: overlay {missing[0].name}: no such file here or in configs/")
+    return [str(path.resolve()) for path in paths]
+
+
+def check_space(space: dict[str, Callable], overrides: dict, common: dict, overlays: Sequence[str] = ()) -> None:
     """Build the training, without its scans, at both ends of all ranges, with what all trials have in ``common``.
 
     ``space`` has for each key a function of the trial and the key that suggests its value. An ``InputError`` says that
@@ -44,7 +54,7 @@ def check_space(space: dict[str, Callable], overrides: dict, common: dict) -> No
         ends[name] = among.choices if hasattr(among, "choices") else (among.low, among.high)
     for i in range(max(map(len, ends.values()), default=1)):
         values = {name: values[min(i, len(values) - 1)] for name, values in ends.items()}
-        read_recipe({**common, **values, "cache": "none"}).get_parsed_content("train#trainer")
+        read_recipe({**common, **values, "cache": "none"}, overlays).get_parsed_content("train#trainer")
 
 
 def read_recipe(overrides: dict, overlays: Sequence[str] = ()) -> ConfigParser:

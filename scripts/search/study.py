@@ -3,6 +3,7 @@
 import json
 import re
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def open_study(
     seconds that it lives, and is taken for dead after two. An ``InputError`` says what is wrong with the name, the
     storage or the settings.
     """
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     if not re.fullmatch(r"\w[\w.-]*", str(study_name)):
         raise InputError(f"study_name {study_name!r}: names a folder; use letters, digits, '_', '-' and '.'")
     for last in (False, False, False, False, True):

@@ -3,7 +3,7 @@
 import csv
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, redirect_stderr
 from dataclasses import dataclass
 from math import isfinite
@@ -17,7 +17,7 @@ from ignite.engine import Events
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
 from scripts.search.report import report
-from scripts.search.space import check_count, check_space, read_recipe
+from scripts.search.space import check_count, check_space, overlay_paths, read_recipe
 from scripts.search.study import put_back
 from scripts.training.training_state import random_states, set_random_states
 
@@ -35,6 +35,7 @@ class Objective:
     metric: str  # a validation metric of train.json
     min_epochs: int  # of the pruner's first rung
     max_epochs: int  # of a trial that is not pruned
+    overlays: str | Sequence[str] = ()  # config files of all trials after train.json; a bare name is the bundle's own
 
     def __post_init__(self) -> None:
         check_count(1, min_epochs=self.min_epochs, max_epochs=self.max_epochs)
@@ -42,12 +43,12 @@ class Objective:
             raise InputError(f"min_epochs {self.min_epochs}: more than max_epochs, which is {self.max_epochs}")
         if not self.inner_folds or len(self.inner_folds) > len({*self.inner_folds}):
             raise InputError(f"inner_folds {self.inner_folds}: expected one or more, each once")
-        self.folder = Path(self.output_dir).resolve()
+        self.folder, self.overlays = Path(self.output_dir).resolve(), overlay_paths(self.overlays, "overlays")
         self.common = {**self.overrides, "fold": self.fold, "epochs": self.max_epochs, "val_interval": 1}
         if self.dataset_dir is not None:  # the trials' files work from any directory
             self.common["dataset_dir"] = str(Path(self.dataset_dir).resolve())
-        check_space(self.space, self.overrides, self.common)
-        recipes = [read_recipe({**self.common, "inner_fold": inner_fold}) for inner_fold in self.inner_folds]
+        check_space(self.space, self.overrides, self.common, self.overlays)
+        recipes = [read_recipe({**self.common, "inner_fold": k}, self.overlays) for k in self.inner_folds]
         self.cohort = [recipe.get_parsed_content("cohort").fingerprint for recipe in recipes]
 
     def __call__(self, trial: optuna.Trial, after_epoch: Callable[..., None]) -> float:
@@ -69,7 +70,7 @@ class Objective:
             with (folder / "log.txt").open("a") as log, redirect_stderr(log), ExitStack() as stack:
                 stack.callback(setattr, root, "handlers", root.handlers)
                 root.handlers = [logging.StreamHandler(log)]
-                trainings = (InnerFold(folder, {**overrides, "inner_fold": k}) for k in self.inner_folds)
+                trainings = (InnerFold(folder, {**overrides, "inner_fold": k}, self.overlays) for k in self.inner_folds)
                 folds = [stack.enter_context(closing(training)) for training in trainings]
                 return self._train(trial, folds, frozen.last_step or 0, after_epoch)
         except SystemExit:
@@ -82,7 +83,7 @@ class Objective:
 
     def report(self, study: optuna.Study) -> None:
         """Write and print the results of all trials so far."""
-        report(study, self.folder, self.metric)
+        report(study, self.folder, self.metric, self.overlays)
 
     def _train(self, trial: optuna.Trial, folds: list["InnerFold"], reported: int, after_epoch: Callable) -> float:
         for epoch in range(1, self.max_epochs + 1):
@@ -104,19 +105,26 @@ class Objective:
 class InnerFold:
     """A training in a trial's folder that halts after each epoch, so that others of the process can run.
 
-    It has random states of its own. ``overrides`` are of train.json; a state that is there is continued.
+    It has random states of its own. ``overrides`` are of train.json and ``overlays``; a state that is there is
+    continued.
     """
 
-    def __init__(self, trial_dir: Path, overrides: dict) -> None:
+    def __init__(self, trial_dir: Path, overrides: dict, overlays: Sequence[str] = ()) -> None:
         folder = trial_dir / f"inner_fold-{overrides['inner_fold']}"
         own = {"output_dir": str(folder), "ckpt_dir": str(folder), "resume": True, "report": False}
-        recipe, self.history = read_recipe({**overrides, **own}), folder / "history.csv"
+        recipe, self.history = read_recipe({**overrides, **own}, overlays), folder / "history.csv"
         recipe.get_parsed_content("initialize")
         self.trainer, run_folder = map(recipe.get_parsed_content, ("train#trainer", "run_folder"))
-        self.random, self.close = random_states(), run_folder.release
+        self.random, self._release = random_states(), run_folder.release
         self._run = lambda: recipe.get_parsed_content("run")
         before_last = Events.EPOCH_COMPLETED(event_filter=lambda trainer, epoch: epoch < trainer.state.max_epochs)
         self.trainer.add_event_handler(before_last, self.trainer.interrupt)
+
+    def close(self) -> None:
+        """End a training that halts, while there is one to be told, and give its folders back."""
+        if self.trainer._internal_run_generator is not None:  # Ignite's, where it halts
+            self.trainer._internal_run_generator.close()
+        self._release()
 
     def advance(self, epoch: int, metric: str) -> float:
         """Train up to ``epoch``, unless a state beyond it was continued; return a validation metric of that epoch."""

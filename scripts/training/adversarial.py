@@ -16,7 +16,7 @@ class AdversarialLoss:
 
     L is the recipe's loss; what other handlers add to it stays as it is. The changed scan stays in the range of the
     clean one. The network's running statistics come from clean scans only. A step takes three times as long. The mean
-    of the second part is the column ``adversarial_loss`` of ``history.csv``.
+    of the second part is the column ``adversarial_loss`` of ``history.csv``, that of L(x) ``data_loss``.
 
     Args:
         epsilon: e, in units of the scaled intensities.
@@ -53,4 +53,5 @@ class AdversarialLoss:
             adversarial = loss_of(changed.clamp(clean.amin(), clean.amax()))
         unchanged = trainer.loss_function(output["pred"], output["label"]).mean()  # without what others have added
         output["loss"] = output["loss"] + self.weight * (adversarial - unchanged)
+        trainer.state.terms.setdefault("data_loss", unchanged.item())
         trainer.state.terms["adversarial_loss"] = adversarial.item()

@@ -67,9 +67,9 @@ class Distillation(LossTerms):
         self._kept: dict[str, torch.Tensor] = {}
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
-        super().attach(engine)
+        """Register with the trainer, or with an evaluator."""
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._forward_completed)
+        super().attach(engine)
 
     def state_dict(self) -> dict:
         """Who teaches, for a training's state."""

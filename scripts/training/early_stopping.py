@@ -11,7 +11,7 @@ logger = logging.getLogger("meshnet")
 
 
 class EarlyStopping:
-    """Ends the training when ``patience`` validations in a row have not improved the key metric.
+    """Ends the training when ``patience`` validations in a row have not improved the key metric by its least gain.
 
     What counts is the epoch of the best weights, which the training state restores, so a resumed run stops where it
     would have stopped, and a run that has stopped is finished: resumed, it stops at once. The weights for use are the
@@ -46,5 +46,6 @@ class EarlyStopping:
         best = self.evaluator.state.best_metric_epoch
         since = trainer.state.epoch // self.interval - best // self.interval
         if best > 0 and since >= self.patience and trainer.state.epoch < trainer.state.max_epochs:
-            logger.info(f"Stopped early: no gain in {since} validations since epoch {best}")
+            trainer.state.stopped_early = f"no gain in {since} validations since epoch {best}"
+            logger.info(f"Stopped early: {trainer.state.stopped_early}")
             trainer.terminate()

@@ -17,6 +17,8 @@ from scripts.training.training_state import when_restored
 class EventLog:
     """Appends to ``events.jsonl`` what happens: "started", "epoch", "completed", "stopped" (by a signal) or "failed".
 
+    "stopped_early" says why a run has fewer epochs than planned (``reason``); "completed" follows it.
+
     Every line has ``event``, ``time`` (ISO 8601), ``epoch`` (how many are done) and ``epochs`` (of how many). "epoch"
     has its row of ``history.csv`` too, its ``seconds``, and those ``remaining`` by the mean epoch of this process; both
     are null if a process was killed between the epoch's state and its line. "started" says whether the run is
@@ -65,6 +67,8 @@ class EventLog:
         self._write(trainer, "epoch", {**row, **times})
 
     def _completed(self, trainer: Engine) -> None:
+        if reason := getattr(trainer.state, "stopped_early", None):
+            self._write(trainer, "stopped_early", {"epoch": self._written, "reason": reason})
         self._write(trainer, "completed", {"epoch": self._written})
 
     def _ended(self, trainer: Engine, error: BaseException) -> None:

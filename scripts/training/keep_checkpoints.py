@@ -9,12 +9,15 @@ import torch
 from ignite.engine import Engine, Events
 
 from scripts.common.errors import InputError
+from scripts.training.checkpoint import dated
 from scripts.training.training_state import when_restored
 from scripts.weights.checkpoint import write_weights
 
 
 class KeepCheckpoints:
     """Keeps the weights of the best and of every n-th epoch, ``epochs/epoch-0012.pt`` and its card, and no others'.
+
+    ``model_last.pt`` beside that folder has those of the last epoch so far. Cards have epoch, metrics and date.
 
     It hooks itself in when the trainer has started, behind the log and the state, so that an epoch's row is there. It
     has no state: what is wanted follows from the rows, also after a resume.
@@ -59,9 +62,10 @@ class KeepCheckpoints:
             self._save_and_remove(trainer)
 
     def _save_and_remove(self, trainer: Engine) -> None:
-        epoch, wanted = trainer.state.epoch, self._wanted(trainer.state.run_log["rows"])
-        if epoch in wanted:
-            write_weights(self.folder / f"epoch-{epoch:04d}.pt", self.network, self.card)
+        epoch, rows = trainer.state.epoch, trainer.state.run_log["rows"]
+        wanted, last = self._wanted(rows), self.folder.with_name("model_last.pt")
+        for path in [last, *[self.folder / f"epoch-{epoch:04d}.pt"] * (epoch in wanted)]:
+            write_weights(path, self.network, dated(self.card, epoch, rows[-1]))
         for path in self.folder.glob("epoch-*"):
             found = re.fullmatch(r"epoch-(\d{4,})\.(pt|json)", path.name)
             if found and int(found[1]) not in wanted:
@@ -70,6 +74,12 @@ class KeepCheckpoints:
     def _wanted(self, rows: list[dict]) -> set[int]:
         key = self.evaluator.state.key_metric_name
         validated = [row for row in rows if not math.isnan(row.get(key, math.nan))]
-        best = sorted(validated, key=lambda row: -row[key])[: self.keep_best]  # a stable sort
+        best, is_gain = [], self.evaluator.metric_cmp_fn
+        sign = 1 if is_gain(math.inf, 0.0) else -1  # of more
+        for row in validated:
+            best.append(row)
+            if len(best) > self.keep_best:  # a new one has to be a gain over the worst, the later of equals
+                worst = min(best[-2::-1], key=lambda row: sign * row[key], default=row)
+                best.remove(worst if is_gain(row[key], worst[key]) else row)
         every = [row for row in rows if self.keep_every and row["epoch"] % self.keep_every == 0]
         return {row["epoch"] for row in (*best, *every)}

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from ignite.engine import Engine
+from ignite.metrics import Average
+from monai.engines import Evaluator
 from monai.engines.utils import IterationEvents
 from monai.utils import convert_to_tensor
 
@@ -14,6 +16,9 @@ from scripts.common.errors import InputError
 
 class LossTerms(ABC):
     """Adds weighted terms to the loss of each step; their means over an epoch are columns of ``history.csv``.
+
+    ``data_loss`` is the loss before any term, and ``<name>_weight`` the weight in force, if that changes. Attached to
+    an evaluator, it measures the terms of each validation, ``val_<name>``.
 
     Args:
         weights: of each term, by its name; a term of weight 0 is not computed.
@@ -33,20 +38,34 @@ class LossTerms(ABC):
         self.weights, self.weighting = weights, weighting
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
-        self.trainer = engine
-        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+        """Register with the trainer, or with an evaluator."""
+        if not isinstance(engine, Evaluator):
+            self.trainer = engine
+            engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+            return
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._validate)
+        for name in [name for name, weight in self.weights.items() if weight]:
+            Average(lambda _, name=name: self._validated[name]).attach(engine, f"val_{name}")
 
     def __call__(self, trainer: Engine) -> None:
         """Add; called between the loss and its gradients."""
         state = trainer.state
         loss = state.output["loss"]
+        state.terms.setdefault("data_loss", loss.item())
         for name, weight in self.weights.items():
             if weight:
                 with torch.autocast(loss.device.type, enabled=False):
                     term = self.term(name, state.output)
-                state.output["loss"] = state.output["loss"] + self._factor(weight, loss, term) * term
+                factor = self._factor(weight, loss, term)
+                state.output["loss"] = state.output["loss"] + factor * term
                 state.terms[name] = term.item()
+                if self.weighting != "constant":
+                    state.terms[f"{name}_weight"] = float(factor)
+
+    @torch.no_grad()
+    def _validate(self, evaluator: Engine) -> None:
+        output = evaluator.state.output
+        self._validated = {name: self.term(name, output).item() for name, weight in self.weights.items() if weight}
 
     def _factor(self, weight: float, loss: torch.Tensor, term: torch.Tensor) -> torch.Tensor | float:
         if self.weighting == "adaptive":

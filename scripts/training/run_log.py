@@ -23,12 +23,12 @@ logger = logging.getLogger("meshnet")
 
 
 class LossBar(ProgressBar):
-    """Ignite's progress bar, with the loss of the last step."""
+    """Ignite's progress bar, with the loss and the learning rate of the last step."""
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
-        loss_of = from_engine("loss", first=True)
-        super().attach(engine, output_transform=lambda output: {"loss": float(loss_of(output))})
+        loss_of, rate = from_engine("loss", first=True), lambda: engine.optimizer.param_groups[0]["lr"]
+        super().attach(engine, output_transform=lambda output: {"loss": float(loss_of(output)), "lr": rate()})
 
 
 class RunLog:
@@ -43,10 +43,11 @@ class RunLog:
     Args:
         cohort: the split that is trained on.
         grid: spacing in mm and size in voxels of what the network sees.
-        evaluator: the validation engine, whose metrics are shown; the key metric is the one that is maximized.
+        evaluator: the validation engine, whose metrics are shown; the key metric says what is best.
         run_folder: where ``history.csv`` goes, and what differs from the shipped recipe.
         model_path: where the weights for use are saved.
-        seconds: whether ``history.csv`` has each epoch's duration, which no two runs share.
+        seconds: whether ``history.csv`` has each epoch's duration, which no two runs share, and how much of it went
+            into waiting for data, steps and validation; the rest is what handlers do.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class RunLog:
         self.cohort, self.grid, self.evaluator, self.differences = cohort, grid, evaluator, run_folder.differences
         self.history, self.model_path = run_folder.record.with_name("history.csv"), model_path
         self._loss_of = from_engine("loss", first=True)
-        self._waited, self._trained, self._scale = Timer(), Timer(), 0.0
+        self._waited, self._trained, self._validated, self._scale = Timer(), Timer(), Timer(), 0.0
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, whose state dictionary has the history and the losses of the epoch under way."""
@@ -74,12 +75,14 @@ class RunLog:
             (self._trained, Events.ITERATION_STARTED, Events.ITERATION_COMPLETED),
         ):
             timer.attach(engine, start=Events.EPOCH_STARTED, resume=begin, pause=end)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._trained.pause)  # until there is a batch
         engine.add_event_handler(Events.ITERATION_STARTED, self._iteration_started)
 
     def _started(self, trainer: Engine) -> None:
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
         trainer.add_event_handler(Events.COMPLETED, self._completed)
+        self._validated.attach(self.evaluator, start=Events.STARTED, pause=Events.COMPLETED)
         cohort, network, (spacing, spatial_size) = self.cohort, trainer.network, self.grid
         n_parameters = sum(p.numel() for p in network.parameters())
         dtype = str(getattr(getattr(trainer, "inferer", None), "dtype", None) or torch.float32).removeprefix("torch.")
@@ -124,7 +127,9 @@ class RunLog:
         validated = self.evaluator.state.epoch == epoch
         values = dict(self.evaluator.state.metrics) if validated else {}
         row = {"epoch": epoch, "loss": means.pop("loss"), "lr": lr, **values, "skipped_steps": log["skipped_steps"]}
-        log["rows"].append({**row, **means, **({"seconds": seconds} if self.seconds else {})})
+        times = {"seconds_data": self._waited.value(), "seconds_step": self._trained.value()}
+        times |= {"seconds": seconds, "seconds_validation": self._validated.value() if validated else 0.0}
+        log["rows"].append({**row, **means, **(times if self.seconds else {})})
         longest_first = sorted(log["rows"], key=len, reverse=True)  # an epoch without validation has fewer columns
         columns = dict.fromkeys(name for row in longest_first for name in row)
         with replace_file(self.history) as file:

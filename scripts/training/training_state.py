@@ -1,5 +1,6 @@
 """MONAI's checkpoints forget random states, best metric and history: this is all of a run, to continue it exactly."""
 
+import json
 import logging
 import random
 import signal
@@ -45,18 +46,24 @@ class TrainingState:
         run_folder: where the state is, and the state to continue from.
         evaluator: the validation engine, whose best metric belongs to the state.
         save_interval: epochs between states.
+        card: of the network, so that an evaluation can take it from the state; see ``scripts.weights.card.CARD``.
 
     Raises:
         InputError: ``save_interval`` is below 1.
     """
 
     def __init__(
-        self, save_dict: dict[str, Any], run_folder: RunFolder, evaluator: Engine, save_interval: int = 1
+        self,
+        save_dict: dict[str, Any],
+        run_folder: RunFolder,
+        evaluator: Engine,
+        save_interval: int = 1,
+        card: dict | None = None,
     ) -> None:
         if save_interval < 1:
             raise InputError(f"save_interval {save_interval}: expected at least 1 epoch")
         self.save_dict, self.run_folder, self.evaluator = save_dict, run_folder, evaluator
-        self.save_interval = save_interval
+        self.save_interval, self.card = save_interval, card
         self._signal: int | None = None
         self._begun = False
         self._restore: dict[int, Any] = {}
@@ -130,6 +137,7 @@ class TrainingState:
             "facts": self.run_folder.facts,
             "trainer": dict(trainer.state_dict()),
             "epoch_pending": epoch_pending,
+            "card": json.loads(json.dumps({**(self.card or {}), "epoch": trainer.state.epoch})),
             "best": {
                 "best_metric": float(self.evaluator.state.best_metric),
                 "best_metric_epoch": int(self.evaluator.state.best_metric_epoch),

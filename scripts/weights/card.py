@@ -12,6 +12,7 @@ import torch
 from scripts.common.errors import InputError
 from scripts.common.files import sha256
 from scripts.common.json_file import RANGES, check_json, read_json
+from scripts.weights.checkpoint import read_checkpoint
 
 # A card is data that people share: it names these classes only, with plain values, and nothing in it is evaluated.
 # None of them reads or writes a file, or fetches an address.
@@ -55,7 +56,8 @@ HINT = "training writes the card beside its weights, see models/README.md"
 
 def read_card(ckpt_path: str, key: str = "ckpt_path") -> dict:
     """The card beside ``ckpt_path``: what it must hold is in ``CARD``, spacing in mm, and both of the grid along
-    the axes of its ``orientation``, RAS where it has none. ``key`` is that of the config, for messages.
+    the axes of its ``orientation``, RAS where it has none. A training's state has its card within. ``key`` is that of
+    the config, for messages.
 
     Raises:
         InputError: no weights, no card, or a card that is not as ``CARD`` says.
@@ -63,7 +65,8 @@ def read_card(ckpt_path: str, key: str = "ckpt_path") -> dict:
     if not Path(ckpt_path).is_file():
         raise InputError(f"{ckpt_path}: no such file; train first, or give the weights with --{key}")
     path = Path(ckpt_path).with_suffix(".json")
-    card = read_json(path, HINT)
+    state = read_checkpoint(ckpt_path) if path.name.startswith("checkpoint_") and not path.is_file() else {}
+    card = state.get("card") or read_json(path, HINT)
     if isinstance(card, dict) and "network_def" not in card and "channels" in card:  # of version 0.4.0 or before
         network = {"_target_": "scripts.networks.meshnet.MeshNet", "channels": card["channels"]}
         scaling = {"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0}

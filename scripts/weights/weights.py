@@ -38,7 +38,7 @@ class Weights:
 
     Args:
         ckpt_path: weights, several with commas between or as a list, or a folder: all weights in it and below it,
-            without the ``checkpoint_*.pt`` of training.
+            without the ``checkpoint_*.pt`` and ``model_last.pt`` of training.
         key: of the config, for messages.
         threshold: the mask's voxels are more probable, as in argmax for 0.5; None: the card's, as for the next three.
         min_volume: smallest lesion that is kept, in mm3.
@@ -145,7 +145,8 @@ def _read_members(ckpt_path: str | Sequence[str] | None, key: str) -> dict[str, 
         raise InputError(f"{key}: none is given; give weights, several with commas between, or a folder")
     paths = ckpt_path if isinstance(ckpt_path, list | tuple) else [ckpt_path]
     if isinstance(ckpt_path, str) and Path(ckpt_path).is_dir():
-        paths = [p for p in sorted(Path(ckpt_path).rglob("*.pt")) if not p.name.startswith("checkpoint_")]
+        states = ("checkpoint_", "model_last.")
+        paths = [p for p in sorted(Path(ckpt_path).rglob("*.pt")) if not p.name.startswith(states)]
         if not paths:
             raise InputError(f"{ckpt_path}: no weights (*.pt) there; train first, or give others with --{key}")
     elif isinstance(ckpt_path, str) and not Path(ckpt_path).is_file():

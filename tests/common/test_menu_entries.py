@@ -25,7 +25,7 @@ def config(**overrides: object) -> ConfigParser:
 
 def rates(name: str, **overrides: object) -> list[float]:
     """The learning rate of each step over the greatest."""
-    parser = config(schedule_name=name, learning_rate=0.5, warmup_fraction=0.1, **overrides)
+    parser = config(**{"schedule_name": name, "learning_rate": 0.5, "warmup_fraction": 0.1, **overrides})
     scheduler, optimizer = map(parser.get_parsed_content, ("lr_scheduler", "optimizer"))
     found = []
     for _ in range(N):
@@ -39,13 +39,15 @@ def cosine(t: float) -> float:
     return (1 + math.cos(math.pi * t)) / 2
 
 
+BEHIND = {  # step i of n behind the warm-up
+    "cosine": ({}, lambda i, n: cosine(i / n)),
+    "warm_restarts": ({"cycles": 3}, lambda i, n: cosine(i % -(-n // 3) / -(-n // 3))),
+    "step": ({"step_factor": 0.5}, lambda i, n: 0.5 ** (i // (n // 3))),
+    "multistep": ({"milestones": [0.2, 0.6]}, lambda i, n: 0.1 ** ((i >= round(0.2 * n)) + (i >= round(0.6 * n)))),
+    "exponential": ({"final_fraction": 0.01}, lambda i, n: 0.01 ** (i / n)),
+    "polynomial": ({"power": 2.0, "final_fraction": 0.04}, lambda i, n: max(0.04, (1 - i / n) ** 2)),
+}
 FORMULAS = {
-    "cosine": ({}, lambda i: cosine(i / N)),
-    "warm_restarts": ({"cycles": 4}, lambda i: cosine(i % 25 / 25)),
-    "step": ({"step_factor": 0.5}, lambda i: 0.5 ** (i // 33)),
-    "multistep": ({"milestones": [0.2, 0.6]}, lambda i: 0.1 ** ((i >= 20) + (i >= 60))),
-    "exponential": ({"final_fraction": 0.01}, lambda i: 0.01 ** (i / N)),
-    "polynomial": ({"power": 2.0, "final_fraction": 0.04}, lambda i: max(0.04, (1 - i / N) ** 2)),
     "warmup_linear": ({}, lambda i: min((i + 1) / 11, (N - i) / 90)),
     "warmup_cosine": ({}, lambda i: 0.01 + 0.99 * i / 10 if i < 10 else cosine((i - 10) / 90)),
     "noam": ({}, lambda i: min(((i + 1) / 10) ** -0.5, (i + 1) / 10)),
@@ -58,8 +60,21 @@ def test_a_schedule_follows_its_formula(name: str) -> None:
     assert rates(name, **overrides) == pytest.approx([formula(i) for i in range(N)], abs=1e-6)
 
 
+@pytest.mark.parametrize("name", BEHIND)
+@pytest.mark.parametrize("steps", [0, 1, 10])
+def test_a_schedule_follows_its_formula_behind_a_warm_up(name: str, steps: int) -> None:
+    overrides, formula = BEHIND[name]
+    expected = [(i + 1) / (steps + 1) for i in range(steps)] + [formula(i, N - steps) for i in range(N - steps)]
+    assert rates(name, **overrides, warmup_fraction=steps / N) == pytest.approx(expected, abs=1e-6)
+
+
+def test_arguments_of_a_schedule_behind_a_warm_up_can_be_changed() -> None:
+    found = rates("warm_restarts", **{"lr_scheduler#T_0": 10, "lr_scheduler#T_mult": 2, "warmup_steps": 0})
+    assert [i for i in range(1, N) if found[i] > found[i - 1]] == [10, 30, 70]
+
+
 def test_every_schedule_has_a_formula_here() -> None:
-    assert {*FORMULAS, "one_cycle", "plateau"} == set(json.loads((MENUS / "schedule.json").read_text()))
+    assert {*FORMULAS, *BEHIND, "one_cycle", "plateau"} == set(json.loads((MENUS / "schedule.json").read_text()))
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "rmsprop"])
@@ -72,6 +87,23 @@ def test_one_cycle_cycles_the_momentum_only_of_optimizers_that_have_one(name: st
     group = optimizer.param_groups[0]
     momentum = group["betas"][0] if name.startswith("adam") else group["momentum"]
     assert momentum == 0 if name == "rmsprop" else 0.85 < momentum < 0.95 and momentum != 0.9
+
+
+@pytest.mark.parametrize(
+    ("given", "momentum"),
+    [
+        ({"optimizer_name": "sgd", "momentum": 0.95}, 0.95),
+        ({"optimizer_name": "sgd", "optimizer#momentum": 0.97}, 0.97),
+        ({"optimizer#betas": [0.8, 0.99]}, 0.8),
+    ],
+)
+def test_one_cycle_keeps_a_momentum_that_was_given(given: dict, momentum: float) -> None:
+    scheduler, optimizer = map(config(**given).get_parsed_content, ("lr_scheduler", "optimizer"))
+    for _ in range(3):
+        group = optimizer.param_groups[0]
+        assert group.get("momentum", group.get("betas", [0])[0]) == momentum
+        optimizer.step()
+        scheduler.step()
 
 
 def test_norms_and_biases_can_do_without_weight_decay() -> None:

@@ -141,3 +141,12 @@ def test_a_block_that_an_overlay_replaces_is_not_without_effect(caplog: pytest.L
     for name in ("finetune", "simulated_patients"):
         config(files=(TRAIN, TRAIN.replace("train.json", f"{name}.json")))
     assert "has no effect" not in caplog.text
+
+
+def test_a_value_that_nobody_gave_is_not_without_effect(caplog: pytest.LogCaptureFixture) -> None:
+    config(schedule_name="plateau")
+    config(files=(TRAIN, TRAIN.replace("train.json", "mix.json")))
+    config(files=(TRAIN, TRAIN.replace("train.json", "simulated_patients.json")), dataset_dir="/data/mine")
+    assert caplog.messages == []
+    config(soft_labels=True)
+    assert caplog.messages == ["soft_labels True: has no effect, nothing that was chosen reads it"]

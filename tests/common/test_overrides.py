@@ -14,7 +14,7 @@ import pytest
 from conftest import AFFINE, INFERENCE, TRAIN, bundle, write
 from monai.bundle import ConfigWorkflow
 
-from scripts.common.errors import print_cause
+from scripts.common.errors import describe, print_cause
 
 
 @pytest.fixture
@@ -62,6 +62,9 @@ def test_words_and_texts_below_a_block_are_read(told: Callable) -> None:
     flags = {
         "inner_fold": ("None", None),
         "optimizer#nesterov": ("false", False),
+        "train#log#seconds": ("FALSE", False),
+        "network_def#norm": ("none", None),
+        "loss_def#reduction": ("null", None),
         "validate#dataloader#shuffle": ("True", True),
         "default_cohort#output_dir": ("made #2", "made #2"),
         "dataset_dir": ("2024_01_15", "2024_01_15"),
@@ -70,6 +73,12 @@ def test_words_and_texts_below_a_block_are_read(told: Callable) -> None:
     }
     words = [word for key, (text, _) in flags.items() for word in (f"--{key}", text)]
     assert told(TRAIN, [*flags], *words) == {key: meant for key, (_, meant) in flags.items()}
+
+
+def test_a_word_that_monai_leaves_out_below_a_block_is_refused(told: Callable) -> None:
+    with pytest.raises(Exception) as error:  # noqa: PT011, MONAI wraps it
+        told(TRAIN, [], "--network_def#norm", "None")
+    assert describe(error.value) == "network_def#norm None: MONAI leaves this out; type none"
 
 
 def test_a_program_may_give_a_path_with_a_number_sign() -> None:

@@ -13,7 +13,7 @@ from scripts.common.menus import MENUS
 from scripts.comparison.plan import Run
 
 COMMANDS = {"benchmark", "evaluate", "hpo", "inference", "metadata", "protocol", "train"}
-NOT_OVERLAYS = COMMANDS | {"benchmark_gpu", "hpo_augmentation", "labels", "techniques", "usual"}
+NOT_OVERLAYS = COMMANDS | {"benchmark_gpu", "hpo_augmentation", "hpo_baseline", "labels", "techniques", "usual"}
 STUDENT = {"name": "student", "overrides": {"+model_card": {"taught_by": "{output_dir}/wide/fold-{fold}"}}}
 
 
@@ -123,7 +123,7 @@ def test_techniques_json_compares_every_entry_of_a_menu_and_every_overlay_that_n
     assert [row for row in rows if "overrides" in row] == by_menu
     given = {path for row in rows for path in row.get("overlays", [])}
     others = {"baseline", "contrasts", "distill", "distributed", "events", "finetune", "keep_checkpoints"}
-    others |= {"simulated_patients", "tracking", *NOT_OVERLAYS}
+    others |= {"simulated_patients", "teacher_agreement", "tracking", *NOT_OVERLAYS}
     assert given == {path.name for path in (ROOT / "configs").glob("*.json") if path.stem not in others}
 
 

@@ -53,6 +53,18 @@ def test_notes_say_what_was_tested_and_what_is_left_out(found: tuple) -> None:
     assert "vnet is left out: cannot be trained at 16x16x16." in notes
 
 
+@pytest.mark.parametrize(("epochs", "said"), [(1, False), (3, True)])
+def test_other_epochs_than_all_others_are_said(plan_of: Callable, tmp_path: Path, epochs: int, said: bool) -> None:
+    networks = [{"name": "thin"}, {"name": "trees", "overrides": {"epochs": epochs}}]
+    plan = plan_of(tmp_path, networks=networks)
+    plan.check()
+    runs = pandas.DataFrame([{"row": "thin", "dice": 0.5, "parameters": 1, "state": "COMPLETE"}])
+    runs = runs.assign(train_seconds=1.0, scan_seconds=1.0)
+    notes = table(runs, pandas.DataFrame(), plan)[1]
+    assert ("trees has 3 instead of 1 epochs." in notes) is said
+    assert not any("1 instead of 1" in note for note in notes)
+
+
 def test_three_formats_hold_the_same_cells(found: tuple) -> None:
     markdown, tex, html = (write(*found) for write in (as_markdown, as_tex, as_html))
     lines = [line for line in markdown.splitlines() if line.startswith("|")]

@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from sklearn.utils.class_weight import compute_class_weight
 
 from scripts.common.errors import InputError
 from scripts.data.cohort import load_cohort
@@ -202,3 +203,12 @@ def test_a_scan_is_there_once_for_each_contrast_that_is_asked_for_and_it_has(
 def test_weights_know_every_contrast_that_they_have_seen(contrast_dir: Path) -> None:
     cohort = load_cohort(str(contrast_dir), str(contrast_dir / "datalist.json"), 0, None, ("training",), ["T1w", "T2w"])
     assert len(cohort.seen) == len(cohort.training) == 12
+
+
+def test_balanced_weights_are_those_of_scikit_learn_for_the_voxels_of_all_masks(cohort_dir: Path) -> None:
+    cohort = load_cohort(str(cohort_dir), str(cohort_dir / "datalist.json"), 0, 0)
+    voxels = [np.arange(100**3) < round(scan["lesion_volume"]) for scan in cohort.training]  # of 1 mm
+    expected = compute_class_weight("balanced", classes=np.array([False, True]), y=np.concatenate(voxels))
+    assert cohort.balanced_weights([1.0] * 3, [100] * 3) == pytest.approx(expected, rel=1e-4)
+    volume = np.mean([scan["lesion_volume"] for scan in cohort.training])
+    assert cohort.balanced_weights([8.0] * 3, [32] * 3)[1] == pytest.approx((8.0 * 32) ** 3 / volume / 2)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
+from monai.engines import default_metric_cmp_fn
 
 from scripts.evaluation.html_report import HtmlReport
 
@@ -71,6 +72,7 @@ class Run:
         image = MetaTensor(torch.linspace(0, 1, 1000).reshape(1, 10, 10, 10), affine=torch.eye(4))
         item, scans = {"image": image, "label": (image > 0.5).float()}, [{"subject": subject}] if wanted else []
         self.trainer, self.evaluator = Engine(lambda engine, batch: None), Engine(self.predict)
+        self.evaluator.metric_cmp_fn = default_metric_cmp_fn
         state = self.evaluator.state
         state.best_metric, state.best_metric_epoch, state.key_metric_name = -1, -1, "val_mean_dice"
         HtmlReport([item], scans, str(folder), "A & B", {"seed": 3}, self.evaluator).attach(self.trainer)

@@ -7,7 +7,7 @@ from monai.networks import one_hot
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from scripts.evaluation.lesion_detection import LesionwiseF1
+from scripts.evaluation.lesion_detection import LesionwiseF1, PanopticQuality
 
 
 def masks_of(*lesions: str, side: int = 12) -> torch.Tensor:
@@ -62,3 +62,36 @@ def test_lesions_of_any_shape_are_those_of_a_graph_of_neighbours() -> None:
     assert len(set(expected)) > 4
     assert metric.get_buffer().flatten().tolist() == pytest.approx(expected)
     assert metric.aggregate().item() == pytest.approx(np.mean(expected))
+
+
+@pytest.mark.parametrize(
+    ("pred", "true", "quality"),
+    [
+        ("##..##", "##..##", 1),
+        ("#.....", "##..##", 0),  # half a lesion is no pair
+        ("###.##", "##..##", (2 / 3 + 1) / 2),  # the mean IoU of all that are found
+        ("##..##", "##....", 1 / 1.5),  # one is false
+        ("######", "##..##", 0),  # all of it drawn is no lesion
+        ("##....", "......", 0),
+        ("......", "##..##", 0),
+        ("......", "......", 1),
+    ],
+)
+def test_panoptic_quality_rewards_only_what_is_drawn_well(pred: str, true: str, quality: float) -> None:
+    metric = PanopticQuality()
+    metric(one_hot(masks_of(pred), 2), one_hot(masks_of(true), 2))
+    assert metric.get_buffer().tolist() == [[pytest.approx(quality)]]
+
+
+def test_panoptic_quality_is_its_formula_for_lesions_of_any_shape() -> None:
+    generator, metric = torch.Generator().manual_seed(1), PanopticQuality()
+    true = torch.rand(6, 1, 9, 8, 7, generator=generator) > 0.93
+    pred = true ^ (torch.rand(6, 1, 9, 8, 7, generator=generator) > 0.97)
+    metric(one_hot(pred.float(), 2), one_hot(true.float(), 2))
+    expected = []
+    for p, t in zip(pred[:, 0].numpy(), true[:, 0].numpy(), strict=True):
+        predicted, lesions = lesions_of(p), lesions_of(t)
+        overlaps = [len(a & b) / len(a | b) for a in predicted for b in lesions]
+        expected.append(2 * sum(o for o in overlaps if o > 0.5) / (len(predicted) + len(lesions)))
+    assert 0 < min(expected) < max(expected) < 1
+    assert metric.get_buffer().flatten().tolist() == pytest.approx(expected)

@@ -12,14 +12,17 @@ from ignite.engine import Engine
 from monai.bundle import ConfigParser
 from monai.networks import one_hot
 from scipy import ndimage
-from sklearn.metrics import f1_score, matthews_corrcoef, precision_score, recall_score
+from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef, precision_score, recall_score
 
+from scripts.common.errors import InputError
 from scripts.evaluation.metrics import (
     AbsoluteVolumeDifference,
     ConfusionMatrixRate,
     HausdorffDistance,
     MatthewsCorrelation,
     column,
+    is_gain,
+    key_metric_of,
     over_subjects,
     per_subject,
 )
@@ -64,7 +67,7 @@ def test_avd_is_the_papers_formula_and_left_out_where_there_is_no_lesion(masks: 
 
 
 def test_dice_of_the_recipe_is_scikit_learns_f1_and_counts_empty_masks(masks: tuple) -> None:
-    parser = ConfigParser(json.loads(TRAIN.read_text())["validate"]["key_metric"]["val_mean_dice"]["metric_fn"])
+    parser = ConfigParser(json.loads(TRAIN.read_text())["validate"]["additional_metrics"]["val_mean_dice"]["metric_fn"])
     values, mean = values_of(parser.get_parsed_content(""), masks)
     expected = [f1_score(t.flatten(), p.flatten(), zero_division=1) for p, t in zip(*masks, strict=True)]
     assert expected[3:] == [0, 0, 1]
@@ -182,3 +185,38 @@ def test_what_has_no_value_per_subject_is_read_as_a_figure_about_all() -> None:
     engine.state.metrics = {"val_avd": 0.5, "val_volume_r2": 0.75}
     engine.state.metric_details = {"val_avd": torch.tensor([0.25, 0.75])}
     assert over_subjects(engine) == {"volume_r2": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("value", "best", "mode", "min_delta", "gained"),
+    [
+        (0.5, 0.4, "max", 0.0, True),
+        (0.4, 0.4, "max", 0.0, False),
+        (0.5, 0.4, "min", 0.0, False),
+        (0.3, 0.4, "min", 0.05, True),
+        (0.3, 0.4, "min", 0.2, False),
+        (0.3, math.nan, "max", 0.2, True),
+        (math.nan, 0.3, "min", 0.0, False),
+        (math.nan, math.nan, "max", 0.0, False),
+    ],
+)
+def test_a_gain_has_a_direction_and_a_least_size(
+    value: float, best: float, mode: str, min_delta: float, gained: bool
+) -> None:
+    assert is_gain(value, best, mode, min_delta) is gained
+
+
+def test_a_key_metric_that_is_not_there_is_refused_with_the_choices() -> None:
+    with pytest.raises(InputError, match=r"^key_metric val_dice: expected one of val_mean_dice, val_avd$"):
+        key_metric_of({"val_mean_dice": 1, "val_avd": 2}, "val_dice")
+
+
+def test_counts_are_those_of_scikit_learn(masks: tuple) -> None:
+    pred, true = masks
+    expected = [
+        confusion_matrix(t.flatten(), p.flatten(), labels=[0, 1]).ravel() for p, t in zip(pred, true, strict=True)
+    ]
+    for of, place in (("tp", 3), ("fp", 1), ("fn", 2)):
+        metric = ConfusionMatrixRate(of)
+        metric(one_hot(pred, 2), one_hot(true, 2))
+        assert metric.get_buffer().flatten().tolist() == [row[place] for row in expected]

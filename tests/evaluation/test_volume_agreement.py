@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from monai.networks import one_hot
-from sklearn.metrics import r2_score
+from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 from scripts.common.errors import InputError
 from scripts.evaluation.volume_agreement import LesionVolume, VolumeAgreement
@@ -56,7 +56,7 @@ def test_scans_without_lesions_count_as_0_ml_and_r2_needs_volumes_that_differ() 
 
 
 def test_another_statistic_is_refused_by_name() -> None:
-    with pytest.raises(InputError, match=r"statistic mode: expected bias, lower_limit, upper_limit or r2"):
+    with pytest.raises(InputError, match=r"statistic mode: expected bias, mae, rmse, lower_limit, upper_limit or r2"):
         VolumeAgreement("mode", (1, 1, 1))
 
 
@@ -71,3 +71,8 @@ def test_volumes_are_voxels_times_their_size() -> None:
         assert metric.get_buffer().flatten().tolist() == pytest.approx(volumes)
     with pytest.raises(InputError, match="of both: expected pred or label"):
         LesionVolume("both", spacing=(1.0, 2.0, 3.0))
+
+
+def test_errors_are_those_of_scikit_learn() -> None:
+    assert agreement("mae", LARGE, MINI) == pytest.approx(mean_absolute_error(MINI, LARGE))
+    assert agreement("rmse", LARGE, MINI) == pytest.approx(root_mean_squared_error(MINI, LARGE))

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import sqlite3
+import warnings
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -73,6 +74,12 @@ def test_a_trial_that_is_stopped_waits_and_is_continued_as_itself(
     assert continued.state == TrialState.COMPLETE
     assert continued.params == waiting.params
     assert sorted(continued.intermediate_values) == [1, 2]
+
+
+def test_opening_a_study_warns_of_nothing(tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as said:
+        open_study("s", f"sqlite:///{tmp_path}/s.db", str(tmp_path), None, {"direction": "maximize"}, 60, 2)
+    assert [str(warning.message) for warning in said] == []
 
 
 def test_a_trial_that_waited_long_is_not_taken_for_dead_when_it_is_taken_up(tmp_path: Path) -> None:

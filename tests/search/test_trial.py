@@ -1,17 +1,22 @@
 """A trial is train.json with a file of overrides: its folds end as three commands would, its value is their mean."""
 
 import csv
+import gc
 import json
 import runpy
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import monai
 import optuna
 import pytest
-from conftest import TRAIN
+from conftest import ROOT, TRAIN
 from optuna.trial import TrialState
+
+from scripts.hpo import hpo
+from scripts.search.trial import InnerFold
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -86,3 +91,34 @@ def test_overrides_can_add_to_the_recipe_and_refer_to_it(
     assert f"rate {study.trials[0].params['learning_rate']}\n" in capsys.readouterr().out
     overrides = json.loads((trial / "overrides.json").read_text())
     assert {key: overrides[key] for key in added} == added
+
+
+def test_a_training_that_ends_while_it_halts_says_nothing(
+    coarse_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda problem: said.append(problem.exc_value))
+    overrides = {"dataset_dir": str(coarse_dir), "fold": 0, "inner_fold": 0, "epochs": 2, "channels": 1}
+    training = InnerFold(tmp_path, overrides)
+    training.advance(1, "val_mean_dice")
+    training.close()  # as if it was pruned
+    del training
+    gc.collect()
+    assert said == []
+
+
+@pytest.mark.kept
+def test_keys_of_an_overlay_can_be_searched(
+    coarse_dir: Path, tmp_path: Path, study_in: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    ends = {"space#trees#low": 11, "space#trees#high": 12, "space#voxels_per_scan#high": 501}
+    overlay = str(ROOT / "configs" / "hpo_baseline.json")
+    hpo(overlay, dataset_dir=str(coarse_dir), output_dir=str(tmp_path), n_trials=1, inner_folds=[0], **ends)
+    (trial,) = study_in(tmp_path).trials
+    assert trial.state == TrialState.COMPLETE
+    assert set(trial.params) == {"trees", "leaves", "learning_rate", "voxels_per_scan", "lesion_weight"}
+    assert "configs/baseline.json'" in capsys.readouterr().out
+
+
+def test_an_overlay_that_is_not_there_is_refused(refusal: Callable, tmp_path: Path) -> None:
+    assert refusal(tmp_path, overlays="emma.json") == "overlays: overlay emma.json: no such file here or in configs/"

@@ -101,7 +101,7 @@ def test_answers_are_kept_where_scans_come_again_and_change_nothing(
         before = len(calls)
         train_here(cohort_dir, tmp_path / name, DISTILL, **options, **more)
         times.append(sum(len(image) for _, _, image in calls[before:]))
-    assert 2 * times[0] == times[1]
+    assert 2 * (times[0] - 6) == times[1] - 6  # six are validated, once
     kept, again = (torch.load(tmp_path / name / "checkpoint_last.pt")["network"] for name in ("kept", "asked"))
     for key, value in kept.items():
         torch.testing.assert_close(value, again[key], rtol=1e-3, atol=1e-4)

@@ -50,3 +50,11 @@ def test_it_needs_patience_and_validation() -> None:
         EarlyStopping(SimpleNamespace(data_loader=[0]), 0)
     with pytest.raises(InputError, match=r"there is no validation to stop by; give --inner_fold 0"):
         EarlyStopping(SimpleNamespace(data_loader=[]), 3)
+
+
+def test_it_tells_the_reason() -> None:
+    evaluator, trainer = Engine(lambda *_: None), Engine(lambda *_: None)
+    evaluator.data_loader, evaluator.state.best_metric_epoch = [0], 1
+    EarlyStopping(evaluator, 3).attach(trainer)
+    trainer.run([0], max_epochs=9)
+    assert trainer.state.stopped_early == "no gain in 3 validations since epoch 1"

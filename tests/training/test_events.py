@@ -135,3 +135,16 @@ def test_a_file_of_somebody_else_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").write_text("hello\n")
     with pytest.raises(InputError, match=r"events.jsonl: not lines of JSON .*; put it back, or delete it"):
         run(tmp_path, restored=1)
+
+
+def test_an_early_stop_is_an_event_with_its_reason(tmp_path: Path) -> None:
+    def stop_early(trainer: Engine) -> None:
+        if trainer.state.epoch == 2:
+            trainer.state.stopped_early = "no gain in 1 validations since epoch 1"
+            trainer.terminate()
+
+    run(tmp_path, state_handler=stop_early)
+    stopped, completed = lines_of(tmp_path)[-2:]
+    assert (stopped["event"], stopped["epoch"], stopped["epochs"]) == ("stopped_early", 2, 4)
+    assert stopped["reason"] == "no gain in 1 validations since epoch 1"
+    assert (completed["event"], completed["epoch"]) == ("completed", 2)

@@ -1,6 +1,7 @@
 """Gradients are clipped before each step as torch does it, whatever scales or sums them."""
 
 import logging
+import math
 
 import pytest
 import torch
@@ -66,3 +67,25 @@ def test_a_norm_above_the_limit_is_a_line_once_an_epoch(caplog: pytest.LogCaptur
 def test_a_limit_that_is_not_positive_is_refused(limits: dict, name: str) -> None:
     with pytest.raises(InputError, match=f"^max_gradient_{name} .*: expected a number above 0, or none$"):
         GradientClipping(**limits)
+
+
+def test_a_norm_below_the_limit_is_a_line_too(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        trainer_of(GradientClipping(1.0, warn_below=2.5), [3.0, 2.0, 1.0])[0].run()
+    lines = [message for message in caplog.messages if "norm" in message]
+    assert lines == ["epoch 1, iteration 2: gradient norm 2, it vanishes"]
+
+
+@pytest.mark.parametrize("max_norm", [0.01, None])
+def test_layers_have_their_norms_on_request_and_their_squares_sum_up(max_norm: float | None) -> None:
+    trainer, _ = trainer_of(GradientClipping(max_norm, per_layer=True), [3.0])
+    trainer.network = torch.nn.Sequential(torch.nn.Conv3d(1, 4, 1), torch.nn.ReLU(), torch.nn.Conv3d(4, 2, 1))
+    trainer.optimizer = torch.optim.SGD(trainer.network.parameters(), lr=0.0)
+    trainer.run()
+    terms, layers = trainer.state.terms, {"0": trainer.network[0], "2": trainer.network[2]}
+    assert set(terms) == {"gradient_norm", "gradient_norm_0", "gradient_norm_2"}
+    assert terms["gradient_norm"] == pytest.approx(math.hypot(terms["gradient_norm_0"], terms["gradient_norm_2"]))
+    if max_norm is None:
+        for name, layer in layers.items():
+            grads = torch.cat([p.grad.flatten() for p in layer.parameters()])
+            assert terms[f"gradient_norm_{name}"] == pytest.approx(grads.norm().item(), rel=1e-5)

@@ -1,6 +1,8 @@
 """The weights of the best k and of every n-th epoch are there, whole, and no others."""
 
+import datetime
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from conftest import restoring
 from ignite.engine import Engine
 
 from scripts.common.errors import InputError
+from scripts.evaluation.metrics import is_gain
 from scripts.networks.meshnet import MeshNet
 from scripts.training.keep_checkpoints import KeepCheckpoints
 
@@ -16,11 +19,20 @@ CARD = {"spacing": [1, 1, 1]}
 SCORES = [0.1, 0.5, 0.3, float("nan"), 0.5, 0.9, 0.2, 0.4]
 
 
-def run(folder: Path, scores: list[float], best: int, every: int, restored: int = 0) -> list[dict]:
+def run(
+    folder: Path,
+    scores: list[float],
+    best: int,
+    every: int,
+    restored: int = 0,
+    mode: str = "max",
+    min_delta: float = 0.0,
+) -> list[dict]:
     """A run with these validation scores, continued after some epochs; the network's state at each epoch."""
     network, states = MeshNet(channels=2), []
     trainer, evaluator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
     evaluator.state.key_metric_name = "val_mean_dice"
+    evaluator.metric_cmp_fn = partial(is_gain, mode=mode, min_delta=min_delta)
     trainer.state.run_log = {"rows": []}
 
     def log(trainer: Engine) -> None:
@@ -58,7 +70,13 @@ def test_the_best_and_every_nth_are_kept_the_earlier_of_equals(
         path = tmp_path / "epochs" / f"epoch-{epoch:04d}.pt"
         weights = torch.load(path, weights_only=True)
         assert all(torch.equal(weights[key], states[epoch - 1][key]) for key in weights)
-        assert json.loads(path.with_suffix(".json").read_text()) == CARD
+        card = json.loads(path.with_suffix(".json").read_text())
+        assert datetime.datetime.fromisoformat(card.pop("date")).tzinfo
+        score = {"val_mean_dice": SCORES[epoch - 1]} if SCORES[epoch - 1] == SCORES[epoch - 1] else {}
+        assert card == {**CARD, "epoch": epoch, "metrics": score}
+    last = torch.load(tmp_path / "model_last.pt", weights_only=True)
+    assert all(torch.equal(last[key], states[-1][key]) for key in last)
+    assert json.loads((tmp_path / "model_last.json").read_text())["epoch"] == 8
 
 
 def test_without_validation_only_every_nth_is_kept(tmp_path: Path) -> None:
@@ -86,3 +104,14 @@ def test_weights_that_a_killed_process_had_in_its_state_only_are_made_up_for(tmp
 def test_numbers_below_zero_are_refused_by_name(tmp_path: Path, best: int, every: int, key: str) -> None:
     with pytest.raises(InputError, match=rf"{key} -\d: expected a number of epochs, or 0 for none"):
         KeepCheckpoints(MeshNet(channels=2), str(tmp_path), CARD, Engine(lambda e, b: None), best, every)
+
+
+@pytest.mark.parametrize(
+    ("mode", "min_delta", "epochs"),
+    [("min", 0.0, [1, 7]), ("max", 0.0, [2, 6]), ("max", 0.15, [2, 6]), ("max", 0.5, [2, 6])],
+)
+def test_what_is_best_has_a_direction_and_a_least_gain(
+    tmp_path: Path, mode: str, min_delta: float, epochs: list[int]
+) -> None:
+    run(tmp_path, SCORES, 2, 0, mode=mode, min_delta=min_delta)
+    assert kept(tmp_path) == epochs

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from ignite.engine import Engine, State
-from monai.data import MetaTensor
+from monai.data import DataLoader, MetaTensor
+from monai.engines import SupervisedEvaluator
 
 from scripts.common.errors import InputError
 from scripts.training.loss_terms import LesionPriors, LossTerms
@@ -87,7 +88,8 @@ def test_weights_are_constant_grow_or_follow_the_loss(weighting: str, factors: l
         assert trainer.state.output["loss"].item() == pytest.approx(3 + factor * 2)
         trainer.state.output["loss"].backward() if factor else None
         assert (w.grad.item() if factor else 0) == pytest.approx(factor * 2)  # an adaptive weight is no part of it
-        assert trainer.state.terms == {"two": 2.0}
+        in_force = {} if weighting == "constant" else {"two_weight": factor}
+        assert trainer.state.terms == {"data_loss": 3.0, "two": 2.0, **in_force}
 
 
 def test_wrong_weights_are_refused() -> None:
@@ -95,3 +97,20 @@ def test_wrong_weights_are_refused() -> None:
         Two({"volume": -1})
     with pytest.raises(InputError, match=r"^weighting linear: expected constant, scheduled or adaptive$"):
         Two({}, "linear")
+
+
+def test_a_validation_has_the_mean_of_each_term_and_changes_no_loss() -> None:
+    scans = [{"image": torch.full((1, 4, 4, 4), value), "label": torch.zeros(1, 4, 4, 4)} for value in (1.0, 2.0, 6.0)]
+
+    class Mean(LossTerms):
+        def term(self, name: str, output: dict) -> torch.Tensor:
+            return output["pred"].mean()
+
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(scans),
+        network=torch.nn.Identity(),
+        val_handlers=[Mean({"mean": 0.1, "off": 0.0}, "scheduled")],
+    )
+    evaluator.run()
+    assert evaluator.state.metrics == {"val_mean": 3.0}

@@ -1,10 +1,13 @@
 """The loss is the weighted, label-smoothed cross-entropy that its docstring writes out."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import TRAIN
+from monai.bundle import ConfigParser
 
 from scripts.training.losses import WeightedCrossEntropyLoss
 
@@ -168,3 +171,16 @@ def test_the_docstrings_example() -> None:
 def test_impossible_weights_are_refused(weight: list[float]) -> None:
     with pytest.raises(ValueError, match="class weights must not be negative, nor all zero"):
         WeightedCrossEntropyLoss(weight)
+
+
+def test_class_weights_can_come_from_the_data(cohort_dir: Path) -> None:
+    parser = ConfigParser()
+    parser.read_config(TRAIN)
+    parser.update({"dataset_dir": str(cohort_dir), "class_weights": "balanced"})
+    weights = parser.get_parsed_content("loss").weight.tolist()
+    assert weights == pytest.approx(parser.get_parsed_content("balanced_weights"))
+    assert 1 / weights[0] + 1 / weights[1] == pytest.approx(2)  # the two shares are a whole
+    assert weights[1] > 5
+    parser = ConfigParser()
+    parser.read_config(TRAIN)
+    assert parser.get_parsed_content("loss").weight.tolist() == [0.5, 1.0]  # the paper's, without reading a scan

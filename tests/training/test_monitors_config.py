@@ -11,8 +11,11 @@ import torch
 from conftest import EVALUATE, ROOT, TRAIN
 from monai.bundle import ConfigParser
 
+from scripts.weights.weights import Weights
+
 MONITORS = str(ROOT / "configs" / "monitors.json")
-PER_SCAN = ["loss", "precision", "recall", "hd95", "lesionwise_f1"]
+PER_SCAN = ["loss", "precision", "recall", "hd95", "lesionwise_f1", "panoptic_quality"]
+OWN = ["train_mean_dice", "seconds", "seconds_data", "seconds_step", "seconds_validation"]
 TOGETHER = ["volume_r2", "volume_bias", "volume_lower_limit", "volume_upper_limit"]
 
 
@@ -53,7 +56,7 @@ def test_weights_and_what_is_best_are_those_of_a_run_without_it(
     assert run.get_parsed_content("validate#evaluator").state.key_metric_name == "val_mean_dice"
     with_it, without = (pandas.read_csv(path / "history.csv") for path in (folder, tmp_path))
     pandas.testing.assert_frame_equal(with_it[list(without)], without)
-    assert set(with_it) - set(without) == {*(f"val_{name}" for name in (*PER_SCAN, *TOGETHER)), "seconds"}
+    assert set(with_it) - set(without) == {*(f"val_{name}" for name in (*PER_SCAN, *TOGETHER)), *OWN}
     assert (with_it["seconds"] > 0).all()
 
 
@@ -75,7 +78,8 @@ def test_the_reports_curves_have_each_of_them(folder: Path) -> None:
     page = (folder / "report.html").read_text()
     curves = re.search(r'over epochs" src="data:image/svg\+xml;base64,([^"]+)', page).group(1)
     titles = re.findall(r"<!-- (.*?) -->", base64.b64decode(curves).decode())
-    assert {"training loss, validation loss", "learning rate", "validation dice", "validation recall"} <= {*titles}
+    assert {"training loss, validation loss", "learning rate", "validation recall"} <= {*titles}
+    assert "training dice, validation dice" in titles
     assert {"validation volume bias", "seconds"} <= {*titles}
     assert "Over all scans, differences in mL: volume r2 " in page
 
@@ -86,7 +90,7 @@ def test_an_evaluation_has_them_for_each_test_scan_and_agreement_for_all(folder:
     table, summary = pandas.read_csv(folder / "metrics.csv"), json.loads((folder / "summary.json").read_text())
     assert {*PER_SCAN, "dice", "dice_with_background"} <= {*table}
     assert not {*TOGETHER} & {*table}
-    assert list(summary["over_subjects"]) == TOGETHER
+    assert list(summary["over_subjects"]) == [*TOGETHER, "volume_mae", "volume_rmse"]
     assert summary["metrics"]["recall"]["mean"] == pytest.approx(table["recall"].mean(), abs=1e-6)
     assert 0 <= table["lesionwise_f1"].min() <= table["lesionwise_f1"].max() <= 1
 
@@ -94,3 +98,24 @@ def test_an_evaluation_has_them_for_each_test_scan_and_agreement_for_all(folder:
 def test_it_works_with_batches_accumulation_and_no_validation(cohort_dir: Path, tmp_path: Path) -> None:
     train(cohort_dir, tmp_path, MONITORS, epochs=1, batch_size=2, accumulation_steps=2, inner_fold="none")
     assert "val_loss" not in pandas.read_csv(tmp_path / "history.csv")
+
+
+@pytest.mark.kept
+def test_any_metric_either_way_says_what_is_best_kept_and_the_end(cohort_dir: Path, tmp_path: Path) -> None:
+    overlays = [MONITORS, *(str(ROOT / "configs" / f"{name}.json") for name in ("keep_checkpoints", "early_stopping"))]
+    more = {"key_metric": "val_loss", "mode": "min", "keep_best": 2, "keep_every": 0, "epochs": 9, "report": False}
+    more |= {"spacing": [16.0] * 3, "spatial_size": [16] * 3, "patience": 2, "min_delta": 0.002}
+    train(cohort_dir, tmp_path, *overlays, schedule_name="plateau", plateau_patience=0, **more)
+    losses, best = pandas.read_csv(tmp_path / "history.csv")["val_loss"].tolist(), 0
+    for i, loss in enumerate(losses):
+        best = i if losses[best] - loss > 0.002 else best
+    card = json.loads((tmp_path / "model.json").read_text())
+    assert (card["epoch"], card["metrics"]["val_loss"]) == (best + 1, pytest.approx(losses[best], rel=1e-6))
+    assert best > 0
+    assert len(losses) == min(9, best + 1 + 2)
+    assert f"epoch-{best + 1:04d}.pt" in [path.name for path in (tmp_path / "epochs").glob("*.pt")]
+    state = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)
+    assert state["best"] == {"best_metric": pytest.approx(losses[best]), "best_metric_epoch": best + 1}
+    last = Weights(str(tmp_path / "checkpoint_last.pt")).network().state_dict()
+    for weights in (state["network"], torch.load(tmp_path / "model_last.pt", weights_only=True)):
+        assert all(torch.equal(last[key], weights[key]) for key in last)

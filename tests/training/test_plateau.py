@@ -34,3 +34,27 @@ def test_the_rate_falls_after_patience_and_validation_does_not_need_to_be_in_eve
 def test_without_validation_it_is_refused() -> None:
     with pytest.raises(InputError, match=r"^schedule_name plateau: there is no validation to step by; give --inner"):
         PlateauSchedule(None, SimpleNamespace(data_loader=[]))
+
+
+@pytest.mark.parametrize("restored", [0, 2, 5])
+def test_a_warm_up_comes_before_it_resumed_or_not(restored: int) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=0)
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / 5, total_iters=4)
+    evaluator, trainer, rates = Engine(lambda *_: None), Engine(lambda *_: optimizer.step()), []
+    evaluator.data_loader, evaluator.state.key_metric_name = [0], "score"
+    PlateauSchedule(scheduler, evaluator, warmup).attach(trainer)
+
+    @trainer.on(Events.STARTED)
+    def restore() -> None:
+        trainer.state.epoch = trainer.state.iteration = restored
+        optimizer.param_groups[0]["lr"] = 0.5 * min(1, (restored + 1) / 5)  # as the optimizer's state has it
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def validate() -> None:  # no gain from epoch 7 on
+        evaluator.state.epoch, evaluator.state.metrics = trainer.state.epoch, {"score": min(trainer.state.epoch, 6)}
+
+    trainer.add_event_handler(Events.ITERATION_STARTED, lambda: rates.append(optimizer.param_groups[0]["lr"]))
+    trainer.run([0], max_epochs=8)
+    expected = [0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.25]
+    assert rates == pytest.approx(expected[restored:])

@@ -1,11 +1,15 @@
 """A run's log has one line an epoch, with that epoch's validation if there was one; history.csv has the same."""
 
+import json
+import re
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas
 import pytest
 import torch
+from conftest import ROOT
 from ignite.engine import Engine, Events
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
@@ -13,7 +17,7 @@ from monai.handlers import IgniteMetricHandler, ValidationHandler, from_engine
 from monai.metrics import MSEMetric
 
 from scripts.data.cohort import Cohort
-from scripts.training.run_log import RunLog
+from scripts.training.run_log import LossBar, RunLog
 
 
 @pytest.mark.parametrize("simulated", [True, False])
@@ -132,3 +136,44 @@ def test_a_mean_is_over_scans_and_handlers_have_columns_of_their_own(tmp_path: P
     history = scripted_run(tmp_path, {2: 0.5}, scans=2)
     assert history["loss"].tolist() == [(1 + 2 + 2 * 6) / 4] * 3
     assert history["own"].tolist() == pytest.approx([(1 + 2 * 9) / 3] * 3)
+
+
+def test_the_bar_has_loss_rate_and_seconds_of_a_step(capsys: pytest.CaptureFixture) -> None:
+    bar = json.loads((ROOT / "configs" / "train.json").read_text())["train"]["progress"]
+    trainer = Engine(lambda engine, batch: [{"loss": torch.tensor(batch)}])
+    trainer.optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.25)
+    LossBar(desc=bar["desc"], bar_format=bar["bar_format"], mininterval=0).attach(trainer)
+    trainer.add_event_handler(Events.ITERATION_STARTED, lambda: time.sleep(0.02))
+    trainer.run([0.5, 0.125, 0.75, 0.25], max_epochs=1)
+    shown = capsys.readouterr().err.split("\r")
+    assert any(re.search(r"loss=0.75, lr=0.25 \[.*, +0.0\ds/it\]", line) for line in shown), shown
+
+
+def test_seconds_are_split_into_data_steps_and_validation(tmp_path: Path) -> None:
+    class Slow(list):
+        def __iter__(self):
+            for item in super().__iter__():
+                time.sleep(0.05)
+                yield item
+
+    trainer, evaluator = Engine(lambda *_: time.sleep(0.02) or [{"loss": 1.0}]), Engine(lambda *_: time.sleep(0.2))
+    evaluator.state.best_metric, evaluator.state.best_metric_epoch = -1, -1
+    trainer.network, trainer.state.device = torch.nn.Conv3d(1, 1, 1), "cpu"
+    trainer.optimizer = torch.optim.SGD(trainer.network.parameters(), lr=0.5)
+
+    @trainer.on(Events.EPOCH_COMPLETED(every=2))
+    def validate(trainer: Engine) -> None:
+        evaluator.run([0])
+        evaluator.state.epoch = trainer.state.epoch
+
+    folder = SimpleNamespace(record=tmp_path / "run.json", differences={})
+    cohort = Cohort("people", False, (1.0, 1.0, 1.0), (4, 4, 4), [{}], [], [{}], "")
+    RunLog(cohort, ((1, 1, 1), (4, 4, 4)), evaluator, folder, "model.pt", seconds=True).attach(trainer)
+    trainer.run(Slow([0, 1, 2]), max_epochs=2)
+    history = pandas.read_csv(tmp_path / "history.csv")
+    assert history["seconds_data"].tolist() == pytest.approx([0.15, 0.15], abs=0.05)
+    assert history["seconds_step"].tolist() == pytest.approx([0.06, 0.06], abs=0.03)
+    assert history["seconds_validation"].tolist() == pytest.approx([0, 0.2], abs=0.08)
+    parts = history[["seconds_data", "seconds_step", "seconds_validation"]].sum(axis=1)
+    assert (parts < history["seconds"]).all()
+    assert (parts > 0.7 * history["seconds"]).all()

@@ -21,7 +21,8 @@ from scripts.networks.meshnet import MeshNet
 from scripts.training.training_state import TrainingState
 
 COMMANDS = {"benchmark", "evaluate", "hpo", "inference", "metadata", "protocol", "train"}
-NOT_OVERLAYS = COMMANDS | {"benchmark_gpu", "hpo_augmentation", "labels", "techniques", "usual"}  # of train.json
+NOT_OVERLAYS = COMMANDS | {"benchmark_gpu", "labels", "techniques", "usual"}  # of train.json
+NOT_OVERLAYS |= {"hpo_augmentation", "hpo_baseline"}
 OVERLAYS = sorted({path.stem for path in (ROOT / "configs").glob("*.json")} - NOT_OVERLAYS)
 ENTRIES = [(p.stem, name) for p in sorted(MENUS.glob("*.json")) for name in list(json.loads(p.read_text()))[1:]]
 SMALLER = {  # whole they take minutes, and states of a gigabyte
@@ -75,7 +76,7 @@ def given(few: Path, folder: Path, names: tuple[str, ...]) -> dict:
         overrides |= NEEDED.get(name, {})
     if "finetune" in names:
         overrides |= {"init_weights": str(ROOT / "models" / "model_5.pt"), "spatial_size": [32, 32, 32]}
-    if "distill" in names:
+    if {"distill", "teacher_agreement"} & {*names}:
         overrides["teacher"] = str(a_teacher(folder.parent, names))
     return overrides
 
@@ -140,7 +141,7 @@ def results(folder: Path) -> dict:
     state = torch.load(folder / "checkpoint_last.pt", weights_only=True)
     parts = {key: part for key, part in state.items() if key not in ("facts", "random", "trainer")}
     rows = [line.split(",") for line in (folder / "history.csv").read_text().splitlines()]
-    kept = [i for i, name in enumerate(rows[0]) if name != "seconds"]
+    kept = [i for i, name in enumerate(rows[0]) if not name.startswith("seconds")]
     return {**dict(leaves(parts)), "history": [[row[i] for i in kept] for row in rows]}
 
 
@@ -209,7 +210,7 @@ def test_an_entry_of_a_menu(entry: tuple[str, str], few: Path, tmp_path: Path) -
 
 
 # One that is new goes into TOUCHING by name: in here it would draw all pairs anew.
-SAMPLED = [name for name in OVERLAYS if name not in ("instance_norm", "tracking")]
+SAMPLED = [name for name in OVERLAYS if name not in ("instance_norm", "teacher_agreement", "tracking")]
 PAIRS = random.Random(2026).sample(list(combinations(SAMPLED, 2)), 10)
 TOUCHING = [  # these change the same things
     ("priors", "progressive"),

@@ -61,7 +61,7 @@ def results(folder: Path) -> dict[str, bytes | dict]:
         "optimizer": [[float(v["step"]), v["exp_avg"].numpy().tobytes()] for v in state["optimizer"]["state"].values()],
         "best": state["best"],
         "model.pt": {k: v.numpy().tobytes() for k, v in torch.load(folder / "models" / "model.pt").items()},
-        "model.json": (folder / "models" / "model.json").read_bytes(),
+        "model.json": json.loads((folder / "models" / "model.json").read_text()) | {"date": None},
         "history": (folder / "eval" / "history.csv").read_bytes(),
     }
 

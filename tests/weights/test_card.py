@@ -12,6 +12,7 @@ from weights.saved import CARD, MESHNET, save
 
 from scripts.common.errors import InputError
 from scripts.weights.card import ancestry, intensity_from_card, network_from_card, read_card
+from scripts.weights.weights import Weights
 
 
 @pytest.mark.parametrize(
@@ -137,3 +138,23 @@ def test_a_card_names_known_classes_with_plain_values_only(tmp_path: Path, chang
     card, (key,) = read_card(str(tmp_path / "model.pt")), change
     with pytest.raises(InputError, match=f"^card: {key}: {line}.*; refused$"):
         {"intensity": intensity_from_card, "network_def": network_from_card}[key](card)
+
+
+def test_a_trainings_state_is_weights_with_the_card_within(tmp_path: Path) -> None:
+    weights = save(tmp_path)
+    torch.save({"network": weights, "optimizer": {}, "card": CARD}, tmp_path / "checkpoint_last.pt")
+    (tmp_path / "model.json").unlink()
+    used = Weights(str(tmp_path / "checkpoint_last.pt"))
+    assert used.card == {"orientation": "RAS", **CARD}
+    loaded = used.network().state_dict()
+    assert all(torch.equal(loaded[key], weights[key]) for key in weights)
+    torch.save({"network": weights}, tmp_path / "checkpoint_last.pt")  # of a version before
+    with pytest.raises(InputError, match=r"checkpoint_last.json: cannot be read"):
+        read_card(str(tmp_path / "checkpoint_last.pt"))
+
+
+def test_a_folder_of_weights_is_taken_without_the_last_epochs(tmp_path: Path) -> None:
+    save(tmp_path)
+    for suffix in (".pt", ".json"):
+        shutil.copy(tmp_path / f"model{suffix}", tmp_path / f"model_last{suffix}")
+    assert [Path(path).name for path in Weights(str(tmp_path)).members] == ["model.pt"]
