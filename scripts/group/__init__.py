@@ -1,4 +1,4 @@
-"""After the mask: spaces, regions, table and page of a cohort.
+"""After the masks: a dataset as a BIDS App takes it, the table, page, spaces and regions of a cohort.
 
-What is measured on one scan lies in ``inference``; nothing here computes a mask.
+Nothing that draws a mask.
 """

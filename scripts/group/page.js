@@ -55,8 +55,8 @@ function prepare(row, mine) {
   const entity = (key, value) => value && `${key}-${`${value}`.replace(`${key}-`, '')}`
   row.what = [row.session_id, entity('acq', row.acq), entity('run', row.run)].filter(Boolean).join(' ')
   row.about = JSON.stringify([row.lesion_volume, row.lesions, row.laterality, row.weights, row.threshold])
-  Object.assign(row, { decision: row.decision ?? '', note: row.note ?? '', earlier: '' })
   row.base = JSON.stringify([row.decision, row.note])
+  Object.assign(row, { decision: row.decision ?? '', note: (row.note ?? '').replace(/^'(?=[=+\-@])/, ''), earlier: '' })
   if (!mine || (mine.saved && mine.base !== row.base)) return // else the file is newer
   Object.assign(row, { decision: mine.decision, note: mine.note, unsaved: !mine.saved })
   if (mine.about !== row.about) Object.assign(row, { decision: '', earlier: mine.decision }) // the mask is another

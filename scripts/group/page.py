@@ -24,7 +24,7 @@ WIDTH = 880  # pixels, which a scan's picture has
 
 
 def write_page(output_dir: Path, rows: list[dict], overlap_picture: Path | None = None) -> Path:
-    """Write ``group/index.html`` of ``rows``, as ``rows_of`` makes them; return its path.
+    """Write ``group/index.html``, which shows ``rows``, and return its path.
 
     Everything is in that one file: pictures as WebP of at most ``WIDTH`` pixels, style and script. Its policy allows no
     other script and no request. A browser keeps decisions under a hash of the folder's path, so no path is in it.
@@ -44,18 +44,17 @@ def write_page(output_dir: Path, rows: list[dict], overlap_picture: Path | None 
     told = {"dataset": hashlib.sha256(os.fsencode(output_dir)).hexdigest()[:16], "rows": shown}
     told["overlap"] = _packed(overlap_picture) if overlap_picture else None
     data = pandas.Series(told).to_json()  # NaN is null, as JSON has none
-    style, script = (TEMPLATE.with_suffix(ending).read_text() for ending in (".css", ".js"))
+    style, script = (TEMPLATE.with_suffix(ending).read_text("utf-8") for ending in (".css", ".js"))
     policy = f"default-src 'none'; img-src data:; style-src {_allowed(style)}; script-src {_allowed(script)}"
     parts = {"style": style, "script": script, "data": data.replace("<", "\\u003c")}  # no tag ends the script
-    template = jinja2.Template(TEMPLATE.read_text(), autoescape=True, undefined=jinja2.StrictUndefined)
+    template = jinja2.Template(TEMPLATE.read_text("utf-8"), autoescape=True, undefined=jinja2.StrictUndefined)
     page = template.render(
         folder=output_dir.name,
         policy=f"{policy}; base-uri 'none'; form-action 'none'",
         **{name: Markup(text) for name, text in parts.items()},
     )
-    with replace_file(output_dir / PAGE) as file:
-        file.write(page)
-    logger.info(f"Page of {len(rows)} scan(s): {output_dir / PAGE}")
+    with replace_file(output_dir / PAGE, "wb") as file:
+        file.write(page.encode())
     return output_dir / PAGE
 
 

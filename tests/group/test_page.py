@@ -197,8 +197,12 @@ def test_decisions_by_keyboard_outlive_a_reload_and_are_saved_for_pandas(browser
     assert saved.decision.fillna("").tolist() == ["accept", "reject", "correct", ""]
     assert saved.note.fillna("").tolist() == ["", "", '"left" edge, too wide; ja', "'=1+1"]
     assert browser.text("#save") == "Save decisions.tsv"
-    show(browser, page)
-    assert listed(browser, "decision")[:3] == ["✓ accepted", "✕ rejected", '✎ to correct "left" edge, too wide; ja']
+    for row, note in zip(rows, saved.note, strict=False):
+        row |= {"decision": saved.decision[row["mask"]], "note": note}
+    show(browser, write_page(tmp_path, rows))  # with the saved file in its place
+    notes = ["✓ accepted", "✕ rejected", '✎ to correct "left" edge, too wide; ja', "undecided =1+1"]
+    assert listed(browser, "decision")[:4] == notes
+    assert decisions(browser).equals(saved)
     assert browser.text("#count") == "1 accepted, 1 rejected, 1 to correct, 5 undecided"
 
 
