@@ -18,7 +18,7 @@ from scripts.group.page import write_page
 VOLUMES = [12345.6, 0.0, 250000.0, 800.0, 70000.0, 33.0, None, 4000.0]
 LATERALITY = [1.0, None, -0.5, 0.2, -1.0, 0.0, None, None]
 QUALITY = [0.9, None, 0.4, 0.75, 0.85, None, None, 0.6]
-ATTACK = "<script>document.title = 'attacked'</script><img src=x onerror=\"document.title = 'attacked'\">"
+ATTACK = "<!--<script>document.title = 'attacked'</script><img src=x onerror=\"document.title = 'attacked'\">"
 
 
 def rows_in(folder: Path, n: int = 8) -> list[dict]:
