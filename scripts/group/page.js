@@ -219,11 +219,11 @@ function draw() {
     return element
   }
   $('#histogram').replaceChildren(...counts.flatMap((count, i) => {
-    const x = i ? 12 + 42 * i : 4, height = 90 * count / Math.max(...counts, 1)
-    return [shape('rect', { x: x + 2, y: 110 - height, width: 38, height, class: here === i ? 'current' : '' }),
-      shape('text', { x: x + 21, y: 105 - height }, count || ''),
-      shape('text', { x: i ? x : x + 21, y: 127 }, i ? EDGES[i - 1] : 'none')]
-  }), shape('path', { d: 'M4 110.5h42m8 0h378' }))
+    const x = i ? 12 + 42 * i : 4, height = 140 * count / Math.max(...counts, 1)
+    return [shape('rect', { x: x + 2, y: 160 - height, width: 38, height, class: here === i ? 'current' : '' }),
+      shape('text', { x: x + 21, y: 155 - height }, count || ''),
+      shape('text', { x: i ? x : x + 21, y: 177 }, i ? EDGES[i - 1] : 'none')]
+  }), shape('path', { d: 'M4 160.5h42m8 0h378' }))
   const told = counts.map((count, i) => `${i ? `from ${EDGES[i - 1]} mL` : 'without a lesion'}: ${count}`)
   $('#histogram').ariaLabel = `Scans ${told.join(', ')}`
 }
