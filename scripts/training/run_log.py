@@ -26,9 +26,15 @@ class LossBar(ProgressBar):
     """Ignite's progress bar, with the loss and the learning rate of the last step."""
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
+        """Register with the trainer. The loss is brought to the CPU first: a GPU is waited for once a step."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._bring_loss)
         loss_of, rate = from_engine("loss", first=True), lambda: engine.optimizer.param_groups[0]["lr"]
         super().attach(engine, output_transform=lambda output: {"loss": float(loss_of(output)), "lr": rate()})
+
+    @staticmethod
+    def _bring_loss(engine: Engine) -> None:
+        for item in engine.state.output:
+            item["loss"] = item["loss"].cpu()
 
 
 class RunLog:
@@ -63,7 +69,7 @@ class RunLog:
         self.cohort, self.grid, self.evaluator, self.differences = cohort, grid, evaluator, run_folder.differences
         self.history, self.model_path = run_folder.record.with_name("history.csv"), model_path
         self._loss_of = from_engine("loss", first=True)
-        self._waited, self._trained, self._validated, self._scale = Timer(), Timer(), Timer(), 0.0
+        self._waited, self._trained, self._validated, self._scale = Timer(), Timer(), Timer(), None
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, whose state dictionary has the history and the losses of the epoch under way."""
@@ -108,15 +114,19 @@ class RunLog:
         scans = getattr(trainer.state, "scans", len(trainer.state.output))  # the former, if processes share a step
         for name, value in terms.items():
             trainer.state.run_log["terms"].setdefault(name, []).append([value, scans])
-        if self._scale_of(trainer) < self._scale:  # so it has left out a step because of infinite gradients
+        scale = self._scale_of(trainer)
+        if scale < self._scale:  # so it has left out a step because of infinite gradients
             trainer.state.run_log["skipped_steps"] += 1
+        self._scale = scale
 
     def _scale_of(self, trainer: Engine) -> float:
         scaler = getattr(trainer, "scaler", None)
         return 0.0 if scaler is None else scaler.get_scale()
 
     def _iteration_started(self, trainer: Engine) -> None:
-        self._scale, trainer.state.terms = self._scale_of(trainer), {}
+        trainer.state.terms = {}
+        if self._scale is None:
+            self._scale = self._scale_of(trainer)
 
     def _epoch_completed(self, trainer: Engine) -> None:
         now = time.perf_counter()
