@@ -53,8 +53,8 @@ def as_given() -> None:
             _put(parser, key, WORDS[word])
         elif key not in settled and not is_computed(value) and _takes_text(key, default):
             _put(parser, key, _with_marks(value))
-    if is_command and parser.get("debug") is not True and sys.excepthook is sys.__excepthook__:
-        sys.excepthook = print_cause
+    if is_command and sys.excepthook in (sys.__excepthook__, print_cause):
+        sys.excepthook = sys.__excepthook__ if parser.get("debug") is True else print_cause
 
 
 def enclosing_parser() -> ConfigParser:
