@@ -113,7 +113,7 @@ ROOMS = [
     "comparison",
     "simulation",
 ]
-ROOMS = [*ROOMS, "sharing", "browser", "benchmarking"]  # from the ground up
+ROOMS = [*ROOMS, "group", "sharing", "browser", "benchmarking"]  # from the ground up
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*/*.py")), ids=lambda path: str(path))

@@ -88,9 +88,20 @@ def participant(
 def group(
     bids: Path, output_dir: Path, labels: list[str], select: list[str], atlas: str | None, atlas_labels: str | None
 ) -> int:
-    """Write ``group/`` of the masks that ``participant`` made: table, overlap, regions of an ``atlas``, page.
+    """Write ``group/`` of the masks that ``participant`` made: table, overlap, regions and page.
 
-    Args and returns are those of ``participant``. Rejected masks are in the page only.
+    Masks that a reader rejected are in the page only.
+
+    Args:
+        bids: the dataset's folder.
+        output_dir: the derivative that ``participant`` wrote.
+        labels: participants, as ``participant`` takes them.
+        select: entities, as ``participant`` takes them.
+        atlas: a label image in MNI space; None: no regions.
+        atlas_labels: its table of labels.
+
+    Returns:
+        0, or 3 if ``failures.tsv`` has a scan without a result.
 
     Raises:
         InputError: there is no mask, or a table that people wrote cannot be used.
@@ -205,7 +216,7 @@ def _logged(folder: Path, name: str) -> Iterator[None]:
         handler.handle(logging.makeLogRecord({"levelname": "INFO", "msg": shlex.join(sys.orig_argv)}))
         yield
     except Exception as error:
-        handler.handle(logging.makeLogRecord({"msg": describe(error), "levelname": "ERROR"}))
+        handler.handle(logging.makeLogRecord({"levelname": "ERROR", "msg": describe(error)}))
         raise
     finally:
         logging.getLogger().removeHandler(handler)
