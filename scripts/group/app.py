@@ -156,7 +156,8 @@ def _run(workflow: ConfigWorkflow) -> dict[str, str | None]:
             raise
         print(describe(error), file=sys.stderr)
     scans, masks = (workflow.parser.get_parsed_content(key) for key in ("scans", "masks"))
-    return {scan["image"]: masks.left_out.get(scan["image"]) for scan in scans}
+    reasons = {scan: lines.replace(f"{scan}: ", "").replace("\n", "; ") for scan, lines in masks.left_out.items()}
+    return {scan["image"]: reasons.get(scan["image"]) for scan in scans}
 
 
 def _chosen(bids: Path, labels: list[str], select: list[str]) -> tuple[dict[str, str | None], dict]:
