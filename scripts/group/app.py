@@ -156,8 +156,13 @@ def _run(workflow: ConfigWorkflow) -> dict[str, str | None]:
             raise
         print(describe(error), file=sys.stderr)
     scans, masks = (workflow.parser.get_parsed_content(key) for key in ("scans", "masks"))
-    reasons = {scan: lines.replace(f"{scan}: ", "").replace("\n", "; ") for scan, lines in masks.left_out.items()}
+    reasons = {scan: _reason(scan, lines) for scan, lines in masks.left_out.items()}
     return {scan["image"]: reasons.get(scan["image"]) for scan in scans}
+
+
+def _reason(scan: str | Path, lines: str) -> str:
+    """What lines for people say of a ``scan``, without its path."""
+    return lines.replace(f"{scan}: ", "").replace("\n", "; ")
 
 
 def _chosen(bids: Path, labels: list[str], select: list[str]) -> tuple[dict[str, str | None], dict]:
@@ -191,13 +196,13 @@ def _normalize(scan: Path, prefix: Path, spaces: list[str]) -> str | None:
 
     found = [path for path in sorted(scan.parent.glob("*_T1w.nii*")) if why_no_scan(path) is None]
     own = [path for path in found if stem(path.name).removesuffix("_T1w") == name_of(scan)] or found
+    if len(own) > 1:
+        logger.warning(f"{scan}: has {len(own)} T1w scans beside it; {own[0].name} is taken")
     try:
-        if len(own) > 1:
-            raise InputError(f"several T1w scans: {', '.join(path.name for path in own)}; keep one")
         normalize(scan, own[0] if own else None, Path(f"{prefix}_{MASK}"), prefix, spaces)
     except Exception as error:  # the other scans go on
-        logger.error(f"{scan}: {describe(error)}")
-        return describe(error)
+        logger.error(f"{scan}: {(reason := _reason(scan, describe(error)))}")
+        return reason
     return None
 
 

@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import nibabel as nib
 import pytest
@@ -258,6 +260,33 @@ def test_a_full_disk_is_a_line_and_loses_no_mask(
         assert not (out / "failures.tsv").exists()
 
 
+def test_masks_go_to_other_spaces_by_the_t1w_of_the_session_and_a_failure_is_a_row(
+    bids: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, calls = tmp_path / "out", []
+    for name in ("sub-1/anat/sub-1_acq-a_T1w", "sub-1/anat/sub-1_acq-c_T1w", "sub-2/ses-1/anat/sub-2_ses-1_run-2_T1w"):
+        write(bids / f"{name}.nii.gz")
+
+    def normalize(scan: Path, t1w: Path | None, *arguments: object) -> None:
+        calls.append((scan.name, t1w and t1w.name, *arguments))
+        if t1w is None:
+            raise InputError(f"{scan}: there is no T1w beside it")
+
+    spaces = ModuleType("scripts.group.spaces")
+    spaces.normalize = normalize
+    monkeypatch.setitem(sys.modules, "scripts.group.spaces", spaces)
+    settings = {"ckpt_path": str(weights), "device": "cpu", "amp": False, "qc": False}
+    assert app.participant(bids, out, ["1", "2"], [], ["T1w"], **settings) == 3
+    t1w = ["sub-1_acq-a_T1w.nii.gz", "sub-1_acq-a_T1w.nii.gz", "sub-2_ses-1_run-2_T1w.nii.gz", None]
+    assert calls == [
+        (f"{Path(scan).name}.nii.gz", path, out / f"{name}_desc-lesion_mask.nii.gz", out / name, ["T1w"])
+        for scan, name, path in zip(SCANS, named(*SCANS), t1w, strict=True)
+    ]
+    assert failures(out) == {f"{SCANS[3]}.nii.gz": "there is no T1w beside it"}
+    (log,) = (out / "logs").glob("*.log")
+    assert "has 2 T1w scans beside it; sub-1_acq-a_T1w.nii.gz is taken" in log.read_text()
+
+
 # ---- group
 
 
@@ -300,6 +329,35 @@ def test_a_rejected_mask_is_left_out_of_the_table_with_a_line(
     (log,) = (out / "logs").glob("*_group_*.log")
     assert f"Left out of the table, as group/decisions.tsv rejects them: {rejected}" in log.read_text()
     assert (out / "group" / "decisions.tsv").read_text() == decisions
+
+
+def test_the_page_shows_every_mask_and_maps_and_regions_those_that_are_not_rejected(
+    participant: Participant, bids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, given = tmp_path / "out", {}
+
+    def recorder(name: str) -> Callable[..., Path]:
+        def record(*arguments: object) -> Path:
+            given[name] = arguments
+            return out / name
+
+        return record
+
+    for module, names in (("page", ["write_page"]), ("regions", ["write_overlap", "write_regions"])):
+        fake = ModuleType(f"scripts.group.{module}")
+        fake.__spec__ = ModuleSpec(fake.__name__, None)
+        for name in names:
+            setattr(fake, name, recorder(name))
+        monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    participant("1")
+    (out / "group").mkdir()
+    kept, rejected = (f"{name}_desc-lesion_mask.nii.gz" for name in named(*SCANS[:2]))
+    (out / "group" / "decisions.tsv").write_text(f"mask\tdecision\tnote\n{rejected}\treject\t\n")
+    app.group(bids, out, [], [], "atlas.nii.gz", "atlas.tsv")
+    shown = {name: [row["mask"] for row in arguments[1]] for name, arguments in given.items()}
+    assert shown == {"write_page": [kept, rejected], "write_overlap": [kept], "write_regions": [kept]}
+    assert given["write_page"][2] == out / "write_overlap"
+    assert given["write_regions"][2:] == ("atlas.nii.gz", "atlas.tsv")
 
 
 # ---- the command
