@@ -33,7 +33,7 @@ def describe(error: BaseException) -> str:
     missing = re.search("No module named '([^']+)'", message) if kind == "OptionalImportError" else None
     hint = f"; pip install {missing[1]}" if missing else ""
     message = re.split(r"\s*(?:For details about installing|Original traceback)", message)[0]  # of MONAI's imports
-    return hide_passwords(message if kind == InputError.__name__ else f"{kind}: {one_line(message)}{hint}")
+    return hide_passwords(message if isinstance(cause, InputError) else f"{kind}: {one_line(message)}{hint}")
 
 
 def one_line(text: str, most: int = 600) -> str:

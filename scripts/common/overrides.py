@@ -38,8 +38,8 @@ def as_given() -> None:
     parser, frames = enclosing_parser(), inspect.stack(context=0)
     is_command = any(frame.filename in COMMAND_LINES for frame in frames)
     own = any(getattr(frame.frame.f_locals.get("self"), "__dict__", {}).get("parser") is parser for frame in frames)
-    if is_command and str(parser.get("debug")).lower() != "true" and sys.excepthook is sys.__excepthook__:
-        sys.excepthook = print_cause
+    if is_command and sys.excepthook in (sys.__excepthook__, print_cause):
+        sys.excepthook = sys.__excepthook__ if str(parser.get("debug")).lower() == "true" else print_cause
     shipped, settled = shipped_parts(parser.get()), set()
     for key, text in typed_flags(sys.argv[1:]).items() if is_command and own else ():
         default, read, meant = _shipped(shipped, key), DefaultParseValue(text), as_typed(text)

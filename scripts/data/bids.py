@@ -13,6 +13,7 @@ import pandas as pd
 
 from scripts.common.errors import InputError
 from scripts.common.json_file import check_json, read_json
+from scripts.data.decisions import DECISIONS, rejected
 from scripts.data.volume_files import stem, volumes_below
 from scripts.data.volumes import is_annexed
 
@@ -31,15 +32,19 @@ def scans_in_bids(root: Path, suffix: str, labels: str | None, contrasts: Sequen
             there = ", ".join(sorted(_below(root, path) for path in root.glob("derivatives/*/")))
             raise InputError(f"labels {labels}: no such folder in {root} or here; its derivatives are: {there}")
     scans, left_out = [], Counter()
-    for mask in volumes_below(Path(os.path.abspath(folder)), "lesion.*mask"):
+    there = volumes_below(Path(os.path.abspath(folder)), "lesion.*mask")
+    masks = [mask for mask in there if not is_of_another_space(mask)]
+    if not_taken := rejected(masks):
+        print(f"Left out: {len(not_taken)} masks that {DECISIONS} rejects, such as {_below(root, min(not_taken))}")
+    for mask in masks:
         parts = stem(mask.name).split("_")
         drawn_on = [part for part in parts if "-" not in part and not re.search("lesion|mask", part)]
-        if not re.search("lesion.*mask$", stem(mask.name)) or drawn_on not in ([], [suffix]):
+        if mask in not_taken or not re.search("lesion.*mask$", stem(mask.name)) or drawn_on not in ([], [suffix]):
             continue
         label = _below(root, mask)
-        entities = [part for part in parts if "-" in part and not re.match("desc-|label-|space-orig$", part)]
+        kept = [part for part in parts if "-" in part and not re.match("desc-|label-|space-orig$", part)]
         folders = [*dropwhile(lambda name: not name.startswith("sub-"), label.split("/")[:-1])]
-        images = {c: os.path.join(*folders, "_".join([*entities, c]) + ".nii") for c in (suffix, *contrasts)}
+        images = {c: os.path.join(*folders, "_".join([*kept, c]) + ".nii") for c in (suffix, *contrasts)}
         images = {c: path if os.path.lexists(root / path) else f"{path}.gz" for c, path in images.items()}
         there = {c: path for c, path in images.items() if c == suffix or os.path.lexists(root / path)}
         given = {"image": images[suffix], "label": label}
@@ -77,6 +82,17 @@ def scans_in_csv(path: Path, root: Path, contrasts: Sequence[str] = ()) -> list[
         raise InputError(f"csv {path}: {problem}")
     rows = table.to_dict("index").items()
     return [_scan(root, f"{path}: row {number + 2}", row, contrasts) for number, row in rows]
+
+
+def entities(path: str) -> dict[str, str]:
+    """Of ``sub-1/anat/sub-1_acq-spc3_T2w.nii.gz``: {"sub": "1", "acq": "spc3"}; the name's go before its folders'."""
+    return dict(re.findall(r"(?:^|[/_])([A-Za-z]+)-([^/_.]+)", path))
+
+
+def is_of_another_space(path: Path) -> bool:
+    """Whether a mask was brought to another space: the one that its name has without its ``space-`` lies beside."""
+    name = re.sub(r"_space-(?!orig_)[^_]+", "", path.name)
+    return name != path.name and path.with_name(name).exists()
 
 
 def check_files(root: Path, scans: list[dict]) -> None:
@@ -120,8 +136,7 @@ def _scan(root: Path, origin: str, given: dict, contrasts: Sequence[str] = ()) -
     if files := {name: _below(root, root / given[name]) for name in contrasts if given[name]}:
         scan["contrasts"] = files
     for key, entity in (("subject", "sub"), ("session", "ses"), ("acquisition", "acq")):
-        in_path = re.findall(rf"(?:^|[/_]){entity}-([^/_.]+)", scan["image"])
-        scan[key] = given.get(key, "").removeprefix(f"{entity}-") or (in_path[-1] if in_path else None)
+        scan[key] = given.get(key, "").removeprefix(f"{entity}-") or entities(scan["image"]).get(entity)
     return scan | {"software": _software(root, root / given["label"])}
 
 

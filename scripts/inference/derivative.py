@@ -18,7 +18,7 @@ NAME = "MeshNet stroke lesion segmentation"  # what this bundle, from 0.4.0 on, 
 METHOD = 1  # counted up when the same weights and settings would draw other masks, which are then made again
 MASK, PICTURE, PROBABILITY = (f"desc-lesion_{end}" for end in ("mask.nii.gz", "qc.png", "probseg.nii.gz"))
 UNCERTAINTY, LABELS = "desc-uncertainty_probseg.nii.gz", "dseg.nii.gz"
-DESCRIPTION, TABLE, LEGEND = "dataset_description.json", "lesions.tsv", "lesions.json"
+DESCRIPTION, TABLE, LEGEND, FAILURES = "dataset_description.json", "lesions.tsv", "lesions.json", "failures.tsv"
 ABOUT_ALL = {"Name": "Segmentations by MeshNet", "BIDSVersion": "1.9.0", "DatasetType": "derivative"}
 ABOUT = {
     MASK: {"Description": "1 where the network finds a chronic stroke lesion", "Type": "Lesion"},
@@ -51,13 +51,6 @@ class Derivative:
         computed = {"Device": str(device), "Precision": str(precision or torch.float32).removeprefix("torch.")}
         self.made_by = {"Name": NAME, "Version": version, "Method": METHOD, **weights, "Settings": settings, **computed}
 
-    def refuse_foreign_files(self) -> None:
-        """Raise InputError if the folder is described by files that this bundle did not make, as a raw dataset is."""
-        there = [path for name in (DESCRIPTION, TABLE, LEGEND) if os.path.lexists(path := self.folder / name)]
-        if there and read_ours(self.folder / DESCRIPTION) is None:
-            lines = (f"{path}: not made by this bundle, so not replaced; give another --output_dir" for path in there)
-            raise InputError("\n".join(lines))
-
     def claim(self) -> None:
         """Make the folder; raise InputError if nothing can be written there."""
         try:
@@ -76,7 +69,7 @@ class Derivative:
             file.write(json.dumps(description, indent=4) + "\n")
         if not (self.folder / ".bidsignore").exists():
             with replace_file(self.folder / ".bidsignore") as file:
-                file.write(f"*_qc.png\n{TABLE}\n{LEGEND}\n")
+                file.write(f"*_qc.png\n{TABLE}\n{LEGEND}\n{FAILURES}\nlogs/\ngroup/\n")
 
     def path(self, scan: str, output: str) -> Path:
         """For ``sub-1/anat/sub-1_T2w.nii.gz`` and ``MASK``: ``sub-1/anat/sub-1_desc-lesion_mask.nii.gz``."""
@@ -157,6 +150,22 @@ class Derivative:
         before = str(self.folder / links.get("raw", "") / source_of(sidecar).removeprefix("bids:raw:"))  # of 0.14.0
         there = sidecar.get("SourcePathSHA256") or self._place(before)
         return "SourceSHA256" in sidecar and there != self._place(scan) and sidecar["SourceSHA256"] != sha256(scan)
+
+
+def refuse_foreign_files(folder: Path) -> None:
+    """Raise InputError if a folder is described by files that this bundle did not make, as a raw dataset is."""
+    there = [path for name in (DESCRIPTION, TABLE, LEGEND) if os.path.lexists(path := folder / name)]
+    if there and read_ours(folder / DESCRIPTION) is None:
+        lines = (f"{path}: not made by this bundle, so not replaced; give another --output_dir" for path in there)
+        raise InputError("\n".join(lines))
+
+
+def refuse_other_dataset(folder: Path, root: Path) -> None:
+    """Raise InputError if a folder is another's, or holds masks of a dataset that is there and is not ``root``."""
+    refuse_foreign_files(folder)
+    raw = (read_ours(folder / DESCRIPTION) or {}).get("DatasetLinks", {}).get("raw")
+    if raw and (folder / raw).is_dir() and not (folder / raw).samefile(root):
+        raise InputError(f"{folder}: holds masks of {os.path.abspath(folder / raw)}; give another output folder")
 
 
 def name_of(scan: Path) -> str:

@@ -5,23 +5,28 @@ import logging
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from scripts.common.errors import InputError
+from scripts.common.errors import InputError, one_line
+from scripts.data.bids import entities
 from scripts.data.volume_files import ENDING, count, files_below, is_utf8, stem, why_no_scan
 from scripts.inference.derivative import DESCRIPTION, name_of
 
 logger = logging.getLogger("meshnet")
 
 
-def find_scans(input: str | None, shard: str | None = None) -> list[dict]:
+def find_scans(input: str | None, shard: str | None = None, select: Sequence[str] | None = None) -> list[dict]:
     """The scans of a NIfTI file, a glob or a folder, as ``{"image": path}``, not yet opened.
 
+    With ``select``, such as ("sub-1", "sub-2", "acq-spc3"), only those whose path has these BIDS entities; of an entity
+    that is given twice, either.
     Of the ``shard`` "3/16" every 16th from the third on, which may be none: the 16 shards have each scan once.
 
     Of a folder every ``*_T2w`` file is taken, or, if no name is of BIDS, every scan. A line counts what was not taken.
-    InputError: nothing found, a BIDS dataset without T2w, two scans whose masks would have one name, no shard.
+    InputError: nothing found, a BIDS dataset without T2w, two scans whose masks would have one name, no shard, a
+    selection that no scan has.
     """
     first, every = _shard(shard)
     if not input:
@@ -45,6 +50,7 @@ def find_scans(input: str | None, shard: str | None = None) -> list[dict]:
         if not (folders or re.search(r"[*?\[]", str(input))):
             raise InputError(f"--input {input}: no such file or folder")
         raise InputError(f"--input {input}: no NIfTI file (*.nii, *.nii.gz) there" + f"; {not_taken}" * bool(not_taken))
+    found = _selected(found, root_of(input), [select] if isinstance(select, str) else select or [])
     named: dict[Path, Path] = {}
     twins = [(p, other) for p in found if (other := named.setdefault(p.with_name(name_of(p)), p)) != p]
     if twins:
@@ -52,9 +58,31 @@ def find_scans(input: str | None, shard: str | None = None) -> list[dict]:
     return [{"image": str(p)} for p in found[first - 1 :: every]]
 
 
+def is_t2w(path: Path) -> bool:
+    """Whether a scan is T2-weighted by its name."""
+    return re.search(r"_T2w$", stem(path.name), re.IGNORECASE) is not None
+
+
+def _selected(scans: list[Path], root: str, select: Sequence[str]) -> list[Path]:
+    """Of ``scans`` those that have the entities of ``select``."""
+    has = {scan: entities(scan.relative_to(root).as_posix()) for scan in scans}
+    wanted: dict[str, list[str]] = {}
+    for entity in select:
+        key, dash, value = str(entity).partition("-")
+        there = {f"{key}-{found[key]}" for found in has.values() if key in found}
+        if not dash or entity not in there:
+            example = f"they have {', '.join(sorted(there))}" if there else "expected an entity of them, like acq-spc3"
+            raise InputError(f"--select {entity}: none of the {len(scans)} scans has it; {one_line(example)}")
+        wanted.setdefault(key, []).append(value)
+    chosen = [scan for scan in scans if all(has[scan].get(key) in values for key, values in wanted.items())]
+    if scans and not chosen:
+        raise InputError(f"--select {' '.join(select)}: none of the {len(scans)} scans has all of it")
+    return chosen
+
+
 def _t2w(folder: Path, scans: list[Path], why_not: dict[Path, str | None]) -> list[Path]:
     """Of ``scans`` the T2w if there are some, the others being noted in ``why_not``; else all, unless they are BIDS."""
-    found = [p for p in scans if re.search(r"_T2w$", stem(p.name), re.IGNORECASE)]
+    found = [p for p in scans if is_t2w(p)]
     if found:
         why_not |= dict.fromkeys({*scans} - {*found}, "without _T2w at the end of the name")
         return found

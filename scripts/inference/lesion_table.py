@@ -4,12 +4,14 @@ import json
 import logging
 import re
 from collections import Counter
+from glob import glob
 from pathlib import Path
 
 import pandas
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_files
+from scripts.data.bids import is_of_another_space
 from scripts.data.reader import read_volume
 from scripts.inference.derivative import LEGEND, MASK, TABLE, is_changed, read_ours, source_of
 from scripts.inference.lesions import measure
@@ -52,7 +54,7 @@ def write_table(folder: Path) -> None:
     """
     paths, rows = None, []
     for _ in range(10):
-        if paths == (there := sorted(folder.rglob(f"*_{MASK.replace('.nii.gz', '.json')}"))):
+        if paths == (there := _sidecars(folder)):
             break
         paths, rows = there, [row for path in there if (row := _row(path, folder))]
         if rows or (folder / TABLE).exists():
@@ -62,6 +64,23 @@ def write_table(folder: Path) -> None:
                 legend.write(json.dumps(COLUMNS, indent=4) + "\n")
     if rows:
         logger.info(f"Masks, pictures and {TABLE} ({len(rows)} scans): {folder}")
+    _warn_of_twins(folder, rows)
+
+
+def lesions_in(folder: Path) -> list[dict]:
+    """The rows of ``lesions.tsv``, of the masks in the ``folder`` as they are now, with what else ``measure`` says."""
+    rows = [row for path in _sidecars(folder) if (row := _row(path, folder))]
+    _warn_of_twins(folder, rows)
+    return rows
+
+
+def _sidecars(folder: Path) -> list[Path]:
+    """Those of masks in their scans' own space; hidden folders, in which files are written, are not looked into."""
+    names = glob(f"**/*_{MASK.replace('.nii.gz', '.json')}", root_dir=folder, recursive=True)
+    return [path for name in sorted(names) if not is_of_another_space(path := folder / name)]
+
+
+def _warn_of_twins(folder: Path, rows: list[dict]) -> None:
     for scan, n in Counter(row["scan"] for row in rows).items():
         if n > 1 and scan.startswith("bids:raw:sub-"):
             logger.warning(f"{folder}: {scan} has {n} masks; move those of an older version or of another dataset")

@@ -20,7 +20,7 @@ from scripts.data.reader import read_volume
 from scripts.data.volumes import Volume
 from scripts.evaluation import qc_picture
 from scripts.execution.agreement import adaptation_to
-from scripts.inference.derivative import MASK, PICTURE, PROBABILITY, UNCERTAINTY, Derivative
+from scripts.inference.derivative import MASK, PICTURE, PROBABILITY, UNCERTAINTY, Derivative, refuse_foreign_files
 from scripts.inference.lesion_table import write_table
 from scripts.inference.lesions import measure, midline
 from scripts.inference.scan_header import encode
@@ -28,6 +28,10 @@ from scripts.inference.stopwatch import Stopwatch
 from scripts.inference.usual import unusual
 
 logger = logging.getLogger("meshnet")
+
+
+class ScansLeftOut(InputError):
+    """Some scans were left out: a line for each. All others have their masks."""
 
 
 class Scans(Dataset):
@@ -61,6 +65,9 @@ class Scans(Dataset):
 class Masks:
     """Which scans the weights of this ``card`` segment, and what is written of each: all of its files, or none.
 
+    ``left_out`` has lines for people for each scan that was left out, by its path; ``masks_given``, which are no scans,
+    among them.
+
     InputError: the card's network has other than two classes.
     """
 
@@ -88,11 +95,11 @@ class Masks:
 
     def _begin(self, derivative: Derivative, card: dict, wanted: list[str]) -> None:
         self.derivative, self.card, self.wanted = derivative, card, wanted
-        self.problems: list[str] = []
+        self.left_out: dict[str, str] = {}
         self.left: dict[str, None] = {}  # scans to do that were not reached yet, in their order
         self.held: dict[str, Volume] = {}  # scans that are read and not yet saved
         self.described = False
-        self.masks_given: list[str] = []
+        self.masks_given: set[str] = set()
         self.first: dict[str, str] = {}  # a scan by its content
         self.saver, self.saving = ThreadPoolExecutor(1), Future()
         self.saving.set_result(None)
@@ -103,7 +110,7 @@ class Masks:
 
         InputError: the folder is another's.
         """
-        self.derivative.refuse_foreign_files()
+        refuse_foreign_files(self.derivative.folder)
         left = [scan for scan in scans if not self.derivative.is_done(scan["image"], self.wanted)]
         if len(left) < len(scans):
             logger.info(f"{len(scans) - len(left)} of {len(scans)} scans have their masks by these weights already")
@@ -131,7 +138,8 @@ class Masks:
         (scan,), (digest,) = batch["scan"], batch["sha256"]
         self.left.pop(scan, None)
         if batch["is_like_a_mask"][0]:
-            self.masks_given += batch["error"]
+            self.masks_given.add(scan)
+            self.left_out[scan] = batch["error"][0]
             logger.warning(f"{batch['error'][0]}; left out")
             return {}
         try:
@@ -192,27 +200,33 @@ class Masks:
 
     def _leave_out(self, scan: str, error: Exception) -> None:
         self.held.pop(scan, None)
-        self.problems.append(_lines(scan, error))
-        for line in self.problems[-1].splitlines():
+        self.left_out[scan] = _lines(scan, error)
+        for line in self.left_out[scan].splitlines():
             logger.error(f"{line}; left out")
 
     def _conclude(self) -> None:
         write_table(self.derivative.folder)
 
     def finish(self) -> None:
-        """Write the table of all masks in the folder; InputError, a line for each, if scans were left out."""
+        """Write the table of all masks in the folder; ScansLeftOut, a line for each, if there are any."""
         self.saving.result()
         self.stopwatch.lap("waiting for files")
         for scan in self.left:  # MONAI's loader only ends when its thread or a worker dies
             self._leave_out(scan, InputError(f"{scan}: was not read, as the loader died; run the command again"))
-        self.problems += self.masks_given if not self.first else []
-        self._conclude()
+        lines = [line for scan, line in self.left_out.items() if scan not in self.masks_given or not self.first]
+        n = len(lines)
+        try:
+            self._conclude()
+        except InputError as error:  # on a full disk, which is why scans were left out
+            if not lines:
+                raise
+            lines.append(str(error))
         with suppress(OSError):  # there is something in it, or no folder
             self.derivative.folder.rmdir()
         if line := self.stopwatch.report():
             logger.info(line)
-        if self.problems:
-            raise InputError("\n".join([f"{len(self.problems)} scan(s) left out:", *self.problems]))
+        if lines:
+            raise ScansLeftOut("\n".join([f"{n} scan(s) left out:", *lines]))
 
 
 def _lines(scan: str, error: Exception) -> str:

@@ -95,6 +95,26 @@ def test_two_masks_of_one_image_are_refused(cohort: Path):
     assert {scan["label"].split("/")[1] for scan in scans} == {"lesion_masks"}
 
 
+def test_masks_that_a_reader_rejected_or_that_lie_in_another_space_are_no_labels(
+    cohort: Path, capsys: pytest.CaptureFixture
+):
+    """Rejected by the page of the derivative that they lie in; those of another space lie beside the scan's own."""
+    prepare_datalist(str(cohort))
+    before = read_datalist(cohort / "datalist.json")["training"]
+    folder = cohort / "derivatives" / "lesion_masks"
+    gone, moved = (Path(scan["label"]).relative_to("derivatives/lesion_masks") for scan in before[:2])
+    (folder / "group").mkdir()
+    (folder / "group" / "decisions.tsv").write_text(f"mask\tdecision\tnote\n{gone}\treject\t\n{moved}\tcorrect\t\n")
+    write_mask(folder / moved.parent / moved.name.replace("_desc", "_space-MNI152NLin2009cAsym_desc"))
+    capsys.readouterr()
+    prepare_datalist(str(cohort))
+    line = f"Left out: 1 masks that group/decisions.tsv rejects, such as {before[0]['label']}"
+    assert line in capsys.readouterr().out.splitlines()
+    assert [scan["label"] for scan in read_datalist(cohort / "datalist.json")["training"]] == [
+        scan["label"] for scan in before[1:]
+    ]
+
+
 # ---- predictions are no truth
 
 OURS = {"Name": "MeshNet stroke lesion segmentation", "Version": "0.4.0"}

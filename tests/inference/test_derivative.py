@@ -16,7 +16,7 @@ from conftest import write
 from scripts.common.errors import InputError
 from scripts.common.files import sha256
 from scripts.inference import derivative
-from scripts.inference.derivative import MASK, PICTURE, Derivative, read_ours
+from scripts.inference.derivative import MASK, PICTURE, Derivative, read_ours, refuse_other_dataset
 from scripts.inference.find_scans import root_of
 
 FILES = {MASK: b"mask", PICTURE: b"picture"}
@@ -160,6 +160,20 @@ def test_the_raw_dataset_is_linked_by_a_relative_path(tmp_path: Path, weights: P
     description = json.loads((out / "dataset_description.json").read_text())
     assert description["DatasetLinks"] == {"raw": "../.."}
     assert description["DatasetType"] == "derivative"
+
+
+def test_the_folder_of_another_dataset_is_refused_as_long_as_that_is_there(tmp_path: Path, weights: Path) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / name / "sub-1" / "anat" / "sub-1_T2w.nii.gz")
+    out = tmp_path / "out"
+    refuse_other_dataset(out, tmp_path / "b")
+    Derivative(root_of(str(tmp_path / "a")), str(out), [str(weights)], {}).write_description()
+    refuse_other_dataset(out, tmp_path / "a")
+    with pytest.raises(InputError) as error:
+        refuse_other_dataset(out, tmp_path / "b")
+    assert str(error.value) == f"{out}: holds masks of {tmp_path / 'a'}; give another output folder"
+    (tmp_path / "a").rename(tmp_path / "moved")
+    refuse_other_dataset(out, tmp_path / "moved")
 
 
 def test_a_bidsignore_that_is_there_stays(tmp_path: Path, weights: Path) -> None:

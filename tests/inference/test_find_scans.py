@@ -120,6 +120,44 @@ def test_the_shards_have_each_scan_once_and_may_be_empty(tmp_path: Path) -> None
     assert find_scans(str(tmp_path), "12/16") == []
 
 
+def test_scans_are_selected_by_their_entities(tmp_path: Path) -> None:
+    """Of two values of an entity either, of two entities both; whichever part of the dataset is given."""
+    names = [
+        "sub-1/anat/sub-1_acq-a_run-1",
+        "sub-1/anat/sub-1_acq-a_run-2",
+        "sub-1/anat/sub-1_acq-b",
+        "sub-2/anat/sub-2",
+    ]
+    for name in names:
+        write(tmp_path / "acq-a study" / f"{name}_T2w.nii.gz")
+
+    def selected(*select: str, input: str = "") -> list[str]:
+        scans = find_scans(str(tmp_path / "acq-a study" / input), None, select)
+        return [Path(scan["image"]).name.removesuffix("_T2w.nii.gz") for scan in scans]
+
+    assert selected() == [Path(name).name for name in names]
+    assert selected("acq-a") == ["sub-1_acq-a_run-1", "sub-1_acq-a_run-2"]
+    assert selected("acq-a", "acq-b", "run-2") == ["sub-1_acq-a_run-2"]
+    assert selected("sub-2") == ["sub-2"]
+    assert selected("sub-1", "acq-b", input="sub-1") == ["sub-1_acq-b"]
+
+
+@pytest.mark.parametrize(
+    ("select", "problem"),
+    [
+        (["acq-spc"], "acq-spc: none of the 2 scans has it; they have acq-spc3"),
+        (["spc3"], "spc3: none of the 2 scans has it; expected an entity of them, like acq-spc3"),
+        (["acq-spc3", "sub-2"], "acq-spc3 sub-2: none of the 2 scans has all of it"),
+    ],
+)
+def test_a_selection_that_no_scan_has_is_a_line(tmp_path: Path, select: list[str], problem: str) -> None:
+    for name in ("sub-1/sub-1_acq-spc3", "sub-2/sub-2"):
+        write(tmp_path / f"{name}_T2w.nii.gz")
+    with pytest.raises(InputError) as error:
+        find_scans(str(tmp_path), None, select)
+    assert str(error.value) == f"--select {problem}"
+
+
 @pytest.mark.parametrize("shard", ["0/4", "5/4", "1", "a/b", "1/0", 0.5, True])
 def test_a_shard_that_cannot_be_is_refused(tmp_path: Path, shard: object) -> None:
     write(tmp_path / "scan.nii.gz")

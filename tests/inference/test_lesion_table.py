@@ -138,3 +138,12 @@ def test_two_masks_of_one_scan_are_a_warning(tmp_path: Path, caplog: pytest.LogC
         write_table(tmp_path)
     (line,) = caplog.messages
     assert line.startswith(f"{tmp_path}: bids:raw:sub-1/anat/sub-1_T2w.nii.gz has 2 masks; ")
+
+
+def test_a_mask_in_another_space_has_no_row_unless_the_scan_was_there(tmp_path: Path) -> None:
+    for name in ("a", "a_space-MNI152NLin2009cAsym", "b_space-T1w"):
+        sidecar(tmp_path, name, Sources=[f"bids:raw:{name}_T2w.nii.gz"])
+    write_table(tmp_path)
+    assert [row["mask"] for row in rows(tmp_path)] == [
+        f"{name}_desc-lesion_mask.nii.gz" for name in ("a", "b_space-T1w")
+    ]
