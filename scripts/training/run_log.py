@@ -26,15 +26,9 @@ class LossBar(ProgressBar):
     """Ignite's progress bar, with the loss and the learning rate of the last step."""
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer. The loss is brought to the CPU first: a GPU is waited for once a step."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._bring_loss)
+        """Register with the trainer."""
         loss_of, rate = from_engine("loss", first=True), lambda: engine.optimizer.param_groups[0]["lr"]
         super().attach(engine, output_transform=lambda output: {"loss": float(loss_of(output)), "lr": rate()})
-
-    @staticmethod
-    def _bring_loss(engine: Engine) -> None:
-        for item in engine.state.output:
-            item["loss"] = item["loss"].cpu()
 
 
 class RunLog:
