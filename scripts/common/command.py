@@ -48,7 +48,7 @@ def run_command(function: Callable) -> Any:
 def typed_flags(arguments: list[str]) -> dict[str, str]:
     """The texts behind a command line's flags, as Fire takes them apart: ``--key text`` or ``--key=text``."""
     found = {}
-    for flag, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for flag, following in zip(arguments, [*arguments, "--"][1:], strict=True):
         if match := re.fullmatch(r"--?([a-zA-Z][^=]*)(=.*)?", flag, re.DOTALL):
             text = match[2][1:] if match[2] else following
             if match[2] or not re.match("--|-[a-zA-Z]", text):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scripts.common.command import run_command
+from scripts.common.command import run_command, typed_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -94,3 +94,8 @@ def test_another_word_for_a_boolean_is_refused(
         run_command(function)
     assert stop.value.code == 2
     assert f"--{name} maybe: expected true or false" in capsys.readouterr().err
+
+
+def test_the_texts_of_flags_are_those_behind_them_and_no_flag_is_none() -> None:
+    assert typed_flags([]) == {}
+    assert typed_flags(["--a", "b c", "--d=e=f", "--g", "--h-i", "-1"]) == {"a": "b c", "d": "e=f", "h_i": "-1"}
