@@ -13,7 +13,7 @@ from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS, ID_SEP_KEY
 
 from scripts.common.errors import InputError
 from scripts.common.json_file import RANGES, problems_of
-from scripts.common.menus import at, changed, entry, menus, places, recipe, values_of_all
+from scripts.common.menus import at, changed, default_of, entry, menus, places, recipe, values_of_all
 from scripts.common.overrides import enclosing_parser, is_computed, shipped_parts
 
 logger = logging.getLogger("meshnet")
@@ -118,6 +118,8 @@ def _choices(parser: ConfigParser) -> tuple[dict, dict, list[str]]:
                 chosen[place] = blocks.get(place, [])
             elif place in blocks:
                 chosen[place] = blocks[place] | {key: block[key] for key in changed(block, at(recipe(), place))}
+            else:
+                chosen[place] = block | {"_target_": default_of(_chooses(recipe(), place))}
         values |= own
         for place in blocks.keys() - {*here} if name != next(iter(entries)) and "evaluating" not in config else ():
             logger.warning(f"{kind}_name {name}: {place} is given by the config itself, which stands")

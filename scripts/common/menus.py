@@ -6,6 +6,7 @@ What the config has changed in a block that is replaced is changed in the new on
 """
 
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,12 @@ def at(config: dict, place: str) -> Any:
     for key in place.split("#"):
         config = config.get(key, {}) if isinstance(config, dict) else {}
     return config
+
+
+def default_of(expression: str) -> str | None:
+    """The class that a recipe's expression ``config.chosen(place, name, class)`` names."""
+    found = re.search(r", '([\w.]+)'\)$", expression)
+    return found and found[1]
 
 
 def _is_block(place: str, value: Any) -> bool:
