@@ -27,20 +27,21 @@ from scipy.spatial.transform import Rotation
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_files, sha256
-from scripts.data.placement import head_extent, head_of
+from scripts.data.placement import extent, head_extent, head_of
 from scripts.data.reader import read_volume
 from scripts.data.volume_files import stem
 from scripts.data.volumes import Volume, lesion_of
-from scripts.inference.derivative import MASK, NAME, name_of, read_ours
+from scripts.inference.derivative import MASK, NAME, read_ours
 from scripts.inference.scan_header import encode
 
 ANTSPYX = "0.6.3"
 T1W, TEMPLATE = "T1w", "MNI152NLin2009aSym"  # what nilearn ships, by the name that TemplateFlow has for it
 METHOD = 1  # counted up when the same scans and mask would give other masks, which are then made again
 COARSE = 2  # mm, in which scans are registered
-RIM = 4  # mm around the template's brain that count in the fit, as the brain's surface shows there
+RIM, SPARED = 2, 4  # mm around the brain of the template that count in the fit, and around the lesion that do not
+GREY, WHITE = 0.45, 0.3  # brightness in T2w, fluid having 1
 PITCHES = (-20, 0, 20)  # degrees of nodding from which a fit to the template is tried
-LIMITS = {T1W: 0.5, TEMPLATE: 0.5}  # a fit below is poor
+LIMITS = {T1W: 0.3, TEMPLATE: 0.5}  # a fit below is poor
 ABOUT = "1 where the native mask is, brought to this space; the metric that did it is in GeneratedBy"
 
 
@@ -178,20 +179,25 @@ def _read(path: Path) -> Volume:
 
 def _to_t1w(ants: Any, scan: Volume, t1w: Volume, mask: Volume, folder: Path) -> tuple[list[bytes], dict]:
     """The files of ``T1W``: the T2w moved as a rigid body, by mutual information."""
-    fixed, moving = _coarse(t1w, t1w.data), _coarse(scan, scan.data)
-    where = head_of(fixed.get_fdata(dtype=np.float32))
-    starts = [np.eye(4), _anchored(fixed, moving)]
-    found = _register(ants, fixed, moving, "Rigid", starts, where, folder)
-    fit = correlation_ratio(found["warpedmovout"].numpy(), fixed.get_fdata(), where)
+    pair = _coarse(t1w, t1w.data), _coarse(scan, scan.data)
+    head = pair[0].get_fdata(dtype=np.float32)
+    where = ndimage.binary_fill_holes(head_of(head))
+    depth = ndimage.distance_transform_edt(where)
+    found = _linear(ants, *pair, "Rigid", [np.eye(4), _anchored(*pair)], where, {}, folder)
+    images = [_image(one.get_fdata(), one.affine) for one in pair]
+    inner = depth >= np.median(depth[where])  # the brain: what is around it varies with the sequence
+    fit = correlation_ratio(ants.apply_transforms(*images, found).numpy(), head, inner)
     if fit < LIMITS[T1W]:
         raise InputError(
             f"{t1w.path}: its fit to {Path(scan.path).name} is {fit:.2f}, below {LIMITS[T1W]}; is it of another "
             "subject? move it away to do without"
         )
-    warped, label = _moved(ants, _image(t1w.data, t1w.affine), scan, mask, found["fwdtransforms"], [])
+    warped, label = _moved(ants, _image(t1w.data, t1w.affine), scan, mask, found, [])
     content = encode(label, t1w)
-    shown = _draw(nib.Nifti1Image(t1w.data, t1w.affine), warped, label, f"T2w in {T1W}, fit {fit:.2f}")
-    return [content, shown, content, Path(found["fwdtransforms"][0]).read_bytes()], _told(fit, T1W)
+    shown = _draw(
+        nib.Nifti1Image(t1w.data, t1w.affine), warped, label, f"{Path(scan.path).name} in {T1W}, fit {fit:.2f}"
+    )
+    return [content, shown, content, Path(found[0]).read_bytes()], _told(fit, T1W)
 
 
 def _to_template(
@@ -202,64 +208,78 @@ def _to_template(
     if moving.path != scan.path:
         before = [f"{prefix}_{_names(T1W, T1W)[-1]}"]
         lesion = lesion_of(read_volume(in_space(Path(mask.path), T1W)))
-    (fixed, brain), image = template(COARSE), _coarse(moving, moving.data)
-    inside = brain.get_fdata() > 0
+    fixed, inside = _target("T2w" if moving.path == scan.path else T1W)
     where = ndimage.distance_transform_edt(~inside, sampling=COARSE) <= RIM
-    healthy = _coarse(moving, lesion.astype(np.float32)).get_fdata(dtype=np.float32) < 0.1
-    starts = [_anchored(fixed, image, pitch) for pitch in PITCHES]
-    found = _register(ants, fixed, image, "SyN", starts, where, folder, healthy)
+    image = _coarse(moving, moving.data)
+    lesion = _coarse(moving, lesion.astype(np.float32)).get_fdata(dtype=np.float32) > 0.1
+    healthy = ndimage.distance_transform_edt(~lesion, sampling=COARSE) > SPARED if lesion.any() else ~lesion
+    pair, masks = (fixed, image), {"mask": _image(where, fixed.affine), "moving_mask": _image(healthy, image.affine)}
+    start = _linear(ants, *pair, "Affine", [_anchored(*pair, pitch) for pitch in PITCHES], where, masks, folder)
+    found = ants.registration(
+        *(_image(one.get_fdata(), one.affine) for one in pair), "SyNOnly", start, str(folder / "found_"), **masks,
+        reg_iterations=(40, 60, 0), total_sigma=1, write_composite_transform=True,
+    )  # fmt: skip
     forward, inverse = found["fwdtransforms"], found["invtransforms"]
     target = template(1)[0]
     warped, label = _moved(ants, _image(target.get_fdata(), target.affine), moving, mask, [forward], before)
     on_fixed = resample_from_to(nib.Nifti1Image(label, target.affine), fixed, order=0).get_fdata() > 0
     fit = correlation_ratio(found["warpedmovout"].numpy(), fixed.get_fdata(), inside & ~on_fixed)
-    shown = _draw(target, warped, label, f"{name_of(Path(moving.path))} in {TEMPLATE}, fit {fit:.2f}")
+    shown = _draw(target, warped, label, f"{Path(moving.path).name} in {TEMPLATE}, fit {fit:.2f}")
     return [in_mni(label), shown, *(Path(path).read_bytes() for path in (forward, inverse))], _told(fit, TEMPLATE)
 
 
-def _told(fit: float, space: str) -> dict:
-    return {
-        "Fit": round(fit, 3),
-        "FitLimit": LIMITS[space],
-        "PoorFit": fit < LIMITS[space],
-        "FitMetric": "root of the correlation ratio",
-    }
+@lru_cache(maxsize=2)
+def _target(contrast: str) -> tuple[nib.Nifti1Image, np.ndarray]:
+    """The template around its brain, in that contrast, and where its brain is (bool), on a grid of ``COARSE`` mm.
 
-
-def _register(
-    ants: Any, fixed: nib.Nifti1Image, moving: nib.Nifti1Image, kind: str, starts: list[np.ndarray],
-    where: np.ndarray, folder: Path, healthy: np.ndarray | None = None,
-) -> dict:  # fmt: skip
-    """ANTs's answer, begun from the best of ``starts`` (4, 4), which lead from ``fixed`` to ``moving`` in RAS mm.
-
-    Only voxels of ``fixed`` that are ``where`` and of ``moving`` that are ``healthy`` count.
+    nilearn ships no T2w: here the template's grey and white matter have the brightness that they have in T2w, and what
+    is neither is fluid, also around the brain.
     """
-    images = _image(fixed.get_fdata(), fixed.affine), _image(moving.get_fdata(), moving.affine)
-    masks: dict = {"mask": _image(where, fixed.affine), "mask_all_stages": True}
-    if healthy is not None:
-        masks["moving_mask"] = _image(healthy, moving.affine)
-    tried = []
+    from nilearn import datasets  # 2 s
+
+    scan, brain = template(COARSE)
+    if contrast == "T2w":
+        load = datasets.load_mni152_gm_template, datasets.load_mni152_wm_template
+        grey, white = (part(COARSE).get_fdata() for part in load)
+        near = ndimage.distance_transform_edt(brain.get_fdata() == 0, sampling=COARSE) <= RIM
+        painted = np.clip(1 - grey - white, 0, 1) + GREY * grey + WHITE * white
+        scan = nib.Nifti1Image((painted * near).astype(np.float32), scan.affine)
+    margin = 10 // COARSE
+    ends = extent(brain.get_fdata() > 0)
+    around = tuple(slice(max(0, first - margin), last + margin) for first, last in ends)
+    return scan.slicer[around], brain.get_fdata()[around] > 0
+
+
+def _told(fit: float, space: str) -> dict:
+    """What a sidecar says of a fit."""
+    told = {"Fit": round(fit, 3), "FitLimit": LIMITS[space], "PoorFit": fit < LIMITS[space]}
+    return {**told, "FitMetric": "root of the correlation ratio of scan and target, lesion left out"}
+
+
+def _linear(
+    ants: Any, fixed: nib.Nifti1Image, moving: nib.Nifti1Image, kind: str, starts: list[np.ndarray],
+    where: np.ndarray, masks: dict, folder: Path,
+) -> list[str]:  # fmt: skip
+    """The transform, Rigid or Affine, from the best of ``starts`` (4, 4), which lead from ``fixed`` to ``moving``."""
+    images, tried = [_image(one.get_fdata(), one.affine) for one in (fixed, moving)], []
+    first = "Rigid" if kind == "Rigid" else "Similarity"
     for i, start in enumerate(starts):
         flip = np.diag([-1, -1, 1, 1])  # ITK's axes
         matrix = flip @ start @ flip
-        transform = ants.create_ants_transform(
+        begin = ants.create_ants_transform(
             transform_type="AffineTransform", matrix=matrix[:3, :3], offset=matrix[:3, 3]
         )
-        ants.write_transform(transform, path := str(folder / f"start{i}.mat"))
+        ants.write_transform(begin, path := str(folder / f"start{i}.mat"))
         found = ants.registration(
-            *images, "Rigid" if kind == "Rigid" else "Similarity", [path], str(folder / f"try{i}_"), **masks,
+            *images, first, [path], str(folder / f"try{i}_"), **masks, mask_all_stages=True,
             aff_iterations=(200, 100), aff_shrink_factors=(4, 2), aff_smoothing_sigmas=(2, 1),
         )  # fmt: skip
         fit = correlation_ratio(found["warpedmovout"].numpy(), fixed.get_fdata(), where)
         tried.append((fit, found["fwdtransforms"]))
-    options: dict = {
-        "aff_iterations": (300, 100, 50),
-        "aff_shrink_factors": (4, 2, 1),
-        "aff_smoothing_sigmas": (2, 1, 0),
-    }
-    if kind == "SyN":
-        options = {"reg_iterations": (100, 70, 50), "write_composite_transform": True}
-    return ants.registration(*images, kind, max(tried)[1], str(folder / "found_"), **masks, **options)
+    return ants.registration(
+        *images, kind, max(tried)[1], str(folder / "linear_"), **masks, mask_all_stages=True,
+        aff_iterations=(100, 50), aff_shrink_factors=(2, 1), aff_smoothing_sigmas=(1, 0), aff_random_sampling_rate=0.3,
+    )["fwdtransforms"]  # fmt: skip
 
 
 def _moved(ants: Any, target: Any, scan: Volume, mask: Volume, transforms: list[str], before: list[str]) -> tuple:
