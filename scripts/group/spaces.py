@@ -41,8 +41,9 @@ COARSE = 2  # mm, in which scans are registered
 RIM, SPARED = 2, 4  # mm around the brain of the template that count in the fit, and around the lesion that do not
 GREY, WHITE = 0.45, 0.3  # brightness in T2w, fluid having 1
 PITCHES = (-20, 0, 20)  # degrees of nodding from which a fit to the template is tried
+DEPTH, SCALP = 75.0, 12.0  # mm from a brain's top to its middle, and from a head's top to the brain's
 LIMITS = {T1W: 0.3, TEMPLATE: 0.5}  # a fit below is poor
-ABOUT = "1 where the native mask is, brought to this space; the metric that did it is in GeneratedBy"
+ABOUT = "1 where the native mask is, brought to this space by the transforms beside it"
 
 
 def in_space(mask: Path, space: str) -> Path:
@@ -183,7 +184,7 @@ def _to_t1w(ants: Any, scan: Volume, t1w: Volume, mask: Volume, folder: Path) ->
     head = pair[0].get_fdata(dtype=np.float32)
     where = ndimage.binary_fill_holes(head_of(head))
     depth = ndimage.distance_transform_edt(where)
-    found = _linear(ants, *pair, "Rigid", [np.eye(4), _anchored(*pair)], where, {}, folder)
+    found = _linear(ants, *pair, "Rigid", [None, np.eye(4), _anchored(*pair)], where, {}, folder)
     images = [_image(one.get_fdata(), one.affine) for one in pair]
     inner = depth >= np.median(depth[where])  # the brain: what is around it varies with the sequence
     fit = correlation_ratio(ants.apply_transforms(*images, found).numpy(), head, inner)
@@ -214,7 +215,9 @@ def _to_template(
     lesion = _coarse(moving, lesion.astype(np.float32)).get_fdata(dtype=np.float32) > 0.1
     healthy = ndimage.distance_transform_edt(~lesion, sampling=COARSE) > SPARED if lesion.any() else ~lesion
     pair, masks = (fixed, image), {"mask": _image(where, fixed.affine), "moving_mask": _image(healthy, image.affine)}
-    start = _linear(ants, *pair, "Affine", [_anchored(*pair, pitch) for pitch in PITCHES], where, masks, folder)
+    start = _linear(
+        ants, *pair, "Affine", [None, *(_anchored(*pair, pitch, SCALP) for pitch in PITCHES)], inside, masks, folder
+    )
     found = ants.registration(
         *(_image(one.get_fdata(), one.affine) for one in pair), "SyNOnly", start, str(folder / "found_"), **masks,
         reg_iterations=(40, 60, 0), total_sigma=1, write_composite_transform=True,
@@ -257,21 +260,24 @@ def _told(fit: float, space: str) -> dict:
 
 
 def _linear(
-    ants: Any, fixed: nib.Nifti1Image, moving: nib.Nifti1Image, kind: str, starts: list[np.ndarray],
+    ants: Any, fixed: nib.Nifti1Image, moving: nib.Nifti1Image, kind: str, starts: list[np.ndarray | None],
     where: np.ndarray, masks: dict, folder: Path,
 ) -> list[str]:  # fmt: skip
-    """The transform, Rigid or Affine, from the best of ``starts`` (4, 4), which lead from ``fixed`` to ``moving``."""
+    """The transform, Rigid or Affine, from the best of ``starts`` by the correlation ratio ``where``.
+
+    They are transforms (4, 4) that lead from ``fixed`` to ``moving`` in RAS mm; None brings centres of mass together.
+    """
     images, tried = [_image(one.get_fdata(), one.affine) for one in (fixed, moving)], []
     first = "Rigid" if kind == "Rigid" else "Similarity"
     for i, start in enumerate(starts):
-        flip = np.diag([-1, -1, 1, 1])  # ITK's axes
-        matrix = flip @ start @ flip
-        begin = ants.create_ants_transform(
-            transform_type="AffineTransform", matrix=matrix[:3, :3], offset=matrix[:3, 3]
-        )
-        ants.write_transform(begin, path := str(folder / f"start{i}.mat"))
+        path = None
+        if start is not None:
+            flip = np.diag([-1, -1, 1, 1])  # ITK's axes
+            matrix = flip @ start @ flip
+            begin = {"transform_type": "AffineTransform", "matrix": matrix[:3, :3], "offset": matrix[:3, 3]}
+            ants.write_transform(ants.create_ants_transform(**begin), path := str(folder / f"start{i}.mat"))
         found = ants.registration(
-            *images, first, [path], str(folder / f"try{i}_"), **masks, mask_all_stages=True,
+            *images, first, path and [path], str(folder / f"try{i}_"), **masks, mask_all_stages=True,
             aff_iterations=(200, 100), aff_shrink_factors=(4, 2), aff_smoothing_sigmas=(2, 1),
         )  # fmt: skip
         fit = correlation_ratio(found["warpedmovout"].numpy(), fixed.get_fdata(), where)
@@ -304,18 +310,21 @@ def _coarse(volume: Volume, data: np.ndarray) -> nib.Nifti1Image:
     return resample_to_output(image, (COARSE,) * 3, order=1)
 
 
-def _anchored(fixed: nib.Nifti1Image, moving: nib.Nifti1Image, pitch: float = 0) -> np.ndarray:
-    """The transform (4, 4) from ``fixed`` to ``moving`` that brings the middles of the heads' tops together."""
-    tops = []
-    for image in (fixed, moving):
+def _anchored(fixed: nib.Nifti1Image, moving: nib.Nifti1Image, pitch: float = 0, scalp: float = 0) -> np.ndarray:
+    """The transform (4, 4) from ``fixed`` to ``moving`` that brings the middles of the heads together, then nods.
+
+    The middle is ``DEPTH`` mm below the top, and in ``moving`` a ``scalp`` more.
+    """
+    middles = []
+    for image, depth in ((fixed, DEPTH), (moving, DEPTH + scalp)):
         (left, right), (back, front), (_, top) = head_extent(torch.from_numpy(image.get_fdata(dtype=np.float32)))
-        tops.append(apply_affine(image.affine, [(left + right) / 2, (back + front) / 2, top]))
+        middles.append(apply_affine(image.affine, [(left + right) / 2, (back + front) / 2, top]) - [0, 0, depth])
     turn = Rotation.from_euler("x", pitch, degrees=True).as_matrix()
-    return from_matvec(turn, tops[1] - turn @ tops[0])
+    return from_matvec(turn, middles[1] - turn @ middles[0])
 
 
 def _draw(target: nib.Nifti1Image, warped: np.ndarray, label: np.ndarray, title: str) -> bytes:
-    """A PNG of the ``warped`` scan, with the edges of the ``target`` in red and the lesion in blue."""
+    """A PNG of the ``warped`` scan, with outlines of the ``target`` in red and the lesion in blue."""
     from nilearn import plotting  # 1 s, and not every run draws
 
     figure = Figure(figsize=(11, 6), facecolor="black")
@@ -327,9 +336,11 @@ def _draw(target: nib.Nifti1Image, warped: np.ndarray, label: np.ndarray, title:
         "vmin": 0,
         "vmax": np.percentile(warped, 99.5) or 1,
     }
+    data = target.get_fdata(dtype=np.float32)
+    levels = sorted({*np.percentile(data[head_of(data)], [1, 30])})  # its outline, and that of its fluid
     for mode, box in (("x", (0, 0.48, 1, 0.46)), ("z", (0, 0, 1, 0.46))):
         view = plotting.plot_anat(image, figure=figure, axes=box, display_mode=mode, cut_coords=5, **style)
-        view.add_edges(target, color="red")
+        view.add_contours(target, levels=levels, colors="red", linewidths=0.5)
         if label.any():
             view.add_contours(nib.Nifti1Image(label, target.affine), levels=[0.5], colors="cyan", linewidths=1.2)
     figure.suptitle(title, color="white", fontsize=11)
