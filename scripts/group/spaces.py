@@ -214,6 +214,7 @@ def _to_template(
     image = _coarse(moving, moving.data)
     lesion = _coarse(moving, lesion.astype(np.float32)).get_fdata(dtype=np.float32) > 0.1
     healthy = ndimage.distance_transform_edt(~lesion, sampling=COARSE) > SPARED if lesion.any() else ~lesion
+    image = _filled(image, healthy)
     pair, masks = (fixed, image), {"mask": _image(where, fixed.affine), "moving_mask": _image(healthy, image.affine)}
     start = _linear(
         ants, *pair, "Affine", [None, *(_anchored(*pair, pitch, SCALP) for pitch in PITCHES)], inside, masks, folder
@@ -229,6 +230,12 @@ def _to_template(
     fit = correlation_ratio(found["warpedmovout"].numpy(), fixed.get_fdata(), inside & ~on_fixed)
     shown = _draw(target, warped, label, f"{Path(moving.path).name} in {TEMPLATE}, fit {fit:.2f}")
     return [in_mni(label), shown, *(Path(path).read_bytes() for path in (forward, inverse))], _told(fit, TEMPLATE)
+
+
+def _filled(image: nib.Nifti1Image, healthy: np.ndarray) -> nib.Nifti1Image:
+    """With the nearest healthy voxel where it is not ``healthy`` (bool), lest smoothing spreads the lesion."""
+    nearest = ndimage.distance_transform_edt(~healthy, return_distances=False, return_indices=True)
+    return nib.Nifti1Image(image.get_fdata(dtype=np.float32)[tuple(nearest)], image.affine)
 
 
 @lru_cache(maxsize=2)
