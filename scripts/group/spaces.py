@@ -275,7 +275,6 @@ def _linear(
     They are transforms (4, 4) that lead from ``fixed`` to ``moving`` in RAS mm; None brings centres of mass together.
     """
     images, tried = [_image(one.get_fdata(), one.affine) for one in (fixed, moving)], []
-    first = "Rigid" if kind == "Rigid" else "Similarity"
     for i, start in enumerate(starts):
         path = None
         if start is not None:
@@ -284,7 +283,7 @@ def _linear(
             begin = {"transform_type": "AffineTransform", "matrix": matrix[:3, :3], "offset": matrix[:3, 3]}
             ants.write_transform(ants.create_ants_transform(**begin), path := str(folder / f"start{i}.mat"))
         found = ants.registration(
-            *images, first, path and [path], str(folder / f"try{i}_"), **masks, mask_all_stages=True,
+            *images, "Rigid", path and [path], str(folder / f"try{i}_"), **masks, mask_all_stages=True,
             aff_iterations=(200, 100), aff_shrink_factors=(4, 2), aff_smoothing_sigmas=(2, 1),
         )  # fmt: skip
         fit = correlation_ratio(found["warpedmovout"].numpy(), fixed.get_fdata(), where)
