@@ -1,0 +1,221 @@
+"""Masks come to the right place in other spaces: simulated heads, moved by transforms that are known."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas
+import pytest
+from monai.utils import optional_import
+from nibabel.affines import apply_affine, from_matvec
+from nibabel.processing import resample_from_to
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from scripts.common.errors import InputError
+from scripts.group import spaces
+from scripts.group.spaces import T1W, TEMPLATE, correlation_ratio, in_space, normalize, sidecar_of, template
+from scripts.inference.derivative import NAME
+from scripts.simulation.anatomy import CENTRE, box, load_head
+from scripts.simulation.lesions import load_mask
+from scripts.simulation.scanner import RANGES, simulate_scan
+
+ants, has_ants = optional_import("ants")
+needs_ants = pytest.mark.skipif(not has_ants, reason="ANTsPy is optional: pip install antspyx")
+REAL = Path(__file__).resolve().parents[3] / "shared" / "real" / "lesions"
+needs_lesions = pytest.mark.skipif(not REAL.is_dir(), reason="the real lesion masks are not in this checkout")
+STILL = {"turn": 0, "shift": 0, "size": [1, 1], "warp": [0, 0], "noise": [0.01, 0.03], "bias": [0.05, 0.15]}
+VOXEL = 2.0
+SHAPE = box(VOXEL)[0]
+AFFINE = from_matvec(np.eye(3) * VOXEL, np.array(CENTRE) - VOXEL * (np.array(SHAPE) - 1) / 2)
+
+
+def simulate(lesion: str, seed: int) -> dict[str, np.ndarray]:
+    """T2w, T1w and lesion (D, H, W) of the template's own head, in MNI space on the grid of ``AFFINE``."""
+    ranges = RANGES["patients"] | RANGES["easy"] | STILL
+    setting = [load_head("MNI152", VOXEL)], [load_mask(REAL / lesion)], SHAPE, VOXEL
+    t2w, mask = simulate_scan(*setting, np.random.default_rng(seed), ranges)
+    other = np.random.default_rng(seed + 1)
+    t1w, _ = simulate_scan(*setting, np.random.default_rng(seed), ranges | RANGES["T1w"], scanner=other)
+    return {"T2w": t2w, "T1w": t1w, "lesion": mask.astype(np.float32)}
+
+
+def places() -> np.ndarray:
+    """Where the voxels of that grid are (3, D, H, W), in mm."""
+    return np.moveaxis(apply_affine(AFFINE, np.moveaxis(np.indices(SHAPE), 0, -1)), -1, 0)
+
+
+def warped(volume: np.ndarray, mni: np.ndarray) -> np.ndarray:
+    """``volume`` on the same grid, whose voxels show what is at ``mni`` (3, D, H, W; mm)."""
+    voxels = np.moveaxis(apply_affine(np.linalg.inv(AFFINE), np.moveaxis(mni, 0, -1)), -1, 0)
+    return ndimage.map_coordinates(volume, voxels, order=1)
+
+
+def write(root: Path, volumes: dict[str, np.ndarray], affines: dict[str, np.ndarray] | None = None) -> dict[str, Path]:
+    """A scan, its T1w and its mask as a dataset and our derivative have them."""
+    raw, out = root / "raw" / "sub-1" / "anat", root / "out" / "sub-1" / "anat"
+    mask = out / "sub-1_desc-lesion_mask.nii.gz"
+    paths = {"T2w": raw / "sub-1_T2w.nii.gz", "T1w": raw / "sub-1_T1w.nii.gz", "lesion": mask}
+    for key, path in paths.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = volumes[key] > 0.5 if key == "lesion" else volumes[key] * 1000
+        image = nib.Nifti1Image(data.astype(np.int16), (affines or {}).get(key, AFFINE))
+        image.set_sform(image.affine, 1)
+        nib.save(image, path)
+    about = {"GeneratedBy": [{"Name": NAME}], "Sources": ["bids:raw:sub-1/anat/sub-1_T2w.nii.gz"]}
+    sidecar_of(mask).write_text(json.dumps(about))
+    return paths
+
+
+def moved(points: np.ndarray, transform: Path, invert: bool = False) -> np.ndarray:
+    """``points`` (n, 3; RAS mm) by a file of ITK's, which has x and y the other way round."""
+    table = pandas.DataFrame(points * [-1, -1, 1], columns=["x", "y", "z"])
+    found = ants.apply_transforms_to_points(3, table, [str(transform)], whichtoinvert=[invert])
+    return found[["x", "y", "z"]].to_numpy() * [-1, -1, 1]
+
+
+def smooth_warp(seed: int) -> np.ndarray:
+    """MNI mm (3, D, H, W) of the voxels of a head that is turned, scaled, shifted and bent by up to 8 mm."""
+    rng = np.random.default_rng(seed)
+    turn = Rotation.from_euler("xyz", rng.uniform(-6, 6, 3), degrees=True).as_matrix()
+    bend = np.stack([ndimage.gaussian_filter(rng.standard_normal(SHAPE), 15 / VOXEL) for _ in range(3)])
+    bend *= 8 / np.sqrt((bend**2).sum(0)).max()
+    linear = turn @ np.diag(1 + rng.uniform(-0.06, 0.06, 3))
+    centre = np.array(CENTRE).reshape(3, 1, 1, 1)
+    shift = rng.uniform(-6, 6, 3).reshape(3, 1, 1, 1)
+    return np.tensordot(linear, places() - centre, 1) + centre + shift + bend
+
+
+@needs_ants
+@needs_lesions
+@pytest.mark.slow  # a registration takes half a minute
+@pytest.mark.parametrize("by", ["T1w", "T2w"])
+@pytest.mark.parametrize(
+    ("lesion", "seed"), [("lesion_114.nii.gz", 2), ("lesion_038.nii.gz", 4)], ids=["93mL", "299mL"]
+)
+def test_a_bent_head_comes_back_to_mni_within_2_mm_and_its_lesion_with_it(
+    tmp_path: Path, lesion: str, seed: int, by: str
+) -> None:
+    volumes, mni = simulate(lesion, seed), smooth_warp(seed)
+    paths = write(tmp_path, {key: warped(volume, mni) for key, volume in volumes.items()})
+    prefix = tmp_path / "out" / "sub-1" / "anat" / "sub-1"
+    t1w = paths["T1w"] if by == "T1w" else None
+    (*_, found) = normalize(paths["T2w"], t1w, paths["lesion"], prefix, [TEMPLATE])
+    mask = nib.load(found)
+    truth = nib.Nifti1Image(volumes["lesion"], AFFINE)
+    truth = resample_from_to(truth, mask, order=1).get_fdata() > 0.5
+    got = mask.get_fdata() > 0
+    assert 2 * (truth & got).sum() / (truth.sum() + got.sum()) >= (0.9 if by == "T1w" else 0.88)
+    brain = template(2)[1].get_fdata()
+    voxels = apply_affine(np.linalg.inv(template(2)[0].affine), np.moveaxis(mni, 0, -1))
+    in_brain = ndimage.map_coordinates(brain.astype(np.float32), np.moveaxis(voxels, -1, 0), order=0) > 0
+    some = np.argwhere(in_brain)[:: max(1, in_brain.sum() // 1500)]
+    back = prefix.with_name(f"sub-1_from-{TEMPLATE}_to-{by}_mode-image_xfm.h5")
+    errors = np.linalg.norm(moved(apply_affine(AFFINE, some), back) - mni[(slice(None), *some.T)].T, axis=1)
+    assert np.median(errors) < 2
+    about = json.loads(sidecar_of(found).read_text())
+    assert about["Fit"] > about["FitLimit"]
+    assert about["PoorFit"] is False
+
+
+@needs_ants
+@needs_lesions
+@pytest.mark.slow  # two registrations and a simulation
+def test_a_rigid_transform_applied_by_hand_is_found_again_and_nothing_is_done_twice(tmp_path: Path) -> None:
+    volumes, turn = simulate("lesion_114.nii.gz", 2), Rotation.from_euler("xyz", [4, -3, 6], degrees=True).as_matrix()
+    rigid = from_matvec(turn, [5, -8, 4])  # from the T1w's mm to the T2w's
+    affines = {"T2w": rigid @ AFFINE, "lesion": rigid @ AFFINE}
+    paths = write(tmp_path, volumes, affines)
+    prefix = tmp_path / "out" / "sub-1" / "anat" / "sub-1"
+    (found,) = normalize(*(paths[key] for key in ("T2w", "T1w", "lesion")), prefix, [T1W])
+    transform = prefix.with_name("sub-1_from-T2w_to-T1w_mode-image_xfm.mat")
+    points = np.array([[0.0, 0, 0], [80, 0, 0], [0, 80, 0], [0, 0, 80]]) + CENTRE
+    got, true = (
+        moved(points, transform),
+        apply_affine(rigid, points),
+    )  # ITK's lead from the fixed grid to the moving one
+    assert np.linalg.norm(got[0] - true[0]) < 0.5
+    axes = [(ends[1:] - ends[0]).T / 80 for ends in (got, true)]
+    assert np.degrees(Rotation.from_matrix(axes[0] @ axes[1].T).magnitude()) < 0.5
+    mask, truth = nib.load(found).get_fdata() > 0, volumes["lesion"] > 0.5
+    assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.95
+    np.testing.assert_allclose(nib.load(found).affine, nib.load(paths["T1w"]).affine)
+    roi = prefix.with_name("sub-1_label-lesion_roi.nii.gz")  # the name that fMRIPrep takes
+    assert roi.read_bytes() == found.read_bytes()
+    before = {path: path.stat().st_mtime_ns for path in prefix.parent.iterdir()}
+    assert len(before) == 7  # with the native mask and its sidecar
+    assert normalize(*(paths[key] for key in ("T2w", "T1w", "lesion")), prefix, [T1W]) == [found]
+    assert {path: path.stat().st_mtime_ns for path in prefix.parent.iterdir()} == before
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> dict[str, Path]:
+    data = np.random.default_rng(0).random(SHAPE, np.float32)
+    return write(tmp_path, {"T2w": data, "T1w": data, "lesion": data > 2})
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"spaces": ["MNI"]}, "--space MNI: expected T1w or MNI152NLin2009aSym"),
+        ({"t1w": None, "spaces": [T1W]}, "there is no T1w beside it, which --space T1w needs"),
+        ({"t1w": Path("sub-2_T1w.nii.gz")}, "sub-2_T1w.nii.gz: is of sub-2, but its T2w of sub-1"),
+        ({"t1w": Path("sub-1_ses-2_T1w.nii.gz")}, "is of ses-2, but its T2w of no ses"),
+        ({"mask": Path("sub-1_desc-lesion_mask.nii.gz")}, "no mask of this bundle; segment sub-1_T2w.nii.gz first"),
+    ],
+    ids=["space", "no T1w", "another subject", "another session", "no mask"],
+)
+def test_what_cannot_be_normalized_is_told_in_a_line_before_anything_is_written(
+    pair: dict[str, Path], given: dict, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spaces, "_ants", lambda: ants)
+    folder = pair["lesion"].parent
+    arguments = {"scan": pair["T2w"], "t1w": pair["T1w"], "mask": pair["lesion"], "prefix": folder / "sub-1"}
+    with pytest.raises(InputError, match=line) as error:
+        normalize(**{**arguments, "spaces": [TEMPLATE], **given})
+    assert "\n" not in str(error.value)
+    assert len([*folder.iterdir()]) == 2
+
+
+def test_a_missing_library_is_asked_for_by_the_command_that_installs_it(
+    pair: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spaces, "optional_import", lambda name: (None, False))
+    with pytest.raises(InputError, match="--space needs ANTsPy, which is not installed: pip install antspyx=="):
+        normalize(pair["T2w"], None, pair["lesion"], pair["lesion"].parent / "sub-1", [TEMPLATE])
+
+
+def test_a_scan_without_known_sides_or_right_angles_is_refused(
+    pair: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spaces, "_ants", lambda: ants)
+    sheared = AFFINE.copy()
+    sheared[0, 1] = 0.2
+    for affine, code, line in (
+        (AFFINE, 0, "does not say where left and right are"),
+        (sheared, 1, "not at right angles"),
+    ):
+        image = nib.load(pair["T2w"])
+        image = nib.Nifti1Image(np.asarray(image.dataobj), None if code == 0 else affine)
+        nib.save(image, pair["T2w"])
+        with pytest.raises(InputError, match=line):
+            normalize(pair["T2w"], None, pair["lesion"], pair["lesion"].parent / "sub-1", [TEMPLATE])
+
+
+def test_the_number_of_a_fit_is_that_of_its_formula_whatever_the_contrast() -> None:
+    rng = np.random.default_rng(0)
+    reference = rng.integers(0, 4, (20, 20, 20)).astype(np.float32)
+    where = np.ones(reference.shape, bool)
+    values = np.array([5.0, 1.0, 9.0, 2.0])[reference.astype(int)]  # no line, yet wholly explained
+    assert correlation_ratio(values, reference, where) == pytest.approx(1)
+    noise = rng.normal(0, 3, reference.shape)
+    scan = values + noise
+    between = sum((reference == k).mean() * (scan[reference == k].mean() - scan.mean()) ** 2 for k in range(4))
+    assert correlation_ratio(scan, reference, where) == pytest.approx((between / scan.var()) ** 0.5, rel=1e-6)
+    assert correlation_ratio(noise, reference, where) < 0.1
+
+
+def test_names_are_those_of_bids() -> None:
+    mask = Path("sub-1/anat/sub-1_run-2_desc-lesion_mask.nii.gz")
+    assert in_space(mask, T1W) == Path("sub-1/anat/sub-1_run-2_space-T1w_desc-lesion_mask.nii.gz")
