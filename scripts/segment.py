@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--participant_label", "--participant-label", **many, help="with or without sub-; default: all")
     parser.add_argument("--session_label", "--session-label", **many, help="with or without ses-; default: all")
     parser.add_argument("--select", **many, help="entities that scans must have; of acq-a acq-b, either")
-    parser.add_argument("--space", **many, help="other spaces for masks, such as T1w and MNI152NLin2009cAsym")
+    parser.add_argument("--space", **many, help="other spaces for masks, T1w and MNI152NLin2009aSym")
     parser.add_argument("--atlas", help="label image in MNI space")
     parser.add_argument("--atlas_labels", help="its table of labels")
     words = [*takewhile(lambda word: not word.startswith("-"), sys.argv[1:])]

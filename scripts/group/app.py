@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,6 +16,9 @@ from monai.bundle import ConfigWorkflow, create_workflow
 from scripts.common.errors import InputError, describe, first_cause, one_line
 from scripts.data.decisions import DECISIONS
 from scripts.data.volume_files import files_below, stem, why_no_scan
+from scripts.group.page import write_page
+from scripts.group.regions import write_overlap, write_regions
+from scripts.group.spaces import check_spaces, normalize
 from scripts.group.table import rows_of, write_lesions
 from scripts.inference.derivative import DESCRIPTION, FAILURES, MASK, name_of, read_ours, refuse_other_dataset
 from scripts.inference.failures import note_failures, read_failures
@@ -65,6 +67,7 @@ def participant(
     Raises:
         InputError: nothing could start.
     """
+    check_spaces(spaces)
     outcomes, query = _chosen(bids, labels, select)
     refuse_other_dataset(output_dir, bids)
     workflow = _workflow(**(query or {"input": bids}), output_dir=output_dir, input_root=str(bids), **overrides)
@@ -125,17 +128,10 @@ def group(
         if rejected := ", ".join(row["mask"] for row in rows if row not in kept):
             logger.info(f"Left out of the table, as {DECISIONS} rejects them: {rejected}")
         logger.info(f"{write_lesions(output_dir, kept, participants)}: {len(kept)} scans")
-        picture = None
-        if find_spec("scripts.group.regions"):
-            from scripts.group.regions import write_overlap, write_regions
-
-            picture = write_overlap(output_dir, kept)
-            if atlas:
-                logger.info(f"{write_regions(output_dir, kept, atlas, atlas_labels)}")
-        if find_spec("scripts.group.page"):
-            from scripts.group.page import write_page
-
-            logger.info(f"{write_page(output_dir, rows, picture)}")
+        picture = write_overlap(output_dir, kept)
+        if atlas:
+            logger.info(f"{write_regions(output_dir, kept, atlas, atlas_labels)}")
+        logger.info(f"{write_page(output_dir, rows, picture)}")
         if left_out := read_failures(output_dir):
             logger.warning(f"{len(left_out)} scans or participants have no result: {output_dir / FAILURES}")
     return LEFT_OUT if left_out else 0
@@ -192,8 +188,6 @@ def _is_t2w_scan(path: Path) -> bool:
 
 def _normalize(scan: Path, prefix: Path, spaces: list[str]) -> str | None:
     """Bring the mask of ``scan`` to other spaces, by the T1w in its folder if there is one; why not, if that fails."""
-    from scripts.group.spaces import normalize
-
     found = [path for path in sorted(scan.parent.glob("*_T1w.nii*")) if why_no_scan(path) is None]
     own = [path for path in found if stem(path.name).removesuffix("_T1w") == name_of(scan)] or found
     if len(own) > 1:

@@ -80,8 +80,7 @@ def normalize(scan: Path, t1w: Path | None, mask: Path, prefix: Path, spaces: li
     Raises:
         InputError: another space, no ANTsPy, no T1w for its space or one of another subject, a scan without sides.
     """
-    if unknown := [space for space in spaces if space not in (T1W, TEMPLATE)]:
-        raise InputError(f"--space {unknown[0]}: expected {T1W} or {TEMPLATE}")
+    check_spaces(spaces)
     if t1w is None and T1W in spaces:
         raise InputError(f"{scan}: there is no T1w beside it, which --space {T1W} needs")
     for entity in ("sub", "ses") if t1w else ():
@@ -112,6 +111,14 @@ def normalize(scan: Path, t1w: Path | None, mask: Path, prefix: Path, spaces: li
             for file, content in zip(files, [*contents, f"{json.dumps(about, indent=4)}\n".encode()], strict=True):
                 file.write(content)
     return done
+
+
+def check_spaces(spaces: list[str]) -> None:
+    """Raise InputError for a space that masks cannot be brought to, and where ANTsPy is missing."""
+    if unknown := [space for space in spaces if space not in (T1W, TEMPLATE)]:
+        raise InputError(f"--space {unknown[0]}: expected {T1W} or {TEMPLATE}")
+    if spaces:
+        _ants()
 
 
 def sidecar_of(mask: Path) -> Path:

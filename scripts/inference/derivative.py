@@ -69,7 +69,7 @@ class Derivative:
             file.write(json.dumps(description, indent=4) + "\n")
         if not (self.folder / ".bidsignore").exists():
             with replace_file(self.folder / ".bidsignore") as file:
-                file.write(f"*_qc.png\n{TABLE}\n{LEGEND}\n{FAILURES}\nlogs/\ngroup/\n")
+                file.write(f"*_qc.png\n*_xfm.*\n*_roi.nii.gz\n{TABLE}\n{LEGEND}\n{FAILURES}\nlogs/\ngroup/\n")
 
     def path(self, scan: str, output: str) -> Path:
         """For ``sub-1/anat/sub-1_T2w.nii.gz`` and ``MASK``: ``sub-1/anat/sub-1_desc-lesion_mask.nii.gz``."""

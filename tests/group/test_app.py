@@ -14,9 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 
 import nibabel as nib
 import pytest
@@ -25,7 +23,7 @@ from conftest import ROOT, small_disk_at, write
 from scripts import segment as command
 from scripts.common.errors import InputError
 from scripts.common.files import sha256
-from scripts.group import app
+from scripts.group import app, spaces
 from scripts.inference.derivative import Derivative, read_ours
 from tests.inference import conftest as inference
 
@@ -260,6 +258,16 @@ def test_a_full_disk_is_a_line_and_loses_no_mask(
         assert not (out / "failures.tsv").exists()
 
 
+def test_an_unknown_space_or_no_antspy_is_a_line_before_anything_is_segmented(
+    bids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spaces, "optional_import", lambda name: (None, False))
+    for space, line in (("MNI", "--space MNI: expected T1w or MNI152NLin2009aSym"), ("T1w", "--space needs ANTsPy")):
+        with pytest.raises(InputError, match=line):
+            app.participant(bids, tmp_path / "out", [], [], [space])
+    assert not (tmp_path / "out").exists()
+
+
 def test_masks_go_to_other_spaces_by_the_t1w_of_the_session_and_a_failure_is_a_row(
     bids: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,12 +280,12 @@ def test_masks_go_to_other_spaces_by_the_t1w_of_the_session_and_a_failure_is_a_r
         if t1w is None:
             raise InputError(f"{scan}: there is no T1w beside it")
 
-    spaces = ModuleType("scripts.group.spaces")
-    spaces.normalize = normalize
-    monkeypatch.setitem(sys.modules, "scripts.group.spaces", spaces)
+    monkeypatch.setattr(app, "normalize", normalize)
+    monkeypatch.setattr(app, "check_spaces", calls.append)
     settings = {"ckpt_path": str(weights), "device": "cpu", "amp": False, "qc": False}
     assert app.participant(bids, out, ["1", "2"], [], ["T1w"], **settings) == 3
     t1w = ["sub-1_acq-a_T1w.nii.gz", "sub-1_acq-a_T1w.nii.gz", "sub-2_ses-1_run-2_T1w.nii.gz", None]
+    assert calls.pop(0) == ["T1w"]
     assert calls == [
         (f"{Path(scan).name}.nii.gz", path, out / f"{name}_desc-lesion_mask.nii.gz", out / name, ["T1w"])
         for scan, name, path in zip(SCANS, named(*SCANS), t1w, strict=True)
@@ -343,12 +351,8 @@ def test_the_page_shows_every_mask_and_maps_and_regions_those_that_are_not_rejec
 
         return record
 
-    for module, names in (("page", ["write_page"]), ("regions", ["write_overlap", "write_regions"])):
-        fake = ModuleType(f"scripts.group.{module}")
-        fake.__spec__ = ModuleSpec(fake.__name__, None)
-        for name in names:
-            setattr(fake, name, recorder(name))
-        monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    for name in ("write_page", "write_overlap", "write_regions"):
+        monkeypatch.setattr(app, name, recorder(name))
     participant("1")
     (out / "group").mkdir()
     kept, rejected = (f"{name}_desc-lesion_mask.nii.gz" for name in named(*SCANS[:2]))
