@@ -206,15 +206,15 @@ def _check_place(atlas: Volume, regions: pandas.DataFrame) -> None:
 
 def _masks(output_dir: Path, rows: list[dict]) -> Iterator[tuple[dict, Volume, dict]]:
     """Of each row the mask in MNI space and what its sidecar says, if it is there and of the mask as it is now."""
-    grid = template(1)[0]
+    grid, absent = template(1)[0], []
     for row in rows:
         native = output_dir / row["mask"]
         path = in_space(native, TEMPLATE)
         about = read_ours(sidecar_of(path))
-        if row.get("decision") == "reject" or about is None or not path.is_file():
-            logger.info(
-                f"{native}: " + ("rejected" if row.get("decision") == "reject" else f"not in {TEMPLATE}") + "; left out"
-            )
+        if row.get("decision") == "reject":
+            continue
+        if about is None or not path.is_file():
+            absent.append(native)
         elif about["NativeMaskSHA256"] != sha256(native):
             logger.warning(f"{path}: is of an older {native.name}; run participant with --space {TEMPLATE}; left out")
         else:
@@ -222,6 +222,8 @@ def _masks(output_dir: Path, rows: list[dict]) -> Iterator[tuple[dict, Volume, d
             if mask.shape != grid.shape or not np.allclose(mask.affine, grid.affine):
                 raise InputError(f"{path}: not on the grid of {TEMPLATE}; delete it and run participant again")
             yield row, mask, about
+    if 0 < len(absent) < len(rows):
+        logger.info(f"{len(absent)} of {len(rows)} masks are not in {TEMPLATE}, such as {absent[0]}; left out")
 
 
 def _draw(overlap: nib.Nifti1Image, scans: int) -> bytes:
