@@ -21,6 +21,7 @@ from scripts.simulation.lesions import (
     moved_lesion,
 )
 from scripts.simulation.random_draws import Draw
+from scripts.simulation.scanner import RANGES
 
 SHAPE, AFFINE = box(4)
 MNI = np.moveaxis(
@@ -152,6 +153,13 @@ def test_volumes_come_by_the_odds_of_their_bins_whatever_the_masks_are(head_maps
 def test_a_grown_lesion_has_a_volume_of_the_bin(k: int, head_maps: np.ndarray) -> None:
     for lesion in drawn([], [float(i == k) for i in range(5)], 5, head_maps):
         assert VOLUME_BINS[k] * 0.7 - 64 < lesion.sum() * 4**3 < VOLUME_BINS[k + 1] * 1.2 + 64
+
+
+def test_lesions_beside_the_first_are_small_and_mostly_large_enough_to_be_seen(head_maps: np.ndarray) -> None:
+    odds = RANGES["small"]["volume_odds"]
+    volumes = np.array([lesion.sum() * 4**3 for lesion in drawn([], odds, 60, head_maps)])
+    assert np.mean(volumes > 900) > 0.65  # 1 mL is 37 voxels of 3 mm
+    assert volumes.max() < 25_000
 
 
 def test_half_of_the_lesions_are_on_the_right(head_maps: np.ndarray) -> None:
