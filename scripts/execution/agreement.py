@@ -51,10 +51,11 @@ class PredictionsInferer(Inferer):
         """Logits (B, members * views * classes, D, H, W) of the network, or of each in a ``ModuleList``."""
         predictions = []
         for member in each(network):
-            member = member.adapted_to(inputs) if isinstance(member, MeshNet) else member  # all its views alike
-            predictions.append(self.inferer(inputs, member, *args, **kwargs))
-            if self.flip_averaging:
-                predictions.append(self.inferer(inputs.flip(self.axis), member, *args, **kwargs).flip(self.axis))
+            share = member.adaptation_to(inputs) if isinstance(member, MeshNet) else None  # all views have the same
+            for flip in ([], [self.axis])[: 1 + self.flip_averaging]:
+                view = inputs.flip(flip)
+                adapted = member if share is None else member.adapted_to(view, share)
+                predictions.append(self.inferer(view, adapted, *args, **kwargs).flip(flip))
         return torch.cat(predictions, 1)
 
 

@@ -124,12 +124,16 @@ class MeshNet(nn.Module):
 
     @torch.jit.unused
     @torch.no_grad()
-    def adapted_to(self, x: torch.Tensor) -> "MeshNet":
-        """What evaluates ``x`` and its like: a network with this one's parameters that normalizes all images alike."""
+    def adapted_to(self, x: torch.Tensor, share: float | None = None) -> "MeshNet":
+        """What evaluates ``x``: a network with this one's parameters that normalizes all images alike.
+
+        ``share`` is what ``adaptation_to`` says of another view of ``x``; of ``x`` itself by default.
+        """
         if self.training or not self.norm_adaptation:
             return self
         x = convert_to_tensor(x, track_meta=False)
-        norms = self._norms_fixed_to(x) if self.adaptation_to(x) else [norm for _, norm, *_ in self.layers]
+        share = self.adaptation_to(x) if share is None else share
+        norms = self._norms_fixed_to(x) if share else [norm for _, norm, *_ in self.layers]
         network = self._with(nn.Sequential(one[0], n, *one[2:]) for one, n in zip(self.layers, norms, strict=True))
         network.norm_adaptation, network.norm_shift_limit = 0.0, None
         return network.eval()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from scripts.networks.adaptive_norm import AdaptiveBatchNorm3d, norm_shift
+from scripts.networks.adaptive_norm import AdaptiveBatchNorm3d, FixedNorm, norm_shift
 from scripts.networks.meshnet import MeshNet
 
 
@@ -61,6 +61,18 @@ def test_an_interleaved_network_adapts_as_the_dilated_one_and_takes_old_weights(
     with torch.no_grad():
         torch.testing.assert_close(network(x), network.plain(x), atol=1e-4, rtol=1e-4)
         assert (network(x) - plain(x)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("sides", [(1, 1, 1), (1, 2, 1), (24, 32, 24)])
+def test_statistics_are_of_float32_under_autocast_and_of_any_number_of_voxels(sides: tuple) -> None:
+    norm = moved(AdaptiveBatchNorm3d(3, 0.5)).eval()
+    seen = (100 + torch.rand(1, 3, *sides, generator=torch.Generator().manual_seed(7))).bfloat16()
+    fixed = FixedNorm(norm, 0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        fixed(seen)
+    own = seen.double().movedim(1, 0).flatten(1)
+    torch.testing.assert_close(fixed.fixed.running_mean, (norm.running_mean + own.mean(1).float()) / 2)
+    torch.testing.assert_close(fixed.fixed.running_var, (norm.running_var + own.var(1, correction=0).float()) / 2)
 
 
 def test_with_the_scans_own_statistics_alone_brightness_and_contrast_do_not_matter() -> None:
