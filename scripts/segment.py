@@ -18,8 +18,8 @@ USAGE = """segment.py SCAN [--output_dir FOLDER] [--key value ...]
                                        [--space T1w ...] [--key value ...]
        segment.py BIDS OUT group [the same labels] [--atlas FILE --atlas_labels TSV]"""
 KEYS = """--key value is any key of configs/inference.json, such as --ckpt_path or --threshold; see docs/segmenting.md.
-Exit code: 0 all is done; 1 nothing could start, or 2 the command is not understood; 3 scans were left out, which
-OUT/failures.tsv names. The log of each call is in OUT/logs."""
+Exit code: 0 all is done; 1 nothing could start, or 2 the command is not understood; 3 scans were left out.
+OUT/failures.tsv names these after participant and group, and OUT/logs has a log of each such call."""
 
 
 def main() -> int:
@@ -44,15 +44,15 @@ def main() -> int:
     of_scan = len(words) == 1 and not any((options.participant_label, select, options.space, options.atlas))
     if not of_scan and (level not in ("participant", "group") or options.output_dir):
         parser.error("give a scan and its options, or a BIDS folder, an output folder, and participant or group")
+    if (level != "group" and (options.atlas or options.atlas_labels)) or (level == "group" and options.space):
+        parser.error("--space is for participant, --atlas and --atlas_labels are for group")
     from scripts.group import app  # MONAI takes seconds, which --help does not
 
     paths = [Path(os.path.abspath(path)) for path in (*words[:2], *filter(None, [options.output_dir]))]
     asked = (*paths, options.participant_label, select)
-    if level == "participant":
-        return run_command(partial(app.participant, *asked, options.space))
     if level == "group":
         return run_command(partial(app.group, *asked, options.atlas, options.atlas_labels))
-    return run_command(partial(app.segment, *paths))
+    return run_command(partial(app.participant, *asked, options.space) if level else partial(app.segment, *paths))
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ class Cohort:
         the grid (``spacing`` in mm).
         """
         lesion = fmean(scan["lesion_volume"] for scan in self.training) / (prod(spacing) * prod(spatial_size))
+        if not lesion:
+            raise InputError("class_weights balanced: no training scan has a lesion; give --class_weights fixed")
         weights = [0.5 / (1 - lesion), 0.5 / lesion]
         logger.info("class_weights balanced: background {:.4g}, lesion {:.4g}".format(*weights))
         return weights

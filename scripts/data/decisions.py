@@ -1,12 +1,15 @@
 """What people decided on the masks of a derivative: ``group/decisions.tsv``, as the group's page saves it."""
 
 import functools
+import logging
 from pathlib import Path
 
 import pandas
 
 from scripts.common.errors import InputError
+from scripts.common.files import sha256
 
+logger = logging.getLogger("meshnet")
 DECISIONS = "group/decisions.tsv"
 WORDS = ("accept", "reject", "correct")
 
@@ -34,6 +37,10 @@ def read_decisions(folder: Path) -> dict[str, tuple[str | None, str | None]]:
         decision, note = (None if row[key] in ("", "n/a") else row[key] for key in ("decision", "note"))
         if decision not in (*WORDS, None):
             raise InputError(f"{path}: row {number}: decision {decision!r}: expected one of {', '.join(WORDS)}")
+        judged = row.get("mask_sha256", "n/a")
+        if judged not in ("", "n/a", sha256(folder / row["mask"])) and (folder / row["mask"]).exists():
+            logger.warning(f"{path}: {row['mask']}: is another mask than the one that was judged; decide again")
+            decision = None
         found[Path(row["mask"]).as_posix()] = decision, note
     return found
 

@@ -44,7 +44,12 @@ def segment(input: Path, output_dir: Path | None = None, **overrides: Any) -> in
     Raises:
         InputError: nothing could start.
     """
-    left_out = _run(_workflow(input, output_dir or Path(root_of(str(input))), **overrides))
+    if output_dir is None:
+        output_dir = input if input.is_dir() else input.parent
+        root = Path(root_of(str(input)))
+        if read_ours(root / DESCRIPTION) is None and ((root / DESCRIPTION).exists() or root != output_dir):
+            raise InputError(f"{input}: lies in the dataset {root}; give --output_dir, as {root}/derivatives/meshnet")
+    left_out = _run(_workflow(input, output_dir, **overrides))
     return LEFT_OUT if any(left_out.values()) else 0
 
 
@@ -109,6 +114,8 @@ def group(
     Raises:
         InputError: there is no mask, or a table that people wrote cannot be used.
     """
+    if atlas_labels and not atlas:
+        raise InputError("--atlas_labels: names the labels of --atlas; give that, too")
     refuse_other_dataset(output_dir, bids)
     outcomes, query = _chosen(bids, labels, select)
     if read_ours(output_dir / DESCRIPTION) is None:
@@ -128,13 +135,22 @@ def group(
         if rejected := ", ".join(row["mask"] for row in rows if row not in kept):
             logger.info(f"Left out of the table, as {DECISIONS} rejects them: {rejected}")
         logger.info(f"{write_lesions(output_dir, kept, participants)}: {len(kept)} scans")
-        picture = write_overlap(output_dir, kept)
+        if (picture := write_overlap(output_dir, kept)) is None:  # and an older one is of other masks
+            _remove(output_dir / "group", "overlap_mask.nii.gz", "overlap_mask.json", "overlap_mask.png")
         if atlas:
             logger.info(f"{write_regions(output_dir, kept, atlas, atlas_labels)}")
+        else:
+            _remove(output_dir / "group", "regions.tsv", "regions.json")
         logger.info(f"{write_page(output_dir, rows, picture)}")
-        if left_out := read_failures(output_dir):
+        chosen = (lambda scan: scan in outcomes) if labels or select else bool
+        if left_out := [*filter(chosen, read_failures(output_dir))]:
             logger.warning(f"{len(left_out)} scans or participants have no result: {output_dir / FAILURES}")
     return LEFT_OUT if left_out else 0
+
+
+def _remove(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _workflow(input: Path, output_dir: Path, **overrides: Any) -> ConfigWorkflow:
@@ -152,7 +168,7 @@ def _run(workflow: ConfigWorkflow) -> dict[str, str | None]:
             raise
         print(describe(error), file=sys.stderr)
     scans, masks = (workflow.parser.get_parsed_content(key) for key in ("scans", "masks"))
-    reasons = {scan: _reason(scan, lines) for scan, lines in masks.left_out.items()}
+    reasons = {scan: _reason(scan, lines) for scan, lines in masks.problems.items()}
     return {scan["image"]: reasons.get(scan["image"]) for scan in scans}
 
 

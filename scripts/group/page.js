@@ -54,7 +54,8 @@ function prepare(row, mine) {
   row.who = row.participant_id ?? row.mask.split('/').pop().replace('_desc-lesion_mask.nii.gz', '')
   const entity = (key, value) => value && `${key}-${`${value}`.replace(`${key}-`, '')}`
   row.what = [row.session_id, entity('acq', row.acq), entity('run', row.run)].filter(Boolean).join(' ')
-  row.about = JSON.stringify([row.lesion_volume, row.lesions, row.laterality, row.weights, row.threshold])
+  const { mask_sha256: sha256, lesion_volume: volume, lesions, laterality, weights, threshold } = row
+  row.about = JSON.stringify([sha256, volume, lesions, laterality, weights, threshold])
   row.base = JSON.stringify([row.decision, row.note])
   Object.assign(row, { decision: row.decision ?? '', note: (row.note ?? '').replace(/^'(?=[=+\-@])/, ''), earlier: '' })
   if (!mine || (mine.saved && mine.base !== row.base)) return // else the file is newer
@@ -235,8 +236,8 @@ const inLine = (note) => note.replace(/[\0-\x1f\u2028\u2029]+/g, ' ').trim().rep
 
 function save() {
   const some = rows.filter((row) => row.decision || row.note)
-  const lines = some.map((row) => [row.mask, row.decision, inLine(row.note)].map(quoted).join('\t'))
-  const href = URL.createObjectURL(new Blob([['mask\tdecision\tnote', ...lines, ''].join('\n')]))
+  const lines = some.map((row) => [row.mask, row.decision, inLine(row.note), row.mask_sha256].map(quoted).join('\t'))
+  const href = URL.createObjectURL(new Blob([['mask\tdecision\tnote\tmask_sha256', ...lines, ''].join('\n')]))
   make('a', { download: 'decisions.tsv', href }).click()
   setTimeout(() => URL.revokeObjectURL(href), 60000)
   keep(rows.filter((row) => row.decision || row.note || row.unsaved), true)

@@ -12,7 +12,7 @@ import pandas
 from markupsafe import Markup
 from PIL import Image
 
-from scripts.common.files import replace_file
+from scripts.common.files import replace_file, sha256
 
 logger = logging.getLogger("meshnet")
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -40,6 +40,7 @@ def write_page(output_dir: Path, rows: list[dict], overlap_picture: Path | None 
     output_dir = Path(os.path.abspath(output_dir))
     shown = [{key: row.get(key) for key in SHOWN} for row in rows]
     for row in shown:
+        row["mask_sha256"] = sha256(output_dir / row["mask"])
         row["picture"] = _packed(output_dir / row["picture"]) if row["picture"] else None
     told = {"dataset": hashlib.sha256(os.fsencode(output_dir)).hexdigest()[:16], "rows": shown}
     told["overlap"] = _packed(overlap_picture) if overlap_picture else None

@@ -146,7 +146,7 @@ def read_labels(path: Path) -> pandas.DataFrame:
     if twins := sorted(table["index"][table["index"].duplicated()]):
         raise InputError(f"{path}: label {twins[0]} is there twice; give each label one name")
     given = table["hemisphere"] if "hemisphere" in table else table["name"].map(lambda name: None)
-    sides = [_side(str(said or name)) for said, name in zip(given, table["name"], strict=True)]
+    sides = [_side(str(said or "")) or _side(name) for said, name in zip(given, table["name"], strict=True)]
     pairs = [re.sub(r"[\s_.-]+", " ", re.sub(SIDE, " ", name)).strip() for name in table["name"]]
     table = pandas.DataFrame({"index": table["index"], "region": table["name"], "pair": pairs, "hemisphere": sides})
     table = table[table["index"] > 0].sort_values("index")

@@ -15,7 +15,7 @@ from scripts.common.files import replace_file, replace_files, sha256
 from scripts.data.volume_files import is_utf8, stem
 
 NAME = "MeshNet stroke lesion segmentation"  # what this bundle, from 0.4.0 on, makes is known by it
-METHOD = 1  # counted up when the same weights and settings would draw other masks, which are then made again
+METHOD = 2  # counted up when the same weights and settings would draw other masks, which are then made again
 MASK, PICTURE, PROBABILITY = (f"desc-lesion_{end}" for end in ("mask.nii.gz", "qc.png", "probseg.nii.gz"))
 UNCERTAINTY, LABELS = "desc-uncertainty_probseg.nii.gz", "dseg.nii.gz"
 DESCRIPTION, TABLE, LEGEND, FAILURES = "dataset_description.json", "lesions.tsv", "lesions.json", "failures.tsv"

@@ -98,7 +98,7 @@ class Masks:
         self.left_out: dict[str, str] = {}
         self.left: dict[str, None] = {}  # scans to do that were not reached yet, in their order
         self.held: dict[str, Volume] = {}  # scans that are read and not yet saved
-        self.described = False
+        self.described, self.n_given = False, 0
         self.masks_given: set[str] = set()
         self.first: dict[str, str] = {}  # a scan by its content
         self.saver, self.saving = ThreadPoolExecutor(1), Future()
@@ -114,7 +114,7 @@ class Masks:
         left = [scan for scan in scans if not self.derivative.is_done(scan["image"], self.wanted)]
         if len(left) < len(scans):
             logger.info(f"{len(scans) - len(left)} of {len(scans)} scans have their masks by these weights already")
-        self.left = dict.fromkeys(scan["image"] for scan in left)
+        self.left, self.n_given = dict.fromkeys(scan["image"] for scan in left), len(scans)
         return [{**scan, "scan": scan["image"]} for scan in left]
 
     def attach(self, engine: Engine) -> None:
@@ -150,6 +150,8 @@ class Masks:
             if lines := self.derivative.refusals(scan):  # before the network is computed
                 raise InputError(lines[0])
             (item,) = engine._iteration(engine, batch)
+            if not torch.isfinite(item["pred"]).all():
+                raise InputError(f"{scan}: the network's answer is no number; give --amp false, or other weights")
             item["norm_adaptation"] = adaptation_to(item["image"][None], engine.network)
             self.saving.result()  # no more than one is held in memory
             self.saving = self.saver.submit(self._save, scan, digest, item, postprocessing)
@@ -204,6 +206,12 @@ class Masks:
         for line in self.left_out[scan].splitlines():
             logger.error(f"{line}; left out")
 
+    @property
+    def problems(self) -> dict[str, str]:
+        """``left_out`` but for masks among scans; where only masks were given, these are the problem."""
+        only_masks = len(self.masks_given) == self.n_given
+        return {scan: line for scan, line in self.left_out.items() if only_masks or scan not in self.masks_given}
+
     def _conclude(self) -> None:
         write_table(self.derivative.folder)
 
@@ -213,7 +221,7 @@ class Masks:
         self.stopwatch.lap("waiting for files")
         for scan in self.left:  # MONAI's loader only ends when its thread or a worker dies
             self._leave_out(scan, InputError(f"{scan}: was not read, as the loader died; run the command again"))
-        lines = [line for scan, line in self.left_out.items() if scan not in self.masks_given or not self.first]
+        lines = [*self.problems.values()]
         n = len(lines)
         try:
             self._conclude()

@@ -1,11 +1,12 @@
 """What readers decided is taken as the page saves it, and what is no decision is a line."""
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from scripts.common.errors import InputError
-from scripts.data.decisions import read_decisions, rejected
+from scripts.data.decisions import DECISIONS, read_decisions, rejected
 
 
 def decide(folder: Path, text: str) -> Path:
@@ -51,3 +52,13 @@ def test_a_mask_is_rejected_by_the_derivative_that_it_lies_in(tmp_path: Path) ->
     decide(tmp_path / "one", "mask\tdecision\tnote\nsub-1/m.nii.gz\treject\t\n")
     decide(tmp_path / "two", "mask\tdecision\tnote\nsub-1/m.nii.gz\tcorrect\t\n")
     assert rejected(masks) == {masks[0]}
+
+
+def test_a_decision_is_on_the_mask_that_was_judged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "group").mkdir()
+    for name in "ab":
+        (tmp_path / f"{name}.nii.gz").write_bytes(name.encode())
+    told = [f"{name}.nii.gz\treject\tmotion\t{sha256(b'a').hexdigest()}\n" for name in "ab"]
+    (tmp_path / DECISIONS).write_text("mask\tdecision\tnote\tmask_sha256\n" + "".join(told))
+    assert read_decisions(tmp_path) == {"a.nii.gz": ("reject", "motion"), "b.nii.gz": (None, "motion")}
+    assert "b.nii.gz: is another mask than the one that was judged; decide again" in caplog.text

@@ -149,8 +149,12 @@ def test_a_scan_alone_has_its_mask_where_the_dataset_has_it(bids: Path, weights:
     assert app.segment(bids / f"{SCANS[2]}.nii.gz", tmp_path / "out", **settings) == 0
     assert masks(tmp_path / "out") == named(SCANS[2])
     assert app.segment(bids / "sub-4" / "anat", tmp_path / "out", **settings) == 3
-    line = f"{bids}/dataset_description.json: not made by this bundle, so not replaced; give another --output_dir"
-    assert told(app.segment, bids / f"{SCANS[2]}.nii.gz", **settings) == line
+    scan = bids / f"{SCANS[2]}.nii.gz"
+    line = f"{scan}: lies in the dataset {bids}; give --output_dir, as {bids}/derivatives/meshnet"
+    assert told(app.segment, scan, **settings) == line
+    (bids / "dataset_description.json").unlink()  # sub- tells of a dataset, too
+    assert told(app.segment, scan, **settings) == line
+    assert not [*bids.glob("*.tsv")]
 
 
 def test_a_scan_that_was_repaired_has_no_failure_any_more(participant: Participant, bids: Path, tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_decisions_by_keyboard_outlive_a_reload_and_are_saved_for_pandas(browser
     assert listed(browser, "decision")[:2] == ["✓ accepted", "✕ rejected"]
     assert browser.text("#save") == "Save decisions.tsv (4 new)"
     saved = decisions(browser)
-    assert saved.columns.tolist() == ["decision", "note"]
+    assert saved.columns.tolist() == ["decision", "note", "mask_sha256"]
     assert saved.index.tolist() == [row["mask"] for row in rows[:4]]
     assert saved.decision.fillna("").tolist() == ["accept", "reject", "correct", ""]
     assert saved.note.fillna("").tolist() == ["", "", '"left" edge, too wide; ja', "'=1+1"]

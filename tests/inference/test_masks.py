@@ -229,6 +229,7 @@ def test_a_volume_of_two_or_three_whole_values_is_a_mask_and_left_out_with_a_lin
     segment(tmp_path / "in", tmp_path / "out")
     assert f"{tmp_path}/in/drawn.nii.gz: two or three whole values, so a mask and no scan; left out" in caplog.messages
     assert [n for n in files(tmp_path / "out") if n.endswith(".gz")] == ["T2_desc-lesion_mask.nii.gz"]
+    segment(tmp_path / "in", tmp_path / "out")  # nothing is left to do
     lines = refused(segment, tmp_path / "in" / "drawn.nii.gz", tmp_path / "alone")
     assert lines[1] == f"{tmp_path}/in/drawn.nii.gz: two or three whole values, so a mask and no scan"
     assert not (tmp_path / "alone").exists()
@@ -393,3 +394,14 @@ def test_a_scan_with_a_lesion_says_nothing_of_the_kind(
     with caplog.at_level("INFO"):
         segment(scans / "sub-1", tmp_path / "out")
     assert "no lesion found" not in caplog.text
+
+
+def test_an_answer_that_is_no_number_is_a_line_and_no_empty_mask(
+    segment: Callable, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = PredictionsInferer.__call__
+    monkeypatch.setattr(PredictionsInferer, "__call__", lambda *args: compute(*args) * torch.nan)
+    lines = refused(segment, scans, tmp_path / "out")
+    assert lines[0] == "2 scan(s) left out:"
+    assert lines[1].endswith("sub-1_T2w.nii.gz: the network's answer is no number; give --amp false, or other weights")
+    assert not [*(tmp_path / "out").rglob("*mask*")]
