@@ -132,12 +132,13 @@ class TrainingState:
 
     def _save(self, path: Path, epoch_pending: bool = False) -> None:
         trainer = self.trainer
+        epochs = trainer.state.iteration // (trainer.state.epoch_length or 1)  # those that have ended
         state = {
             "format": FORMAT,
             "facts": self.run_folder.facts,
             "trainer": dict(trainer.state_dict()),
             "epoch_pending": epoch_pending,
-            "card": json.loads(json.dumps({**(self.card or {}), "epoch": trainer.state.epoch})),
+            "card": json.loads(json.dumps({**(self.card or {}), "epoch": epochs})),
             "best": {
                 "best_metric": float(self.evaluator.state.best_metric),
                 "best_metric_epoch": int(self.evaluator.state.best_metric_epoch),

@@ -155,6 +155,7 @@ def test_told_to_stop_it_saves_at_once_and_loses_no_step(
         assert process.exitcode == 128 + number
         state = torch.load(tmp_path / "models" / "checkpoint_last.pt", weights_only=True)
         iterations.append(state["trainer"]["iteration"])
+        assert state["card"]["epoch"] == iterations[-1] // 5  # those that have ended
     assert iterations == sorted(iterations)
     assert any(iteration % 5 for iteration in iterations)  # an epoch has 5: some stops were inside of one
     process = start(overrides)
