@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from monai.bundle import ConfigWorkflow, create_workflow
+from tqdm import tqdm
 
 from scripts.common.errors import InputError, describe, first_cause, one_line
 from scripts.data.decisions import DECISIONS
@@ -79,7 +80,8 @@ def participant(
     with _logged(output_dir, "participant"):
         for subject in filter(outcomes.get, outcomes):
             logger.warning(f"{bids / subject}: {outcomes[subject]}; left out")
-        for path, reason in _run(workflow).items() if query else ():
+        done = _run(workflow) if query else {}
+        for path, reason in tqdm(done.items(), "Bringing to " + ", ".join(spaces), disable=not spaces):
             scan = Path(path)
             if spaces and not reason:
                 reason = _normalize(scan, output_dir / scan.relative_to(bids).parent / name_of(scan), spaces)
