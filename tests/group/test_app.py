@@ -404,7 +404,8 @@ def test_exit_codes_and_overrides_of_the_command(bids: Path, weights: Path, tmp_
     about = read_ours(tmp_path / "out" / "sub-1" / "anat" / "sub-1_acq-a_desc-lesion_mask.json")
     assert about["GeneratedBy"][0]["Settings"]["threshold"] == 0.75
     assert not [*(tmp_path / "out").rglob("*.png")]
-    last("bids", "out", "group", "--participant-label", "1", code=3)
+    last("bids", "out", "group", "--participant-label", "1")
+    last("bids", "out", "group", "--participant-label", "1", "4", code=3)  # of which sub-4 has no result
     last("bids", "out", code=2)
     shown = last(*level, "--participant_label", "1", *setting, "--threshold", 7, "--debug", "true", code=1).stderr
     assert "Traceback (most recent call last)" in shown
