@@ -37,8 +37,8 @@ def read_decisions(folder: Path) -> dict[str, tuple[str | None, str | None]]:
         decision, note = (None if row[key] in ("", "n/a") else row[key] for key in ("decision", "note"))
         if decision not in (*WORDS, None):
             raise InputError(f"{path}: row {number}: decision {decision!r}: expected one of {', '.join(WORDS)}")
-        judged = row.get("mask_sha256", "n/a")
-        if judged not in ("", "n/a", sha256(folder / row["mask"])) and (folder / row["mask"]).exists():
+        judged, mask = row.get("mask_sha256", "n/a"), folder / row["mask"]
+        if judged not in ("", "n/a") and mask.exists() and judged != sha256(mask):
             logger.warning(f"{path}: {row['mask']}: is another mask than the one that was judged; decide again")
             decision = None
         found[Path(row["mask"]).as_posix()] = decision, note

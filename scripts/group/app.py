@@ -144,8 +144,8 @@ def group(
         else:
             _remove(output_dir / "group", "regions.tsv", "regions.json")
         logger.info(f"{write_page(output_dir, rows, picture)}")
-        chosen = (lambda scan: scan in outcomes) if labels or select else bool
-        if left_out := [*filter(chosen, read_failures(output_dir))]:
+        asked_for_all = not (labels or select)
+        if left_out := [scan for scan in read_failures(output_dir) if asked_for_all or scan in outcomes]:
             logger.warning(f"{len(left_out)} scans or participants have no result: {output_dir / FAILURES}")
     return LEFT_OUT if left_out else 0
 

@@ -31,12 +31,13 @@ class AdaptiveBatchNorm3d(nn.BatchNorm3d):
 
     def mixed(self, input: torch.Tensor, adaptation: float) -> torch.Tensor:
         """Normalize by this share of the input's own statistics; outside of TorchScript it may be a tensor ()."""
-        own_var, own_mean = torch.var_mean(
-            input[:, :, ::2, ::2, ::2].to(self.running_mean.dtype), dim=[0, 2, 3, 4], correction=0
-        )
-        mean = torch.lerp(self.running_mean, own_mean, adaptation)
-        var = torch.lerp(self.running_var, own_var, adaptation)
+        mean, var = self.statistics(input[:, :, ::2, ::2, ::2], adaptation)
         return nn.functional.batch_norm(input, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+
+    def statistics(self, seen: torch.Tensor, adaptation: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and variance (C,) to normalize by: this share of them of ``seen``, every second voxel of an input."""
+        own_var, own_mean = torch.var_mean(seen.to(self.running_mean.dtype), dim=[0, 2, 3, 4], correction=0)
+        return torch.lerp(self.running_mean, own_mean, adaptation), torch.lerp(self.running_var, own_var, adaptation)
 
     @torch.jit.unused  # TorchScript knows no super(), and is for evaluation
     def _train(self, input: torch.Tensor) -> torch.Tensor:
@@ -56,9 +57,7 @@ class FixedNorm(nn.Module):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Normalize."""
         norm, self.fixed = self.norm, nn.BatchNorm3d(self.norm.num_features, self.norm.eps, device="meta").eval()
-        own_var, own_mean = torch.var_mean(input.to(norm.running_mean.dtype), dim=[0, 2, 3, 4], correction=0)
-        self.fixed.running_mean = torch.lerp(norm.running_mean, own_mean, self.adaptation)
-        self.fixed.running_var = torch.lerp(norm.running_var, own_var, self.adaptation)
+        self.fixed.running_mean, self.fixed.running_var = norm.statistics(input, self.adaptation)
         self.fixed.weight, self.fixed.bias = norm.weight, norm.bias
         self.fixed.num_batches_tracked = norm.num_batches_tracked
         return self.fixed(input)

@@ -5,15 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import NOT_OVERLAYS, ROOT
 from monai.bundle import ConfigParser
 
 from scripts.common.errors import InputError, describe
 from scripts.common.menus import MENUS
 from scripts.comparison.plan import Run
 
-COMMANDS = {"benchmark", "evaluate", "hpo", "inference", "metadata", "protocol", "train"}
-NOT_OVERLAYS = COMMANDS | {"benchmark_gpu", "hpo_augmentation", "hpo_baseline", "labels", "techniques", "usual"}
 STUDENT = {"name": "student", "overrides": {"+model_card": {"taught_by": "{output_dir}/wide/fold-{fold}"}}}
 
 

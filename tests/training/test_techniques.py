@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import EVALUATE, ROOT, TRAIN
+from conftest import EVALUATE, NOT_OVERLAYS, ROOT, TRAIN
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
 
@@ -20,9 +20,6 @@ from scripts.common.menus import MENUS
 from scripts.networks.meshnet import MeshNet
 from scripts.training.training_state import TrainingState
 
-COMMANDS = {"benchmark", "evaluate", "hpo", "inference", "metadata", "protocol", "train"}
-NOT_OVERLAYS = COMMANDS | {"benchmark_gpu", "labels", "techniques", "usual"}  # of train.json
-NOT_OVERLAYS |= {"hpo_augmentation", "hpo_baseline"}
 OVERLAYS = sorted({path.stem for path in (ROOT / "configs").glob("*.json")} - NOT_OVERLAYS)
 ENTRIES = [(p.stem, name) for p in sorted(MENUS.glob("*.json")) for name in list(json.loads(p.read_text()))[1:]]
 SMALLER = {  # whole they take minutes, and states of a gigabyte
