@@ -31,8 +31,15 @@ from scripts.simulation.cohort import simulate_cohort
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN, EVALUATE, INFERENCE = (str(ROOT / "configs" / f"{name}.json") for name in ("train", "evaluate", "inference"))
-NOT_OVERLAYS = {"benchmark", "evaluate", "hpo", "inference", "metadata", "protocol", "train"}  # these are commands
-NOT_OVERLAYS |= {"benchmark_gpu", "hpo_augmentation", "hpo_baseline", "labels", "techniques", "usual"}  # of them
+OVERLAYS = ROOT / "configs" / "overlays"
+NOT_OF_TRAIN = {
+    "benchmark_gpu",
+    "hpo_augmentation",
+    "hpo_baseline",
+    "labels",
+    "techniques",
+    "usual",
+}  # of other commands
 
 
 ALL = 'pytest tests -m "slow or not slow"'

@@ -66,7 +66,7 @@ def test_metadata_describes_this_version() -> None:
     assert network["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "lesion"}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.json")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.json")), ids=lambda path: path.name)
 def test_every_class_a_config_names_exists(path: Path) -> None:
     targets = re.findall(r'"_target_": "scripts\.([\w.]+)\.(\w+)"', path.read_text())
     for module, name in targets:

@@ -115,9 +115,9 @@ def benchmark(overlay: str | None = None, gpu: bool = False, **overrides: Any) -
 
     Args:
         overlay: a config file with what differs from it.
-        gpu: measure on a GPU what ``configs/benchmark_gpu.json`` says, on whole volumes of 256x256x256 voxels.
+        gpu: measure on a GPU what ``configs/overlays/benchmark_gpu.json`` says, on whole volumes of 256x256x256 voxels.
         overrides: any key of it, as a flag.
     """
-    names = ["benchmark.json", *["benchmark_gpu.json"] * gpu]
+    names = ["benchmark.json", *["overlays/benchmark_gpu.json"] * gpu]
     configs = [*(str(ROOT / "configs" / name) for name in names), *([overlay] if overlay else [])]
     monai.bundle.run(config_file=configs, meta_file=str(ROOT / "configs" / "metadata.json"), **overrides)

@@ -78,7 +78,8 @@ def shipped_parts(config: dict) -> list[dict]:
 
 @functools.cache
 def _shipped_configs() -> list[dict]:
-    paths = (path for path in sorted(CONFIGS.glob("*.json")) if path.name != "metadata.json")
+    paths = [*sorted(CONFIGS.glob("*.json")), *sorted(CONFIGS.glob("overlays/*.json"))]
+    paths = (path for path in paths if path.name != "metadata.json")
     return sorted(map(ConfigParser.load_config_file, paths), key=len, reverse=True)
 
 

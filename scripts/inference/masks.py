@@ -83,7 +83,7 @@ class Masks:
         if (classes := card["network_def"].get("out_channels", 2)) != 2:
             raise InputError(
                 f"these weights have {classes} classes, so no mask of lesion; for a map of labels give "
-                "--config_file \"['configs/inference.json','configs/labels.json']\""
+                "--config_file \"['configs/inference.json','configs/overlays/labels.json']\""
             )
         if not isinstance(save_uncertainty, bool):
             raise InputError(f"save_uncertainty {save_uncertainty!r}: expected true or false")

@@ -24,9 +24,12 @@ def check_count(minimum: int, **values: Any) -> None:
 def overlay_paths(names: str | Sequence[str], of: str) -> list[str]:
     """Paths of overlays, a bare name is one of the bundle's; ``InputError``, which begins with ``of``: no file."""
     names = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
-    paths = [Path(name) if Path(name).is_file() else RECIPE.parent / name for name in names]
+    overlays = RECIPE.parent / "overlays"
+    paths = [Path(name) if Path(name).is_file() else overlays / name for name in names]
     if missing := [path for path in paths if not path.is_file()]:
-        raise InputError(f"{of}: overlay {missing[0].name}: no such file here or in configs/")
+        is_ours = (overlays / missing[0].name).is_file()
+        hint = f"it is {overlays / missing[0].name}" if is_ours else "no such file here or in configs/overlays/"
+        raise InputError(f"{of}: overlay {missing[0].name}: {hint}")
     return [str(path.resolve()) for path in paths]
 
 

@@ -12,7 +12,8 @@ from scripts.weights.card import read_card
 BUNDLE = Path(__file__).resolve().parents[2]
 NAME = "meshnet_stroke_lesion_segmentation"
 PARTS = {"LICENSE", "configs", "docs", "models", "scripts"}
-LEFT_OUT = ("configs/benchmark", "scripts/benchmark")  # of use to who changes the bundle, not to who uses it
+# Of use to who changes the bundle, not to who uses it.
+LEFT_OUT = ("configs/benchmark", "configs/overlays/benchmark", "docs/experiments", "scripts/benchmark")
 
 
 def package(output_dir: str) -> None:

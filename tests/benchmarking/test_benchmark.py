@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import OVERLAYS, ROOT
 from monai.bundle import ConfigParser
 
 from scripts.benchmarking import benchmark as benchmarking
@@ -17,7 +17,7 @@ from scripts.benchmarking.case import measure
 from scripts.common.errors import InputError, describe
 
 CONFIG = ROOT / "configs" / "benchmark.json"
-GPU = ROOT / "configs" / "benchmark_gpu.json"
+GPU = OVERLAYS / "benchmark_gpu.json"
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import TRAIN
+from conftest import OVERLAYS, TRAIN
 from monai.bundle import ConfigParser
 from monai.transforms import Compose, RandomizableTrait
 
@@ -107,7 +107,7 @@ def test_one_cycle_keeps_a_momentum_that_was_given(given: dict, momentum: float)
 
 
 def test_norms_and_biases_can_do_without_weight_decay() -> None:
-    parser = config(**json.loads((MENUS.parent / "no_decay.json").read_text()))
+    parser = config(**json.loads((OVERLAYS / "no_decay.json").read_text()))
     decayed, free = parser.get_parsed_content("optimizer").param_groups
     assert (decayed["weight_decay"], free["weight_decay"]) == (3e-5, 0)
     assert {p.ndim for p in decayed["params"]} == {5}

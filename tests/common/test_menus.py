@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import EVALUATE, ROOT, TRAIN
+from conftest import EVALUATE, OVERLAYS, ROOT, TRAIN
 from monai.bundle import ConfigParser
 
 from scripts.common.errors import describe
@@ -139,14 +139,14 @@ def test_what_the_choice_does_not_read_is_said_and_may_be_searched_over(caplog: 
 
 def test_a_block_that_an_overlay_replaces_is_not_without_effect(caplog: pytest.LogCaptureFixture) -> None:
     for name in ("finetune", "simulated_patients"):
-        config(files=(TRAIN, TRAIN.replace("train.json", f"{name}.json")))
+        config(files=(TRAIN, str(OVERLAYS / f"{name}.json")))
     assert "has no effect" not in caplog.text
 
 
 def test_a_value_that_nobody_gave_is_not_without_effect(caplog: pytest.LogCaptureFixture) -> None:
     config(schedule_name="plateau")
-    config(files=(TRAIN, TRAIN.replace("train.json", "mix.json")))
-    config(files=(TRAIN, TRAIN.replace("train.json", "simulated_patients.json")), dataset_dir="/data/mine")
+    config(files=(TRAIN, str(OVERLAYS / "mix.json")))
+    config(files=(TRAIN, str(OVERLAYS / "simulated_patients.json")), dataset_dir="/data/mine")
     assert caplog.messages == []
     config(soft_labels=True)
     assert caplog.messages == ["soft_labels True: has no effect, nothing that was chosen reads it"]

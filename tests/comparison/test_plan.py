@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import NOT_OVERLAYS, ROOT
+from conftest import NOT_OF_TRAIN, OVERLAYS, ROOT
 from monai.bundle import ConfigParser
 
 from scripts.common.errors import InputError, describe
@@ -86,7 +86,7 @@ def test_a_misspelt_key_of_a_network_is_a_line(plan_of: Callable, tmp_path: Path
         plan_of(tmp_path, **{"+networks": [{"name": "other", "epochs": 3}]})
     assert "'epochs' was unexpected" in describe(error.value)
     plan = plan_of(tmp_path, **{"+networks": [{"name": "other", "overlays": ["emma.json"]}]})
-    with pytest.raises(InputError, match=r"^other: overlay emma\.json: no such file here or in configs/$"):
+    with pytest.raises(InputError, match=r"^other: overlay emma\.json: no such file here or in configs/overlays/$"):
         plan.check()
 
 
@@ -113,7 +113,7 @@ def test_the_shipped_networks_are_rows_of_the_papers_table() -> None:
 def test_techniques_json_compares_every_entry_of_a_menu_and_every_overlay_that_needs_nothing_else() -> None:
     """The others need other scans, weights to start or to learn from, several processes; or they show and keep."""
     parser = ConfigParser(globals=False)
-    parser.read_config([str(ROOT / "configs" / name) for name in ("protocol.json", "techniques.json")])
+    parser.read_config([str(ROOT / "configs" / "protocol.json"), str(OVERLAYS / "techniques.json")])
     rows = parser["networks"]
     assert rows[0] == {"name": parser["reference"]} == {"name": "plain"}
     entries = [(p.stem, n) for p in sorted(MENUS.glob("*.json")) for n in list(json.loads(p.read_text()))[1:]]
@@ -121,8 +121,8 @@ def test_techniques_json_compares_every_entry_of_a_menu_and_every_overlay_that_n
     assert [row for row in rows if "overrides" in row and "overlays" not in row] == by_menu
     given = {path for row in rows for path in row.get("overlays", [])}
     others = {"baseline", "contrasts", "distill", "distributed", "events", "finetune", "keep_checkpoints"}
-    others |= {"simulated_patients", "teacher_agreement", "tracking", *NOT_OVERLAYS}
-    assert given == {path.name for path in (ROOT / "configs").glob("*.json") if path.stem not in others}
+    others |= {"simulated_patients", "teacher_agreement", "tracking", *NOT_OF_TRAIN}
+    assert given == {path.name for path in OVERLAYS.glob("*.json") if path.stem not in others}
 
 
 def test_a_comparison_may_validate_on_an_inner_fold(plan_of: Callable, tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import EVALUATE, ROOT, TRAIN
+from conftest import EVALUATE, OVERLAYS, TRAIN
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from scripts.networks.meshnet import MeshNet
 from scripts.weights.card import network_from_card, read_card
 
-FINETUNE = str(ROOT / "configs" / "finetune.json")
+FINETUNE = str(OVERLAYS / "finetune.json")
 
 
 def run(name: str, configs: list[str], **overrides: object) -> None:

@@ -1,4 +1,4 @@
-"""configs/labels.json: networks of more than two classes give a map of labels, not a mask."""
+"""labels.json: networks of more than two classes give a map of labels, not a mask."""
 
 import json
 import shutil
@@ -9,13 +9,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import INFERENCE, ROOT, write
+from conftest import INFERENCE, OVERLAYS, write
 from monai.bundle import ConfigWorkflow
 
 from scripts.common.errors import describe
 from scripts.networks.meshnet import MeshNet
 
-LABELS = str(ROOT / "configs" / "labels.json")
+LABELS = str(OVERLAYS / "labels.json")
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
 
 

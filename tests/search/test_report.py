@@ -7,7 +7,7 @@ import numpy as np
 import optuna
 import pandas
 import pytest
-from conftest import ROOT
+from conftest import OVERLAYS
 
 from scripts.search.report import plot_heatmap, report, two_most_important
 
@@ -100,6 +100,6 @@ def test_a_grid_has_a_heatmap_of_the_two_parameters_that_matter(tmp_path: Path) 
 
 
 def test_the_command_for_the_winner_names_the_overlays(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    report(grid_study(), tmp_path, "dice", [str(ROOT / "configs" / "baseline.json")])
+    report(grid_study(), tmp_path, "dice", [str(OVERLAYS / "baseline.json")])
     files = re.search(r'--config_file "(\[.*?\])"', capsys.readouterr().out)[1]
     assert [Path(name).name for name in eval(files)] == ["train.json", "baseline.json", "overrides.json"]

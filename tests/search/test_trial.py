@@ -12,7 +12,7 @@ from pathlib import Path
 import monai
 import optuna
 import pytest
-from conftest import ROOT, TRAIN
+from conftest import OVERLAYS, TRAIN
 from optuna.trial import TrialState
 
 from scripts.hpo import hpo
@@ -112,13 +112,16 @@ def test_keys_of_an_overlay_can_be_searched(
     coarse_dir: Path, tmp_path: Path, study_in: Callable, capsys: pytest.CaptureFixture
 ) -> None:
     ends = {"space#trees#low": 11, "space#trees#high": 12, "space#voxels_per_scan#high": 501}
-    overlay = str(ROOT / "configs" / "hpo_baseline.json")
+    overlay = str(OVERLAYS / "hpo_baseline.json")
     hpo(overlay, dataset_dir=str(coarse_dir), output_dir=str(tmp_path), n_trials=1, inner_folds=[0], **ends)
     (trial,) = study_in(tmp_path).trials
     assert trial.state == TrialState.COMPLETE
     assert set(trial.params) == {"trees", "leaves", "learning_rate", "voxels_per_scan", "lesion_weight"}
-    assert "configs/baseline.json'" in capsys.readouterr().out
+    assert "configs/overlays/baseline.json'" in capsys.readouterr().out
 
 
 def test_an_overlay_that_is_not_there_is_refused(refusal: Callable, tmp_path: Path) -> None:
-    assert refusal(tmp_path, overlays="emma.json") == "overlays: overlay emma.json: no such file here or in configs/"
+    unknown = "overlays: overlay emma.json: no such file here or in configs/overlays/"
+    assert refusal(tmp_path, overlays="emma.json") == unknown
+    moved = refusal(tmp_path, overlays="configs/ema.json")
+    assert moved == f"overlays: overlay ema.json: it is {OVERLAYS / 'ema.json'}"

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TRAIN, bundle
+from conftest import OVERLAYS, TRAIN, bundle
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset
 from monai.transforms import Compose
@@ -49,7 +49,7 @@ def test_an_item_has_image_and_mask_on_the_grid(dataset: Dataset) -> None:
 
 
 def test_the_overlay_turns_scans_to_the_orientation_that_the_card_will_name() -> None:
-    overlay = str(ROOT / "configs" / "simulated_patients.json")
+    overlay = str(OVERLAYS / "simulated_patients.json")
     made = {}
     for orientation in ("RAS", "PIR"):
         parser = ConfigParser()
@@ -98,7 +98,7 @@ def test_a_head_takes_seven_bytes_or_less_a_voxel_of_a_grid_like_the_scans(datas
 
 @pytest.mark.slow
 def test_the_overlay_trains_on_new_scans(cohort_dir: Path, tmp_path: Path) -> None:
-    overlay = str(ROOT / "configs" / "simulated_patients.json")
+    overlay = str(OVERLAYS / "simulated_patients.json")
     options = {"--dataset_dir": cohort_dir, "--output_dir": tmp_path, "--channels": 4}
     options |= {"--epochs": 2, "--scans_per_epoch": 2, "--ranges": "{'no_lesion': 0.5}"}
     arguments = [part for pair in options.items() for part in pair]

@@ -1,4 +1,4 @@
-"""configs/baseline.json draws voxels of each scan, fits trees to them, and is trained and tested like a network."""
+"""baseline.json draws voxels of each scan, fits trees to them, and is trained and tested like a network."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import EVALUATE, ROOT, TRAIN, train_here
+from conftest import EVALUATE, OVERLAYS, TRAIN, train_here
 from monai.bundle import ConfigParser
 from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -14,7 +14,7 @@ from scripts.common.errors import InputError
 from scripts.networks.boosted_trees import BoostedTrees
 from scripts.training.boosting import TreeBoosting
 
-BASELINE = str(ROOT / "configs" / "baseline.json")
+BASELINE = str(OVERLAYS / "baseline.json")
 BOOSTER = HistGradientBoostingClassifier(early_stopping=False, random_state=0)
 
 

@@ -1,15 +1,15 @@
-"""configs/contrasts.json trains, validates and tests one network on T1w, T2w and FLAIR scans of simulated patients."""
+"""contrasts.json trains, validates and tests one network on T1w, T2w and FLAIR scans of simulated patients."""
 
 from pathlib import Path
 
 import pandas
 import pytest
 import torch
-from conftest import EVALUATE, ROOT, TRAIN
+from conftest import EVALUATE, OVERLAYS, TRAIN
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
-CONTRASTS = str(ROOT / "configs" / "contrasts.json")
+CONTRASTS = str(OVERLAYS / "contrasts.json")
 
 
 class Killed(Exception):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import EVALUATE, ROOT, TRAIN, train_here
+from conftest import EVALUATE, OVERLAYS, ROOT, TRAIN, train_here
 from monai.bundle import ConfigParser
 from scipy.special import rel_entr, softmax
 
@@ -20,7 +20,7 @@ from scripts.weights.card import ancestry, read_card
 from scripts.weights.weights import Weights
 
 TEACHER = str(ROOT / "models" / "model_5.pt")
-DISTILL = str(ROOT / "configs" / "distill.json")
+DISTILL = str(OVERLAYS / "distill.json")
 SEES = {"orientation": "RAS", "spacing": (8.0, 8.0, 8.0), "spatial_size": (32, 32, 32)}
 SEES["intensity"] = [{"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0}]
 COHORT = SimpleNamespace(name="a cohort")

@@ -1,4 +1,4 @@
-"""configs/distributed.json: torchrun's processes train as one, stop together and continue to the last bit."""
+"""distributed.json: torchrun's processes train as one, stop together and continue to the last bit."""
 
 import csv
 import json
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TRAIN, bundle
+from conftest import OVERLAYS, ROOT, TRAIN, bundle
 from monai.bundle import ConfigParser
 
-DISTRIBUTED = str(ROOT / "configs" / "distributed.json")
+DISTRIBUTED = str(OVERLAYS / "distributed.json")
 
 
 def overlay(folder: Path, **more: object) -> str:

@@ -1,13 +1,13 @@
-"""The average of configs/ema.json is of weights and of BatchNorm's statistics."""
+"""The average of configs/overlays/ema.json is of weights and of BatchNorm's statistics."""
 
 import pytest
 import torch
-from conftest import TRAIN
+from conftest import OVERLAYS, TRAIN
 from monai.bundle import ConfigParser
 
 
 def test_statistics_are_averaged_as_weights_are() -> None:
-    parser = ConfigParser(ConfigParser.load_config_files([TRAIN, TRAIN.replace("train.json", "ema.json")]))
+    parser = ConfigParser(ConfigParser.load_config_files([TRAIN, str(OVERLAYS / "ema.json")]))
     parser.update({"channels": 2, "device": "cpu", "ema_decay": 0.75})
     _, optimizer, network = map(parser.get_parsed_content, ("ema_update", "optimizer", "network"))
     averaged = parser.get_parsed_content("validate#network")

@@ -1,14 +1,14 @@
-"""configs/events.json: the lines of a real run are its history, also if it was stopped in the middle."""
+"""events.json: the lines of a real run are its history, also if it was stopped in the middle."""
 
 import csv
 import json
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, train_here
+from conftest import OVERLAYS, train_here
 from ignite.engine import Events
 
-EVENTS = str(ROOT / "configs" / "events.json")
+EVENTS = str(OVERLAYS / "events.json")
 
 
 def train(cohort_dir: Path, folder: Path, stop_in_iteration: int | None = None, **overrides: object) -> list[dict]:

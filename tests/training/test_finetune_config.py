@@ -1,4 +1,4 @@
-"""configs/finetune.json starts from released weights: what it changes, keeps and tells of where they came from."""
+"""finetune.json starts from released weights: what it changes, keeps and tells of where they came from."""
 
 import json
 import shutil
@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import EVALUATE, ROOT, TRAIN, bundle
+from conftest import EVALUATE, OVERLAYS, TRAIN, bundle
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
 from scripts.common.errors import describe
 from scripts.weights.card import read_card
 
-FINETUNE = str(ROOT / "configs" / "finetune.json")
+FINETUNE = str(OVERLAYS / "finetune.json")
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,15 @@
-"""configs/instance_norm.json normalizes by the scan's own statistics, in validation and inference too."""
+"""instance_norm.json normalizes by the scan's own statistics, in validation and inference too."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TRAIN
+from conftest import OVERLAYS, TRAIN
 from monai.bundle import ConfigParser
 
 from scripts.weights.card import network_from_card
 
-INSTANCE_NORM = str(ROOT / "configs" / "instance_norm.json")
+INSTANCE_NORM = str(OVERLAYS / "instance_norm.json")
 
 
 @pytest.mark.parametrize(("files", "is_own"), [([TRAIN, INSTANCE_NORM], True), ([TRAIN], False)])

@@ -1,4 +1,4 @@
-"""configs/keep_checkpoints.json: the same files whether the run was stopped in the middle or not, ready for use."""
+"""keep_checkpoints.json: the same files whether the run was stopped in the middle or not, ready for use."""
 
 import os
 import signal
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import EVALUATE, ROOT, TRAIN
+from conftest import EVALUATE, OVERLAYS, TRAIN
 from ignite.engine import Events
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 
-KEEP = str(ROOT / "configs" / "keep_checkpoints.json")
+KEEP = str(OVERLAYS / "keep_checkpoints.json")
 
 
 def parsed(cohort_dir: Path, folder: Path, *overlays: str, **overrides: object) -> ConfigParser:

@@ -1,14 +1,14 @@
-"""configs/kspace.json spoils some of the scans that are trained on, within the recipe's range, and no others."""
+"""kspace.json spoils some of the scans that are trained on, within the recipe's range, and no others."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TRAIN
+from conftest import OVERLAYS, TRAIN
 from monai.bundle import ConfigParser
 
-KSPACE = str(ROOT / "configs" / "kspace.json")
+KSPACE = str(OVERLAYS / "kspace.json")
 
 
 def parsed(cohort_dir: Path, **overrides: object) -> ConfigParser:

@@ -1,14 +1,14 @@
-"""configs/mix.json mixes the scans that a run trains on, at any batch size; without mixing it is the recipe."""
+"""mix.json mixes the scans that a run trains on, at any batch size; without mixing it is the recipe."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TRAIN
+from conftest import OVERLAYS, TRAIN
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
-MIX = str(ROOT / "configs" / "mix.json")
+MIX = str(OVERLAYS / "mix.json")
 OFF = {"batch_size": 2, "accumulation_steps": 2, "mixup_probability": 0.0, "cutmix_probability": 0.0}
 
 

@@ -1,4 +1,4 @@
-"""configs/monitors.json measures more, and changes nothing of what is trained or taken for best."""
+"""monitors.json measures more, and changes nothing of what is trained or taken for best."""
 
 import base64
 import json
@@ -8,12 +8,12 @@ from pathlib import Path
 import pandas
 import pytest
 import torch
-from conftest import EVALUATE, ROOT, TRAIN
+from conftest import EVALUATE, OVERLAYS, TRAIN
 from monai.bundle import ConfigParser
 
 from scripts.weights.weights import Weights
 
-MONITORS = str(ROOT / "configs" / "monitors.json")
+MONITORS = str(OVERLAYS / "monitors.json")
 PER_SCAN = ["loss", "precision", "recall", "hd95", "lesionwise_f1", "panoptic_quality"]
 OWN = ["train_mean_dice", "seconds", "seconds_data", "seconds_step", "seconds_validation"]
 TOGETHER = ["volume_r2", "volume_bias", "volume_lower_limit", "volume_upper_limit"]
@@ -102,7 +102,7 @@ def test_it_works_with_batches_accumulation_and_no_validation(cohort_dir: Path, 
 
 @pytest.mark.kept
 def test_any_metric_either_way_says_what_is_best_kept_and_the_end(cohort_dir: Path, tmp_path: Path) -> None:
-    overlays = [MONITORS, *(str(ROOT / "configs" / f"{name}.json") for name in ("keep_checkpoints", "early_stopping"))]
+    overlays = [MONITORS, *(str(OVERLAYS / f"{name}.json") for name in ("keep_checkpoints", "early_stopping"))]
     more = {"key_metric": "val_loss", "mode": "min", "keep_best": 2, "keep_every": 0, "epochs": 9, "report": False}
     more |= {"spacing": [16.0] * 3, "spatial_size": [16] * 3, "patience": 2, "min_delta": 0.002}
     train(cohort_dir, tmp_path, *overlays, schedule_name="plateau", plateau_patience=0, **more)

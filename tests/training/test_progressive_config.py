@@ -1,14 +1,14 @@
-"""configs/progressive.json trains on coarser grids first, validates on the full one, and resumes as it was."""
+"""progressive.json trains on coarser grids first, validates on the full one, and resumes as it was."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TRAIN
+from conftest import OVERLAYS, TRAIN
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
-PROGRESSIVE, MIX = (str(ROOT / "configs" / f"{name}.json") for name in ("progressive", "mix"))
+PROGRESSIVE, MIX = (str(OVERLAYS / f"{name}.json") for name in ("progressive", "mix"))
 
 
 class Killed(Exception):

@@ -5,12 +5,12 @@ from pathlib import Path
 import pandas
 import pytest
 import torch
-from conftest import EVALUATE, ROOT, TRAIN, train_here
+from conftest import EVALUATE, OVERLAYS, TRAIN, train_here
 from monai.bundle import ConfigParser
 
 from scripts.weights.weights import Weights
 
-AGREEMENT = str(ROOT / "configs" / "teacher_agreement.json")
+AGREEMENT = str(OVERLAYS / "teacher_agreement.json")
 
 
 @pytest.mark.kept

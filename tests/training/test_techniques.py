@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import EVALUATE, NOT_OVERLAYS, ROOT, TRAIN
+from conftest import EVALUATE, NOT_OF_TRAIN, OVERLAYS, ROOT, TRAIN
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
 
@@ -20,7 +20,7 @@ from scripts.common.menus import MENUS
 from scripts.networks.meshnet import MeshNet
 from scripts.training.training_state import TrainingState
 
-OVERLAYS = sorted({path.stem for path in (ROOT / "configs").glob("*.json")} - NOT_OVERLAYS)
+TECHNIQUES = sorted({path.stem for path in OVERLAYS.glob("*.json")} - NOT_OF_TRAIN)
 ENTRIES = [(p.stem, name) for p in sorted(MENUS.glob("*.json")) for name in list(json.loads(p.read_text()))[1:]]
 SMALLER = {  # whole they take minutes, and states of a gigabyte
     "unetr": {"network_def#hidden_size": 48, "network_def#mlp_dim": 96},
@@ -83,7 +83,7 @@ def a_teacher(folder: Path, names: tuple[str, ...]) -> Path:
     path = folder / "-".join(["teacher", *names, "model.pt"])
     scaling = [{"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0}]
     if "simulated_patients" in names:
-        scaling = [json.loads((ROOT / "configs" / "simulated_patients.json").read_text())["intensity"]]
+        scaling = [json.loads((OVERLAYS / "simulated_patients.json").read_text())["intensity"]]
     definition = {"_target_": "scripts.networks.meshnet.MeshNet", "channels": 3}
     card = {"network_def": definition, "spacing": [8.0] * 3, "spatial_size": [32] * 3, "intensity": scaling}
     if "finetune" in names:
@@ -174,7 +174,7 @@ def chosen(names: Iterable, kept: set) -> list:
     return [pytest.param(name, marks=pytest.mark.kept if name in kept else pytest.mark.slow) for name in names]
 
 
-@pytest.mark.parametrize("name", OVERLAYS)
+@pytest.mark.parametrize("name", TECHNIQUES)
 def test_all_that_an_overlay_names_can_be_built(name: str, few: Path, tmp_path: Path) -> None:
     skip_without_its_packages(name)
     built(overlays(name), given(few, tmp_path, (name,)))
@@ -192,10 +192,10 @@ def built(files: list[str], overrides: dict) -> None:
     assert parser.get_parsed_content("train#trainer").state.max_epochs == overrides["epochs"]
 
 
-@pytest.mark.parametrize("name", chosen(OVERLAYS, {"contrasts", "gradients", "kspace", "priors"}))
+@pytest.mark.parametrize("name", chosen(TECHNIQUES, {"contrasts", "gradients", "kspace", "priors"}))
 def test_an_overlay(name: str, few: Path, tmp_path: Path) -> None:
     skip_without_its_packages(name)
-    train_stop_resume_evaluate(few, tmp_path, [TRAIN, str(ROOT / "configs" / f"{name}.json")], (name,))
+    train_stop_resume_evaluate(few, tmp_path, [TRAIN, str(OVERLAYS / f"{name}.json")], (name,))
 
 
 @pytest.mark.parametrize("entry", chosen(ENTRIES, {("network", "unet")}), ids="-".join)
@@ -207,7 +207,7 @@ def test_an_entry_of_a_menu(entry: tuple[str, str], few: Path, tmp_path: Path) -
 
 
 # One that is new goes into TOUCHING by name: in here it would draw all pairs anew.
-SAMPLED = [name for name in OVERLAYS if name not in ("instance_norm", "teacher_agreement", "tracking")]
+SAMPLED = [name for name in TECHNIQUES if name not in ("instance_norm", "teacher_agreement", "tracking")]
 PAIRS = random.Random(2026).sample(list(combinations(SAMPLED, 2)), 10)
 TOUCHING = [  # these change the same things
     ("priors", "progressive"),
@@ -241,7 +241,7 @@ NOT_TOGETHER = {
 
 
 def overlays(*names: str) -> list[str]:
-    return [TRAIN, *(str(ROOT / "configs" / f"{name}.json") for name in names)]
+    return [TRAIN, *(str(OVERLAYS / f"{name}.json") for name in names)]
 
 
 TOGETHER = [pair for pair in dict.fromkeys([*TOUCHING, *PAIRS]) if not {pair, pair[::-1]} & {*NOT_TOGETHER}]

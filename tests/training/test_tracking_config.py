@@ -1,16 +1,16 @@
-"""configs/tracking.json: TensorBoard and MLflow have the history, once, however often the run was stopped."""
+"""tracking.json: TensorBoard and MLflow have the history, once, however often the run was stopped."""
 
 from pathlib import Path
 
 import pandas
 import pytest
 import torch
-from conftest import ROOT, train_here
+from conftest import OVERLAYS, train_here
 from ignite.engine import Events
 
 mlflow = pytest.importorskip("mlflow", reason="pip install mlflow-skinny")
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-TRACKING = str(ROOT / "configs" / "tracking.json")
+TRACKING = str(OVERLAYS / "tracking.json")
 EPOCHS = 3
 pytestmark = pytest.mark.slow  # MLflow takes 10 s to make its database
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import monai
 import pytest
 import torch
-from conftest import EVALUATE, ROOT, TRAIN, bundle
+from conftest import EVALUATE, OVERLAYS, ROOT, TRAIN, bundle
 from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.engines import SupervisedTrainer, Trainer
@@ -326,7 +326,7 @@ def test_the_disk_cache_changes_no_result_and_serves_the_next_run(cohort_dir: Pa
     "name", ["", "light", "medium", "heavy", "contrast", "auto", "mix", "kspace", "simulated_patients"]
 )
 def test_what_workers_are_given_can_be_sent_to_another_process(name: str, cohort_dir: Path) -> None:
-    overlay = Path(TRAIN).with_name(f"{name}.json")
+    overlay = OVERLAYS / f"{name}.json"
     files = [TRAIN, str(overlay)] if name and overlay.is_file() else [TRAIN]
     parser = ConfigParser(ConfigParser.load_config_files(files))
     parser.update({"dataset_dir": str(cohort_dir), "cache": "disk", "spatial_size": [16, 16, 16]})
@@ -401,7 +401,7 @@ def test_the_recipe_is_the_same_by_the_command_and_by_each_of_monais_ways(
     choice: str, cohort_dir: Path, tmp_path: Path, first_loss: Callable
 ) -> None:
     overlays, overrides, kinds = CHOICES[choice]
-    files = [TRAIN, *(TRAIN.replace("train.json", f"{name}.json") for name in overlays)]
+    files = [TRAIN, *(str(OVERLAYS / f"{name}.json") for name in overlays)]
     given = {"channels": 4, "dataset_dir": str(cohort_dir), "report": False, "seed": 3, **overrides}
 
     def command(folder: str) -> None:
