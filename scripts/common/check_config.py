@@ -68,7 +68,7 @@ class Config(dict):
         items = self.parser.ref_resolver.items
         block = items.get(self.id_of(key), items[ReferenceResolver.normalize_id(key)]).get_config()
         if isinstance(block, dict):
-            block = {name: value for name, value in block.items() if name not in ("_mode_", "_requires_")}
+            block = {name: value for name, value in block.items() if name not in ("_mode_", "_requires_", "_desc_")}
         return json.loads(json.dumps(block, default=str))
 
 

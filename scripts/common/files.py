@@ -17,6 +17,11 @@ NO_FSYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # of file systems that h
 FORGOTTEN = 24 * 3600  # s after which what a killed process has left is removed
 
 
+def bundle_root() -> str:
+    """Return the folder of the bundle that this code is part of."""
+    return str(Path(__file__).resolve().parents[2])
+
+
 @contextmanager
 def replace_file(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """``replace_files`` of one file."""

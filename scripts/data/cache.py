@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
 from itertools import takewhile
+from math import prod
 from typing import ClassVar
 from weakref import WeakValueDictionary
 
@@ -53,6 +54,17 @@ def cached_dataset(
     if cache not in ("memory", "none"):
         raise InputError(f"cache {cache}: expected memory, disk or none")
     return SharedCacheDataset(data, transform, recipe) if cache == "memory" else Dataset(data, transform)
+
+
+def choose_cache(n_scans: int, spatial_size: Sequence[int], gigabytes: float) -> str:
+    """Return "memory" if so many preprocessed scans, five bytes a voxel, fit into ``gigabytes``; else "disk"."""
+    return "memory" if 5e-9 * prod(spatial_size) * n_scans <= gigabytes else "disk"
+
+
+def workers_for(cache: str, augmentation_name: str, device: str) -> int:
+    """Return how many processes load scans: two if the cache is on disk, or costly augmentation feeds a GPU."""
+    is_costly = augmentation_name in ("heavy", "auto") and "cuda" in str(device)
+    return 2 if cache == "disk" or is_costly else 0
 
 
 class _Item(dict):

@@ -1,6 +1,7 @@
 """What a volume in memory is, where its voxels lie, and what in it is lesion if it is a mask."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,3 +108,13 @@ def in_ras(image: Volume, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A view of the ``data`` (D, H, W) of ``image`` with its axes along R, A and S, and their voxel sizes in mm."""
     turn = nib.io_orientation(image.affine)
     return nib.apply_orientation(data, turn), voxel_sizes(image.affine)[np.argsort(turn[:, 0])]
+
+
+def ras_axes(orientation: str) -> list[int]:
+    """Return the axis of a RAS grid (0, 1 or 2) along which each letter of an ``orientation`` such as "LAS" runs."""
+    return ["RLAPSI".index(letter) // 2 for letter in orientation]
+
+
+def along(values: Sequence, orientation: str) -> list:
+    """Return ``values`` of the axes of a RAS grid in the order of the axes of an ``orientation`` such as "PIR"."""
+    return [values[axis] for axis in ras_axes(orientation)]

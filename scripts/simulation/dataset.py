@@ -9,6 +9,7 @@ from monai.data import MetaTensor
 from monai.transforms import Randomizable, Transform
 
 from scripts.common.errors import InputError
+from scripts.data.volumes import ras_axes
 from scripts.simulation.anatomy import load_head, resolution_for
 from scripts.simulation.lesions import load_masks
 from scripts.simulation.scanner import RANGES, simulate_scan
@@ -21,12 +22,13 @@ class SimulateScand(Randomizable, Transform):
 
     Args:
         spacing: isotropic, in mm.
-        spatial_size: voxels.
+        spatial_size: voxels, along the axes of ``orientation``; the scan itself is in RAS.
         anatomies: heads in MNI space, T1-weighted or, if their names end so, T2-weighted (``T2w``; their brightness is
             kept in part) or label maps of FreeSurfer or SynthSeg (``dseg``): files, folders or patterns like
             ``heads/*dseg*``; or "MNI152" for that average.
         lesions: folders of real lesion masks in MNI space that are used besides grown ones.
         ranges: entries of ``patients`` in ranges.json to replace.
+        orientation: such as "RAS".
 
     Raises:
         InputError: a file cannot be read.
@@ -40,13 +42,15 @@ class SimulateScand(Randomizable, Transform):
         anatomies: Sequence[str] = ("MNI152",),
         lesions: Sequence[str] = (),
         ranges: dict | None = None,
+        orientation: str = "RAS",
     ) -> None:
         known, ranges = RANGES["patients"], ranges or {}
         if len(set(spacing)) > 1:
             raise ValueError(f"spacing {spacing}: simulated scans have isotropic voxels")
         if not ranges.keys() <= known.keys():
             raise ValueError(f"ranges {sorted(ranges.keys() - known.keys())}: expected some of {sorted(known)}")
-        self.voxel, self.shape, self.ranges = float(spacing[0]), tuple(spatial_size), known | ranges
+        self.voxel, self.ranges = float(spacing[0]), known | ranges
+        self.shape = tuple(size for _, size in sorted(zip(ras_axes(orientation), spatial_size, strict=True)))
         paths = [path for name in anatomies for path in _head_files(name)]
         self.heads = [load_head(path, resolution_for(self.voxel)) for path in paths]
         self.masks = load_masks(lesions)

@@ -7,6 +7,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, SequentialLR
 
 
+def cycles_momentum(optimizer: Optimizer, is_given: bool) -> bool:
+    """Return whether OneCycleLR cycles the momentum: the optimizer has one, and nobody gave a value for it."""
+    has_momentum = "betas" in optimizer.defaults or optimizer.defaults.get("momentum", 0) > 0
+    return has_momentum and not is_given
+
+
 def warmed_up(schedule: Callable[..., LRScheduler], optimizer: Optimizer, steps: int, **arguments: Any) -> LRScheduler:
     """A ``schedule`` of these ``arguments`` that begins behind a linear warm-up of some ``steps``.
 

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter, label
 
 from scripts.common.errors import InputError
 from scripts.data.reader import read_volume
-from scripts.data.volumes import is_annexed, is_like_a_mask, lesion_of
+from scripts.data.volumes import along, is_annexed, is_like_a_mask, lesion_of, ras_axes
 
 
 def test_a_link_is_annexed_only_if_it_leads_into_the_annex(tmp_path: Path) -> None:
@@ -56,3 +56,13 @@ def test_a_mask_of_whole_values_is_refused_where_its_edge_is_gradual(tmp_path: P
 def save(path: Path, data: np.ndarray) -> Path:
     nib.save(nib.Nifti1Image(data, np.eye(4)), path)
     return path
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LAS", "PIR", "SRP"])
+def test_axes_of_an_orientation_are_those_that_nibabel_finds(orientation: str) -> None:
+    axes = nib.orientations.axcodes2ornt(orientation)[:, 0].astype(int)
+    assert ras_axes(orientation) == axes.tolist()
+    ornt = nib.orientations.axcodes2ornt
+    to = nib.orientations.ornt_transform(ornt("RAS"), ornt(orientation))
+    turned = nib.Nifti1Image(np.zeros((2, 3, 4), np.uint8), np.eye(4)).as_reoriented(to)
+    assert along((2, 3, 4), orientation) == list(turned.shape)
