@@ -27,7 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         usage=USAGE, epilog=KEYS, allow_abbrev=False, formatter_class=argparse.RawTextHelpFormatter
     )
-    metadata = json.loads((Path(__file__).resolve().parents[1] / "metadata.json").read_text())
+    metadata = json.loads((Path(__file__).resolve().parents[1] / "configs" / "metadata.json").read_text())
     parser.add_argument("--version", action="version", version=f"{metadata['name']} {metadata['version']}")
     parser.add_argument("--output_dir", help="where the mask of SCAN goes; default: beside it")
     many = {"nargs": "+", "default": []}

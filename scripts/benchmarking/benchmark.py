@@ -106,7 +106,7 @@ def machine(threads: int, device: str) -> dict:
         "threads": threads,
         "precision": str(autocast_dtype(True, device) or torch.float32).removeprefix("torch."),
         "versions": {"python": platform.python_version()} | {name: versions.get(name) for name in PACKAGES},
-        "bundle": json.loads((ROOT / "metadata.json").read_text())["version"],
+        "bundle": json.loads((ROOT / "configs" / "metadata.json").read_text())["version"],
     }
 
 

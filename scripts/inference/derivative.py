@@ -45,7 +45,7 @@ class Derivative:
             raise InputError(f"output_dir {output_dir}: its path is not UTF-8; give another --output_dir")
         self.made, self.sidecar = made, made.replace(".nii.gz", ".json")
         self.outputs = (MASK, PICTURE, PROBABILITY, UNCERTAINTY) if made == MASK else (made,)
-        version = json.loads((Path(__file__).parents[2] / "metadata.json").read_text())["version"]
+        version = json.loads((Path(__file__).parents[2] / "configs" / "metadata.json").read_text())["version"]
         named = {"Weights": [Path(path).name for path in members], "WeightsSHA256": [sha256(path) for path in members]}
         weights = {key: values[0] if len(values) == 1 else values for key, values in named.items()}
         computed = {"Device": str(device), "Precision": str(precision or torch.float32).removeprefix("torch.")}

@@ -119,7 +119,7 @@ def _write_onnx(network: torch.nn.Module, path: Path, card: dict) -> dict[str, A
 def _write_torchscript(network: torch.nn.Module, path: Path, card: dict) -> dict[str, Answer]:
     inference = (BUNDLE / "configs" / "inference.json").read_bytes()  # MONAI Deploy reads it from the file
     more = {"inference.json": inference, "card.json": json.dumps(card).encode()}
-    metadata = json.loads((BUNDLE / "metadata.json").read_text())
+    metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
     graph = _graph(network)
     x = torch.rand(1, card["network_def"].get("in_channels", 1), 16, 16, 16)
     scripted = torch.jit.script(graph) if graph is network else torch.jit.trace(graph, x, check_trace=False)
