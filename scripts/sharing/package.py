@@ -13,11 +13,12 @@ BUNDLE = Path(__file__).resolve().parents[2]
 NAME = "meshnet_stroke_lesion_segmentation"
 PARTS = {"LICENSE", "configs", "docs", "models", "scripts"}
 # Of use to who changes the bundle, not to who uses it.
+UNIT_TEST = BUNDLE / "tests" / "sharing" / "zoo_unit_test.py"
 LEFT_OUT = ("configs/benchmark", "configs/overlays/benchmark", "docs/experiments", "scripts/benchmark")
 
 
 def package(output_dir: str) -> None:
-    """Write the folder of a pull request to the Model Zoo and the zip of the same.
+    """Write the folder of a pull request to the Model Zoo, the zip of the same, and the unit test for the Zoo's ``ci``.
 
     ``channels`` in ``configs/train.json`` is that of the weights, which ``monai.bundle.load`` puts into that config's
     network.
@@ -48,6 +49,8 @@ def package(output_dir: str) -> None:
             shutil.rmtree(made, ignore_errors=True)
             folder.rename(made)
             Path(zipped).replace(archive)
+            if UNIT_TEST.is_file():  # a package has no tests
+                shutil.copy(UNIT_TEST, output / f"test_{NAME}.py")
     except OSError as error:
         raise InputError(f"{output}: cannot be written ({error.strerror}); give another --output_dir") from error
     print(f"Written: {made} and {archive.name} ({archive.stat().st_size / 1e6:.1f} MB)")

@@ -29,7 +29,7 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_holds_the_bundle_without_links_tests_or_debris(packaged: Path) -> None:
-    assert sorted(path.name for path in packaged.iterdir()) == [NAME, f"{NAME}.zip"]
+    assert sorted(path.name for path in packaged.iterdir()) == [NAME, f"{NAME}.zip", f"test_{NAME}.py"]
     folder = packaged / NAME
     assert sorted(path.name for path in folder.iterdir()) == ["LICENSE", "configs", "docs", "models", "scripts"]
     assert not any(path.is_symlink() for path in folder.rglob("*"))
@@ -90,6 +90,15 @@ def test_monai_loads_verifies_and_exports_the_unpacked_zip(packaged: Path, tmp_p
         assert f"{kind} (1, 2, 16, 20, 24)" in result.stdout
     assert (tmp_path / "m.ts").is_file()
     assert (tmp_path / "m.onnx").is_file()
+
+
+@pytest.mark.slow
+def test_the_unit_test_passes_in_a_folder_laid_out_as_the_zoo(packaged: Path) -> None:
+    command = [sys.executable, "-m", "unittest", f"models/test_{NAME}.py"]
+    environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "2", "HOME": str(packaged.parent)}
+    result = subprocess.run(command, cwd=packaged.parent, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "Ran 2 tests" in result.stderr
 
 
 def test_the_width_is_that_of_the_card_of_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
