@@ -1,4 +1,4 @@
-"""Exports to ONNX, TorchScript and TensorFlow.js, kept only if they answer as the network does."""
+"""Exports to ONNX, torch.export, TorchScript and TensorFlow.js, kept only if they answer as the network does."""
 
 import json
 import re
@@ -22,7 +22,7 @@ onnxruntime, _ = optional_import("onnxruntime")
 openvino, has_openvino = optional_import("openvino")
 BUNDLE = Path(__file__).resolve().parents[2]
 WEIGHTS = str(BUNDLE / "models" / "model.pt")
-SUFFIXES = {"onnx": ".onnx", "torchscript": ".ts", "brainchop": "_brainchop/model.json"}
+SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "torchscript": ".ts", "brainchop": "_brainchop/model.json"}
 MAX_DIFFERENCE = 1e-3  # of the logits, relative to the largest; float32 gives 1e-5 or less
 MAX_VOXELS = 1e-4  # share that may have another class: those on the border between two
 
@@ -30,10 +30,10 @@ MAX_VOXELS = 1e-4  # share that may have another class: those on the border betw
 def export(
     ckpt_path: str = WEIGHTS,
     output_dir: str | None = None,
-    formats: str = "onnx,torchscript",
+    formats: str = "onnx,pt2,torchscript",
     norm_adaptation: float | None = None,
 ) -> None:
-    """Write ``model.onnx`` and ``model.ts`` and compare their answers with the network's on three grids.
+    """Write ``model.onnx``, ``model.pt2`` and ``model.ts`` and compare their answers with the network's on three grids.
 
     The ONNX file is run by ONNX Runtime, and by OpenVINO where it is installed; brainchop's files, ``model.json`` and
     ``model.bin`` in a folder ``model_brainchop``, are read again as they are imported. What fails is not written.
@@ -42,7 +42,7 @@ def export(
     Args:
         ckpt_path: the weights; the network is built from the card beside them.
         output_dir: folder for the files, named like the weights; the weights' own by default.
-        formats: of "onnx", "torchscript" and "brainchop" those to write, with commas between.
+        formats: of "onnx", "pt2" (torch.export), "torchscript" and "brainchop" those to write, with commas between.
         norm_adaptation: share of a scan's own statistics, whatever the scan; 0 for none. Default: as the card says.
 
     Raises:
@@ -50,7 +50,7 @@ def export(
             folder that cannot be written.
     """
     formats = re.findall(r"\w+", str(formats))
-    writers = {"onnx": _write_onnx, "torchscript": _write_torchscript, "brainchop": brainchop.write}
+    writers = {"onnx": _write_onnx, "pt2": _write_pt2, "torchscript": _write_torchscript, "brainchop": brainchop.write}
     for name in (set(formats) or {"''"}) - set(SUFFIXES):
         raise InputError(f"--formats {name}: expected some of {', '.join(SUFFIXES)}")
     weights = Weights(ckpt_path, norm_adaptation=norm_adaptation, single=True)
@@ -100,9 +100,23 @@ def _graph(network: torch.nn.Module) -> torch.nn.Module:
     return ByScan(network).eval().requires_grad_(False)  # torch differentiates no batch_norm by its statistics
 
 
-def _write_onnx(network: torch.nn.Module, path: Path, card: dict) -> dict[str, Answer]:
-    x = torch.rand(1, card["network_def"].get("in_channels", 1), 32, 40, 48)
+def _example(card: dict) -> tuple[torch.Tensor, dict]:
+    """An image (1, C, D, H, W) to follow through the network, and which of its sides may be others."""
     sides = {axis: torch.export.Dim(name, min=4, max=1024) for axis, name in ((2, "d"), (3, "h"), (4, "w"))}
+    return torch.rand(1, card["network_def"].get("in_channels", 1), 32, 40, 48), sides
+
+
+def _write_pt2(network: torch.nn.Module, path: Path, card: dict) -> dict[str, Answer]:
+    x, sides = _example(card)
+    with torch.no_grad():
+        program = torch.export.export(_graph(network), (x,), dynamic_shapes=(sides,))
+    torch.export.save(program, path, extra_files={"card.json": json.dumps(card)})
+    module = torch.export.load(path).module()
+    return {"torch.export": lambda x: module(torch.from_numpy(x)).detach().numpy()}
+
+
+def _write_onnx(network: torch.nn.Module, path: Path, card: dict) -> dict[str, Answer]:
+    x, sides = _example(card)
     names = {"input_names": ["image"], "output_names": ["pred"]}
     with torch.no_grad():
         program = torch.onnx.export(_graph(network), (x,), **names, dynamic_shapes=(sides,), dynamo=True, verbose=False)

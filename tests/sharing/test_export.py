@@ -49,8 +49,8 @@ def exported(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def test_both_files_are_written_and_nothing_else(exported: Path) -> None:
-    assert sorted(path.name for path in exported.iterdir()) == ["mine.onnx", "mine.ts"]
+def test_the_three_files_are_written_and_nothing_else(exported: Path) -> None:
+    assert sorted(path.name for path in exported.iterdir()) == ["mine.onnx", "mine.pt2", "mine.ts"]
 
 
 @pytest.mark.parametrize("sides", [(32, 48, 32), (19, 33, 40), (96, 16, 5)])
@@ -63,6 +63,10 @@ def test_they_answer_as_the_network_on_any_grid(exported: Path, weights: Path, s
         names = ["card.json", "inference.json"]
         scripted, metadata, extra = load_net_with_metadata(str(exported / "mine.ts"), more_extra_files=names)
         np.testing.assert_allclose(scripted(x).numpy(), expected, rtol=1e-3, atol=1e-4)
+    about = {"card.json": ""}
+    program = torch.export.load(exported / "mine.pt2", extra_files=about).module()
+    np.testing.assert_allclose(program(x).detach().numpy(), expected, rtol=1e-3, atol=1e-4)
+    assert json.loads(about["card.json"])["spacing"] == [6, 6, 6]
     session = onnxruntime.InferenceSession(exported / "mine.onnx")
     np.testing.assert_allclose(session.run(None, {"image": x.numpy()})[0], expected, rtol=1e-3, atol=1e-4)
     assert json.loads(extra["card.json"])["spacing"] == [6, 6, 6]
@@ -127,11 +131,11 @@ def test_the_largest_difference_of_logits_is_relative_to_the_largest_logit(weigh
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("formats", "change"), [("onnx", 0.01), ("torchscript", float("nan"))])
+@pytest.mark.parametrize(("formats", "change"), [("onnx", 0.01), ("pt2", 0.01), ("torchscript", float("nan"))])
 def test_a_file_that_answers_otherwise_is_not_written(
     weights: Path, tmp_path: Path, formats: str, change: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = {"onnx": "_write_onnx", "torchscript": "_write_torchscript"}[formats]
+    name = f"_write_{formats}"
     write = getattr(exporting, name)
 
     def write_another(network: MeshNet, path: Path, card: dict) -> dict:
@@ -146,7 +150,7 @@ def test_a_file_that_answers_otherwise_is_not_written(
 
 
 def test_wrong_arguments_are_one_line(weights: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^--formats coreml: expected some of onnx, torchscript, brainchop$"):
+    with pytest.raises(InputError, match=r"^--formats coreml: expected some of onnx, pt2, torchscript, brainchop$"):
         exporting.export(str(weights), formats="coreml")
     with pytest.raises(InputError, match="no such file"):
         exporting.export(str(tmp_path / "none.pt"))
