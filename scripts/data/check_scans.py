@@ -25,7 +25,7 @@ RULES = 4  # counted up when a rule changes, so that no report of older rules is
 def check_scans(
     scans: list[dict], spacing: tuple | None = None, spatial_size: tuple | None = None, cache: Path | None = None
 ) -> list[dict]:
-    """Read every ``image``, and ``label`` where a scan has one, in full; the rules are in docs/reliability.md.
+    """Read every ``image``, and ``label`` where a scan has one, in full; the rules are in docs/data.md.
 
     Args:
         scans: dictionaries with an ``image`` path and, optionally, ``label``.

@@ -62,7 +62,7 @@ def load_cohort(
     check: tuple = ("training", "validation"),
     contrasts: Sequence[str] = (),
 ) -> Cohort:
-    """Read ``datalist`` (schema: docs/cohorts.md) and split it.
+    """Read ``datalist`` (schema: docs/data.md) and split it.
 
     Args:
         dataset_dir: the folder that the datalist's paths start from.

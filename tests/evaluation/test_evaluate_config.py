@@ -45,7 +45,7 @@ def test_summary_is_of_the_rows(rows: list[dict], evaluated: tuple[Path, str]) -
 
 
 def test_lesion_dice_is_not_above_mcc_and_dice_with_background_is_its_mean_with_almost_one(rows: list[dict]) -> None:
-    # the reason why docs/recipe.md takes the paper's DICE, which is above its MCC, to be averaged over both classes
+    # why docs/experiments/2026-11-20-which-dice.md takes the paper's DICE, which is above its MCC, for a mean of both
     for row in rows:
         dice, mcc, both = (float(row[key]) for key in ("dice", "mcc", "dice_with_background"))
         assert dice <= mcc + 0.02

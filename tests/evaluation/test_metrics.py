@@ -1,4 +1,4 @@
-"""Metrics are those of scikit-learn, of SciPy and of the paper's formula; empty masks count as docs/recipe.md says."""
+"""Metrics are those of scikit-learn, of SciPy and of the paper's formula; empty masks count as in docs/training.md."""
 
 import json
 import math

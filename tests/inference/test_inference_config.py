@@ -368,7 +368,7 @@ HEAD = Path(__file__).resolve().parents[3] / "shared" / "real" / "anatomy_colin2
 @pytest.mark.skipif(not HEAD.is_file(), reason=f"the real head is not here: {HEAD}")
 @pytest.mark.parametrize("sagittal_and_anisotropic", [False, True])
 def test_preprocessing_conforms_a_real_head_as_freesurfer_does(sagittal_and_anisotropic: bool, tmp_path: Path) -> None:
-    """Against nibabel's conform, which follows mri_convert --conform; the figures are in docs/recipe.md."""
+    """Against nibabel's conform, which follows mri_convert --conform; docs/experiments/2026-11-20-conforming.md."""
     path = HEAD
     if sagittal_and_anisotropic:
         head = nib.load(HEAD)
