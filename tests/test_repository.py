@@ -123,8 +123,26 @@ def test_a_room_imports_only_from_itself_and_from_rooms_below_it(path: Path) -> 
     assert set(imported) <= set(ROOMS[: own + 1])
 
 
-@pytest.mark.parametrize("path", [*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md"], ids=lambda path: path.name)
+PAGES = [*sorted(ROOT.glob("docs/**/*.md")), ROOT / "models" / "README.md", ROOT / "README.md"]
+RECORDS = sorted(ROOT.glob("docs/experiments/*.json"))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_in_the_docs_lead_somewhere(path: Path) -> None:
-    for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
         if not link.startswith("http"):
             assert (path.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.name)
+def test_the_figures_of_an_experiment_are_those_of_the_json_beside_it(record: Path) -> None:
+    """Each row of the page's table has only numbers that one entry of the JSON has."""
+    entries = [set(_numbers(" ".join(map(str, entry.values())))) for entry in json.loads(record.read_text())]
+    (table,) = re.findall(r"^\|[-|]+\|\n((?:\|.*\n)+)", record.with_suffix(".md").read_text(), re.MULTILINE)
+    rows = table.splitlines()
+    assert len(rows) > 2
+    assert [row for row in rows if not any(set(_numbers(row)) <= entry for entry in entries)] == []
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", text.replace(",", ""))]

@@ -51,10 +51,10 @@ def _table(runs: list[dict], mode: str, key: str, title: str, value_of: Callable
                 cells.setdefault(name, {})[grid, width] = text if ours else f"({text})"
     grids = sorted({grid for row in cells.values() for grid, _ in row}, key=math.prod)
     head = " | ".join("x".join(map(str, grid)) or "any grid" for grid in grids)
-    lines = ["", f"| {title}; {' / '.join(map(str, widths))} channels | {head} |", "|---" * (1 + len(grids)) + "|"]
+    lines = ["", f"| {title}; {'/'.join(map(str, widths))} channels | {head} |", "|---" * (1 + len(grids)) + "|"]
     for name in sorted(cells, key=lambda name: name != BUNDLE):
-        row = [" / ".join(cells[name].get((grid, width), "-") for width in widths) for grid in grids]
-        lines.append(f"| {name} | {' | '.join(row)} |".replace("- / - / -", ""))
+        row = ["/".join(cells[name].get((grid, width), "-") for width in widths) for grid in grids]
+        lines.append(f"| {name} | {' | '.join(row)} |".replace("-/-/-", ""))
     return lines if cells else []
 
 

@@ -121,10 +121,11 @@ def test_networks_have_the_sizes_of_the_papers_table(name: str) -> None:
     assert sum(p.numel() for p in network.parameters()) == PARAMETERS[name]
 
 
-def test_menus_are_complete_and_named_in_the_docs() -> None:
+def test_menus_are_complete_and_they_and_the_overlays_are_named_in_the_docs() -> None:
     page = (ROOT / "docs" / "techniques.md").read_text()
     assert {path.stem for path in MENUS.glob("*.json")} == set(KINDS)
     assert [name for _, name in ENTRIES if f"`{name}`" not in page] == []
+    assert [path.name for path in OVERLAYS.glob("*.json") if f"`{path.name}`" not in page] == []
 
 
 def test_what_the_choice_does_not_read_is_said_and_may_be_searched_over(caplog: pytest.LogCaptureFixture) -> None:
