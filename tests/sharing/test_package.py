@@ -1,12 +1,17 @@
 """The packaged folder is what the Model Zoo takes, and what monai.bundle loads somewhere else."""
 
 import json
+import re
 import runpy
 import subprocess
 import sys
 import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
+import monai
 import pytest
 from conftest import ROOT
 
@@ -90,6 +95,26 @@ def test_monai_loads_verifies_and_exports_the_unpacked_zip(packaged: Path, tmp_p
         assert f"{kind} (1, 2, 16, 20, 24)" in result.stdout
     assert (tmp_path / "m.ts").is_file()
     assert (tmp_path / "m.onnx").is_file()
+
+
+def test_no_page_links_to_what_is_left_out(packaged: Path) -> None:
+    for page in (packaged / NAME / "docs").glob("*.md"):
+        links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+        assert [link for link in links if not (page.parent / link).exists()] == [], page.name
+
+
+def test_weights_on_a_web_host_are_listed_and_monai_fetches_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(ROOT / "models"))
+    with ThreadingHTTPServer(("localhost", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        package(str(tmp_path), weights_url=f"http://localhost:{server.server_port}/")
+        assert not [*(tmp_path / NAME).rglob("*.pt")]
+        monai.bundle.download_large_files(str(tmp_path / NAME))
+        server.shutdown()
+    for name in ("model.pt", "model_26.pt", "model_5.pt"):
+        assert (tmp_path / NAME / "models" / name).read_bytes() == (ROOT / "models" / name).read_bytes()
 
 
 @pytest.mark.slow
