@@ -20,7 +20,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 COMMAND_LINES = (str(Path(monai.bundle.__file__).with_name("__main__.py")), str(Path(__file__).with_name("command.py")))
 WORDS = {"true": True, "false": False, "none": None, "null": None}  # what a command line cannot say otherwise
 # How keys end that hold a path or another text, where the shipped value is an expression or null.
-TEXTS = "(.*[#:_])?(dir|path|input|datalist|weights|teacher|root|name|uri|storage|only|reference)"
+TEXTS = "(.*[#:_])?(cache|dir|path|input|datalist|weights|teacher|root|name|uri|storage|only|reference)"
 
 
 def as_given() -> None:
