@@ -9,7 +9,7 @@ import optuna
 
 from scripts.common.errors import InputError
 from scripts.common.json_file import check_json
-from scripts.comparison.fit import fit
+from scripts.comparison.fit import misfit
 from scripts.search.space import check_count, overlay_paths, read_recipe
 
 OWN = {"dataset_dir", "epochs", "seed", "fold", "inner_fold", "output_dir", "ckpt_dir", "resume", "overwrite", "report"}
@@ -92,15 +92,19 @@ class Plan:
         self.left_out: dict[str, str] = {}  # why a network cannot be trained here
 
     def check(self) -> None:
-        """Read the cohort's folds and build every network for its grid; leave out and print what does not fit.
-
-        Raises:
-            InputError: as above, or the reference is left out.
-        """
+        """Read the cohort's folds, and ``leave_out`` what does not fit its grid."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # failures are said in one line each
         self.cohort = [self.recipe(Run(self.reference, k, 0)).get_parsed_content("cohort") for k in self.folds]
-        for name in list(self.networks):
-            if reason := fit(self.recipe(Run(name, self.folds[0], 0), cache="none")).reason:
+        self.leave_out()
+
+    def leave_out(self, **overrides: Any) -> None:
+        """Build every network, leave out those that cannot be trained on the grid, and print why.
+
+        Raises:
+            InputError: the reference is left out.
+        """
+        for name in self.networks:
+            if reason := misfit(self.recipe(Run(name, self.folds[0], 0), cache="none", **overrides)):
                 if name == self.reference:
                     raise InputError(f"{name}: {reason}; give another --reference")
                 print(f"{name} is left out: {reason}")
