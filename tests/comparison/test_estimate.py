@@ -39,12 +39,12 @@ def test_hours_are_of_the_steps_of_an_assumed_cohort_and_device(
 
 def test_a_step_is_one_of_the_recipes_trainer(compare: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Its own update sleeps; the cohort is assumed, so its batches are random."""
-    slow = "$lambda trainer, batch: (__import__('time').sleep(0.3), {'loss': torch.zeros(1)})[1]"
+    slow = "$lambda trainer, batch: (__import__('time').sleep(1), {'loss': torch.zeros(1)})[1]"
     slow_one = {"name": "slow", "overrides": {"channels": 1, "train#trainer#iteration_update": slow}}
     flags = {"dataset_dir": str(tmp_path / "not there"), "assumed_scans": 6, "assumed_grid": [16, 16, 16]}
     compare(tmp_path / "protocol", dry_run=True, networks=[slow_one], reference="slow", **flags)
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("slow "))
-    assert 0.3 <= float(row.split()[5]) < 0.6
+    assert float(row.split()[5]) >= 1
     assert row.split()[4] == "4"  # of 6 scans two thirds are trained on
 
 
