@@ -42,10 +42,13 @@ def test_a_step_is_one_of_the_recipes_trainer(compare: Callable, tmp_path: Path,
     slow = "$lambda trainer, batch: (__import__('time').sleep(1), {'loss': torch.zeros(1)})[1]"
     slow_one = {"name": "slow", "overrides": {"channels": 1, "train#trainer#iteration_update": slow}}
     flags = {"dataset_dir": str(tmp_path / "not there"), "assumed_scans": 6, "assumed_grid": [16, 16, 16]}
-    compare(tmp_path / "protocol", dry_run=True, networks=[slow_one], reference="slow", **flags)
-    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("slow "))
-    assert float(row.split()[5]) >= 1
-    assert row.split()[4] == "4"  # of 6 scans two thirds are trained on
+    networks = [slow_one, {"name": "plain", "overrides": {"channels": 1}}]
+    compare(tmp_path / "protocol", dry_run=True, networks=networks, reference="slow", **flags)
+    lines = capsys.readouterr().out.splitlines()
+    slow, plain = (next(line for line in lines if line.startswith(f"{name} ")).split() for name in ("slow", "plain"))
+    assert float(slow[5]) >= 1
+    assert float(plain[5]) > 0
+    assert slow[4] == plain[4] == "4"  # of 6 scans two thirds are trained on
 
 
 def test_a_network_without_its_assumed_seconds_is_a_line(compare: Callable, tmp_path: Path) -> None:
