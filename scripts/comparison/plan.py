@@ -183,11 +183,9 @@ def _named(entry: dict, names: list[str]) -> list[str]:
     return [name for name in names if f"{{output_dir}}/{name}/" in text]
 
 
-def _filled(value: Any, run: Run, folder: Path) -> Any:
-    if isinstance(value, str):
-        for key, text in (("output_dir", folder), ("fold", run.fold), ("restart", run.restart)):
-            value = value.replace(f"{{{key}}}", str(text))
-        return value
-    if isinstance(value, list):
-        return [_filled(item, run, folder) for item in value]
-    return {key: _filled(item, run, folder) for key, item in value.items()} if isinstance(value, dict) else value
+def _filled(overrides: dict, run: Run, folder: Path) -> dict:
+    """Replace {output_dir}, {fold} and {restart} in the texts of ``overrides``."""
+    text = json.dumps(overrides)
+    for key, word in (("output_dir", folder), ("fold", run.fold), ("restart", run.restart)):
+        text = text.replace(f"{{{key}}}", json.dumps(str(word))[1:-1])
+    return json.loads(text)
