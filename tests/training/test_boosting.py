@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser
 from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from scripts.common.errors import InputError
+from scripts.common.errors import InputError, describe
 from scripts.networks.boosted_trees import BoostedTrees
 from scripts.training.boosting import TreeBoosting
 
@@ -106,6 +106,15 @@ def test_a_fit_that_is_killed_leaves_no_weights_and_begins_again(
 def test_what_cannot_be_fitted_is_one_line(changes: dict, line: str) -> None:
     with pytest.raises(InputError, match=f"^{line}"):
         boosting(**changes)
+
+
+def test_a_draw_of_no_voxels_is_one_line() -> None:
+    parser = ConfigParser()
+    parser.read_config([TRAIN, BASELINE])
+    parser.update({"voxels_per_scan": 0})
+    with pytest.raises(Exception) as error:  # noqa: PT011, MONAI wraps it
+        parser.get_parsed_content("config")
+    assert describe(error.value) == "voxels_per_scan 0 is less than the minimum of 1"
 
 
 def test_several_processes_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
