@@ -9,9 +9,8 @@ if __name__ == "__main__":  # run as a command, Python looks in scripts/ instead
 
 import monai
 
+from scripts.common import CONFIGS
 from scripts.common.command import run_command
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def protocol(overlay: str | None = None, dry_run: bool = False, **overrides: Any) -> None:

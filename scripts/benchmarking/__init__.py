@@ -1,4 +1,4 @@
-"""Speed and memory of networks and runtimes; left out of the package.
+"""Measure speed and memory of networks and runtimes; left out of the package.
 
 Nothing that the product imports.
 """

@@ -1,4 +1,4 @@
-"""The benchmark: runs each case of ``configs/benchmark.json`` in a process of its own, in turns."""
+"""Run each case of ``configs/benchmark.json`` in a process of its own, in turns."""
 
 import datetime
 import importlib.metadata
@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from scripts.benchmarking.report import REFERENCE, tables
+from scripts.common import CONFIGS
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
 from scripts.execution.precision import autocast_dtype
@@ -72,7 +73,7 @@ def run_benchmark(
 
 
 def _cases(config: dict) -> Iterator[tuple[str, dict]]:
-    """All cases by their names, for example "inference 128x128x128 16 this bundle"."""
+    """Yield all cases with their names, for example "inference 128x128x128 16 this bundle"."""
     known = {implementation["name"]: implementation for implementation in config["implementations"]}
     for work in config["work"]:
         for grid, channels, name in itertools.product(work["grids"], work["channels"], work["implementations"]):
@@ -95,8 +96,9 @@ def _run_case(case: dict) -> dict:
 
 
 def machine(threads: int, device: str) -> dict:
-    """What figures depend on: date, device, its features, threads, precision and versions, in terms of JSON."""
-    cpu, flags = Path("/proc/cpuinfo"), torch.cpu.get_capabilities()
+    """Return what figures depend on: date, device, its features, threads, precision and versions, in terms of JSON."""
+    cpu = Path("/proc/cpuinfo")
+    flags = torch.cpu.get_capabilities()
     versions = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
     name = cpu.read_text().split("model name")[1].split("\n")[0].strip("\t: ") if cpu.is_file() else platform.machine()
     return {
@@ -119,5 +121,5 @@ def benchmark(overlay: str | None = None, gpu: bool = False, **overrides: Any) -
         overrides: any key of it, as a flag.
     """
     names = ["benchmark.json", *["overlays/benchmark_gpu.json"] * gpu]
-    configs = [*(str(ROOT / "configs" / name) for name in names), *([overlay] if overlay else [])]
-    monai.bundle.run(config_file=configs, meta_file=str(ROOT / "configs" / "metadata.json"), **overrides)
+    configs = [*(str(CONFIGS / name) for name in names), *([overlay] if overlay else [])]
+    monai.bundle.run(config_file=configs, meta_file=str(CONFIGS / "metadata.json"), **overrides)

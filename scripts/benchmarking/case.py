@@ -1,4 +1,4 @@
-"""One implementation's time and memory, in a process of its own: ``python -m scripts.benchmarking.case JSON``."""
+"""Measure one implementation's time and memory: ``python -m scripts.benchmarking.case JSON``."""
 
 import importlib.util
 import json
@@ -77,7 +77,8 @@ def measure(case: dict) -> dict:
     network.to(case["device"], memory_format=torch.channels_last_3d if case["channels_last"] else None)
     if case["mode"] == "memory":
         return {"bytes_per_voxel": _bytes_per_voxel(case, network)}
-    x, device = torch.rand(1, 1, *case["grid"], device=case["device"]), case["device"]
+    device = case["device"]
+    x = torch.rand(1, 1, *case["grid"], device=device)
     start = {"onnxruntime": _onnxruntime, "openvino": _openvino}.get(case["engine"], _torch)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
@@ -107,7 +108,8 @@ def _torch(case: dict, network: torch.nn.Module, x: torch.Tensor, _: Path | None
         network.eval()
         return torch.inference_mode()(forward)
     network.train()
-    target, loss = torch.randint_like(x, 2).byte(), WeightedCrossEntropyLoss([0.5, 1.0], 0.01).to(x.device)
+    target = torch.randint_like(x, 2).byte()
+    loss = WeightedCrossEntropyLoss([0.5, 1.0], 0.01).to(x.device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=3e-5, eps=1e-4)
 
     def step() -> torch.Tensor:
@@ -146,7 +148,8 @@ def _bytes_per_voxel(case: dict, network: torch.nn.Module) -> float:
     peaks = []
     for side in (64, 128):
         with FakeTensorMode(allow_non_fake_inputs=True):
-            step, tracker = _torch(case, network, torch.rand(1, 1, side, side, side)), MemTracker()
+            step = _torch(case, network, torch.rand(1, 1, side, side, side))
+            tracker = MemTracker()
             with tracker:
                 step()
         peaks.append(tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"])

@@ -1,4 +1,4 @@
-"""Tables of ratios from what was measured; ``python -m scripts.benchmarking.report`` prints those of the docs."""
+"""Make tables of ratios; ``python -m scripts.benchmarking.report`` prints those of the docs."""
 
 import json
 import math
@@ -39,7 +39,8 @@ def tables(runs: list[dict]) -> str:
 
 
 def _table(runs: list[dict], mode: str, key: str, title: str, value_of: Callable) -> list[str]:
-    cells, widths = {}, sorted({c["channels"] for run in runs for c in run["cases"] if c["channels"]}) or [None]
+    cells = {}
+    widths = sorted({c["channels"] for run in runs for c in run["cases"] if c["channels"]}) or [None]
     for run in runs:
         cases = [case for case in run["cases"] if case["mode"] == mode and case.get(key)]
         values = {(c["implementation"], tuple(c["grid"] or ()), c["channels"]): value_of(c[key]) for c in cases}

@@ -2,3 +2,7 @@
 
 Nothing that knows about scans, networks or training.
 """
+
+from pathlib import Path
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"

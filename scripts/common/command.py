@@ -1,4 +1,4 @@
-"""Run a function as a command: every flag understood before anything happens, every error a line."""
+"""Run a function as a command: it understands every flag before it begins, and an error is a line."""
 
 import ast
 import inspect
@@ -46,7 +46,7 @@ def run_command(function: Callable) -> Any:
 
 
 def typed_flags(arguments: list[str]) -> dict[str, str]:
-    """The texts behind a command line's flags, as Fire takes them apart: ``--key text`` or ``--key=text``."""
+    """Return the texts behind a command line's flags, as Fire takes them apart: ``--key text`` or ``--key=text``."""
     found = {}
     for flag, following in zip(arguments, [*arguments, "--"][1:], strict=True):
         if match := re.fullmatch(r"--?([a-zA-Z][^=]*)(=.*)?", flag, re.DOTALL):
@@ -57,7 +57,7 @@ def typed_flags(arguments: list[str]) -> dict[str, str]:
 
 
 def as_typed(text: str) -> Any:
-    """A text as it was typed; what stands in quotes or in brackets is a text or a list, as Fire reads it."""
+    """Return a text as it was typed, but read quotes and brackets as Fire does, as a text and a list."""
     if text[:1] + text[-1:] not in ("''", '""', "[]", "()"):
         return text
     try:

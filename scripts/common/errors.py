@@ -1,4 +1,4 @@
-"""What users see of an error: one line about its first cause; Python's tracebacks stay behind ``--debug true``."""
+"""Tell an error's first cause in a line; ``--debug true`` shows Python's traceback."""
 
 import re
 import sys
@@ -11,7 +11,7 @@ class InputError(ValueError):
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """The ``InputError`` on the way, else the error that the others were raised from; MONAI and Ignite bury both."""
+    """Return the ``InputError`` that led to ``error``, else the first error; MONAI and Ignite raise others from it."""
     while not isinstance(error, InputError):
         cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         if cause is None:
@@ -21,12 +21,13 @@ def first_cause(error: BaseException) -> BaseException:
 
 
 def describe(error: BaseException) -> str:
-    """``error``'s first cause for people: an ``InputError``'s own lines, else one line with the cause's type.
+    """Describe ``error``'s first cause: an ``InputError``'s own lines, else one line with the cause's type.
 
     An error that crossed a process (a loader's worker) is told by the last line of the traceback that it carries.
     """
     cause = first_cause(error)
-    kind, message = type(cause).__name__, str(cause)
+    kind = type(cause).__name__
+    message = str(cause)
     if "\nOriginal Traceback" in message:  # torch's ExceptionWrapper
         ends = re.findall(r"^([\w.]+): (.*)", message, re.MULTILINE)
         kind, message = (ends[-1][0].rpartition(".")[2], ends[-1][1]) if ends else (kind, message)
@@ -37,21 +38,23 @@ def describe(error: BaseException) -> str:
 
 
 def one_line(text: str, most: int = 600) -> str:
-    """``text`` in one line of ``most`` characters at the most, with an ellipsis where words were left out."""
+    """Return ``text`` in one line of at most ``most`` characters, with an ellipsis for words that are left out."""
     return shorten(text, most, placeholder=" …")
 
 
 def hide_passwords(text: str) -> str:
-    """``text`` with the password of each address in it, as in postgresql://user:password@host, as ***."""
+    """Replace the password of each address in ``text``, such as postgresql://user:password@host, by ***."""
     text = re.sub(r"(://[^:/@\s]*):(?!\d+(/|$|[\s\"']))[^@\s]*@", r"\1:***@", text)
     return re.sub(r"([?&](password|passwd|pwd)=)[^&\s\"']*", r"\1***", text, flags=re.IGNORECASE)
 
 
 def print_cause(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """An excepthook: what ``describe`` says, and for other errors where in the config; the exit status is 1."""
+    """Print what ``describe`` says, and for errors in a config where; an excepthook, so the exit status is 1."""
     if not isinstance(error, Exception):
         return sys.__excepthook__(kind, error, traceback)
-    text, link, where = describe(error), error, ""
+    text = describe(error)
+    link = error
+    where = ""
     while link is not None:
         found = re.findall("component '(?:<function )?([^' ]+)", str(link))
         where = "".join(f" in {name}" for name in found) or where

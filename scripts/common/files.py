@@ -1,4 +1,7 @@
-"""Python and torch write in place, so a kill leaves half a file: here files are replaced whole, or stay as before."""
+"""Replace files whole: a process that is killed leaves the old file or the new one, never half of one.
+
+Python and torch write in place.
+"""
 
 import errno
 import hashlib
@@ -45,8 +48,8 @@ def replace_files(paths: Iterable[str | Path], mode: str = "w", removed: Iterabl
     Raises:
         InputError: the disk is full, a folder cannot be written, or any other ``OSError``.
     """
-    paths, placed = [Path(path) for path in paths], []
-    path = paths[0]
+    paths = [Path(path) for path in paths]
+    placed = []
     try:
         with ExitStack() as stack:
             files = []
@@ -110,7 +113,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 def sha256(path: str | Path) -> str:
-    """Of the content of the file at ``path``; empty where it cannot be read, which whoever reads it reports."""
+    """Return the SHA-256 of the file at ``path``, or "" if it cannot be read, which whoever reads it reports."""
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError:

@@ -1,4 +1,4 @@
-"""JSON files that people or other programs wrote: an error names the file, the key and what is wrong."""
+"""Read and check JSON files; an error names the file, the key and what is wrong."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -9,6 +9,7 @@ from typing import Any
 from jsonschema import Draft202012Validator, validators
 
 from scripts.common.errors import InputError, one_line
+from scripts.common.files import replace_file
 
 
 def _is_number(_: Any, value: Any) -> bool:
@@ -26,7 +27,7 @@ StrictValidator = validators.extend(Draft202012Validator, type_checker=_TYPES)
 
 
 def read_json(path: str | Path, hint: str) -> Any:
-    """The content of the JSON file at ``path``.
+    """Return the content of the JSON file at ``path``.
 
     Raises:
         InputError: it cannot be read or is not JSON; the line ends with ``hint``.
@@ -39,6 +40,17 @@ def read_json(path: str | Path, hint: str) -> Any:
         raise InputError(f"{path}: not JSON ({error}); {hint}") from error
 
 
+def write_json(path: str | Path, content: Any) -> None:
+    """Write ``content`` for people to read; the file is replaced whole."""
+    with replace_file(path) as file:
+        file.write(json.dumps(content, indent=4) + "\n")
+
+
+def as_json(value: Any) -> Any:
+    """Return ``value`` as JSON has it: tuples become lists, keys texts, and objects the texts that describe them."""
+    return json.loads(json.dumps(value, default=str))
+
+
 def check_json(path: str | Path, content: Any, schema: dict, hint: str) -> None:
     """Raise InputError, a line for each problem, unless the ``content`` of ``path`` fits ``schema`` (JSON Schema)."""
     lines = [f"{path}: {problem}; {hint}" for problem in problems_of(content, schema)]
@@ -47,11 +59,11 @@ def check_json(path: str | Path, content: Any, schema: dict, hint: str) -> None:
 
 
 def problems_of(content: Any, schema: dict) -> Iterator[str]:
-    """Where the ``content`` does not fit ``schema``, and how: "spacing[1] 0 is less than the minimum of 1"."""
+    """Say where ``content`` does not fit ``schema``, and how: "spacing[1] 0 is less than the minimum of 1"."""
     for problem in StrictValidator(schema).iter_errors(content):
         yield " ".join([_name(problem.absolute_path), one_line(problem.message)]).strip()
 
 
 def _name(steps: Iterable[str | int]) -> str:
-    """For example training[3]#image."""
+    """Return the name of a place, such as training[3]#image."""
     return "".join(f"[{step}]" if isinstance(step, int) else f"#{step}" for step in steps).removeprefix("#")

@@ -1,42 +1,45 @@
-"""MONAI's macros name a file, not a choice by name: ``--loss_name focal`` chooses an entry of a menu.
+"""Choose blocks of the recipe by name: ``--loss_name focal`` takes an entry of a menu.
 
 A menu is ``configs/menus/<kind>.json``, chosen from by ``<kind>_name``. Its first entry is what the recipe has itself.
 An entry's blocks replace those of the recipe at their places; what else it holds are values, overrides like any other.
-What the config has changed in a block that is replaced is changed in the new one, too.
+An argument that the config has changed in a replaced block is changed in the new block, too.
 """
 
 import functools
+import logging
 import re
-from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
 from monai.bundle.reference_resolver import ReferenceResolver
+from monai.bundle.utils import ID_SEP_KEY
 
+from scripts.common import CONFIGS
 from scripts.common.errors import InputError
 
-MENUS = Path(__file__).resolve().parents[2] / "configs" / "menus"
+logger = logging.getLogger("meshnet")
+MENUS = CONFIGS / "menus"
 
 
 @functools.cache
 def menus() -> dict[str, dict[str, dict]]:
-    """By kind and name, the entries as they stand in their files."""
+    """Return the entries as they stand in their files, by kind and name."""
     return {path.stem: ConfigParser.load_config_file(path) for path in sorted(MENUS.glob("*.json"))}
 
 
 @functools.cache
 def recipe() -> dict:
-    """``train.json`` as it stands in its file."""
-    return ConfigParser.load_config_file(MENUS.parent / "train.json")
+    """Return ``train.json`` as it stands in its file."""
+    return ConfigParser.load_config_file(CONFIGS / "train.json")
 
 
 def places(kind: str) -> list[str]:
-    """The places of the recipe for which some entry of a menu has a block, such as "loss_def"."""
+    """Return the places of the recipe for which some entry of a menu has a block, such as "loss_def"."""
     return list(dict.fromkeys(p for e in menus()[kind].values() for p, v in e.items() if _is_block(p, v)))
 
 
 def entry(kind: str, name: str) -> tuple[dict, dict]:
-    """Blocks by their places in the recipe, and the entry's own values by their keys.
+    """Return an entry's blocks by their places in the recipe, and its own values by their keys.
 
     Raises:
         InputError: no entry has this name.
@@ -49,28 +52,61 @@ def entry(kind: str, name: str) -> tuple[dict, dict]:
 
 
 def values_of_all() -> dict:
-    """The own values of all entries of all menus, as shipped."""
+    """Return the own values of all entries of all menus, as shipped."""
     entries = (entry(kind, name) for kind, names in menus().items() for name in names)
     return {key: value for _, values in entries for key, value in values.items()}
 
 
-def changed(block: dict, shipped: dict) -> set[str]:
-    """The arguments that are others in a ``block`` of a config than in the ``shipped`` one, where # is not yet ::."""
-    theirs = {key: ReferenceResolver.normalize_id(x) if isinstance(x, str) else x for key, x in shipped.items()}
-    return {key for key, value in block.items() if key[0] != "_" and value not in (shipped.get(key), theirs.get(key))}
+def choices(parser: ConfigParser) -> tuple[dict[str, dict | list], dict, list[str]]:
+    """Return the block at each place of a menu, the values of the chosen entries, and what is wrong with their names.
+
+    A place where the config has a block of its own is left out, which the log says if the entry has one for it.
+    """
+    config = parser.get()
+    blocks, values, problems = {}, {}, []
+    for kind, entries in menus().items():
+        try:
+            theirs, own = entry(kind, name := parser.get_parsed_content(f"{kind}_name"))
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        values |= own
+        for place in places(kind):
+            if _expression(config, place) == _expression(recipe(), place):
+                blocks[place] = _block(config, place, theirs.get(place))
+            elif place in theirs and name != next(iter(entries)) and "evaluating" not in config:
+                logger.warning(f"{kind}_name {name}: {place} is given by the config itself, which stands")
+    return blocks, values, problems
 
 
 def at(config: dict, place: str) -> Any:
-    """What stands at a ``place``, such as "train#schedule"; an empty block if nothing does."""
+    """Return what stands at a ``place``, such as "train#schedule"; an empty block if nothing does."""
     for key in place.split("#"):
         config = config.get(key, {}) if isinstance(config, dict) else {}
     return config
 
 
-def default_of(expression: str) -> str | None:
-    """The class that a recipe's expression ``config.chosen(place, name, class)`` names."""
-    found = re.search(r", '([\w.]+)'\)$", expression)
-    return found and found[1]
+def _block(config: dict, place: str, theirs: dict | list | None) -> dict | list:
+    """Return an entry's block, or what stands in the recipe if the entry has none, with the config's changes."""
+    ours = at(config, place)
+    shipped = at(recipe(), place)
+    if not isinstance(ours, dict):
+        return theirs or []
+    if theirs is None:  # the recipe's expression ends with the class that it makes then
+        return ours | {"_target_": re.search(r", '([\w.]+)'\)$", shipped["_target_"])[1]}
+    return theirs | {key: value for key, value in ours.items() if key[0] != "_" and not _same(value, shipped.get(key))}
+
+
+def _same(value: Any, shipped: Any) -> bool:
+    """Return whether a config's value is the shipped one, in which MONAI writes :: for #."""
+    return value == shipped or str(value) == ReferenceResolver.normalize_id(str(shipped))
+
+
+def _expression(config: dict, place: str) -> Any:
+    """Return the expression that chooses from a menu at ``place``, if it stands there."""
+    block = at(config, place)
+    expression = block.get("_target_") if isinstance(block, dict) else block
+    return expression.replace(ID_SEP_KEY, "#") if isinstance(expression, str) else None
 
 
 def _is_block(place: str, value: Any) -> bool:

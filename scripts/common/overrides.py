@@ -1,4 +1,7 @@
-"""Overrides mean what was typed: Fire reads ``Study #2`` as ``Study``, MONAI as ``Study ::2``, ``false`` as a text."""
+"""Give a config the overrides that were typed, where Fire or MONAI has read something else.
+
+Fire reads ``Study #2`` as ``Study`` and ``false`` as a text; MONAI reads ``Study #2`` as ``Study ::2``.
+"""
 
 import functools
 import inspect
@@ -13,10 +16,10 @@ from fire.parser import DefaultParseValue
 from monai.bundle import ConfigExpression, ConfigParser
 from monai.bundle.reference_resolver import ReferenceResolver
 
+from scripts.common import CONFIGS
 from scripts.common.command import as_typed, typed_flags
 from scripts.common.errors import InputError, print_cause
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 COMMAND_LINES = (str(Path(monai.bundle.__file__).with_name("__main__.py")), str(Path(__file__).with_name("command.py")))
 WORDS = {"true": True, "false": False, "none": None, "null": None}  # what a command line cannot say otherwise
 # How keys end that hold a path or another text, where the shipped value is an expression or null.
@@ -24,7 +27,7 @@ TEXTS = "(.*[#:_])?(cache|dir|path|input|datalist|weights|teacher|root|name|uri|
 
 
 def as_given() -> None:
-    """Let the config that this is part of say what was typed; nothing of it may have been read before.
+    """Change the config that this is part of to what was typed; nothing of it may have been read before.
 
     On MONAI's command line, or one of our own, a key whose shipped value is a text or a path takes the text as it was
     typed. Wherever the shipped value is no text, the words true, false and none become what they mean. Where nothing is
@@ -35,14 +38,18 @@ def as_given() -> None:
     Raises:
         InputError: a value with another meaning was read before, or MONAI has left out what was typed.
     """
-    parser, frames = enclosing_parser(), inspect.stack(context=0)
+    parser = enclosing_parser()
+    frames = inspect.stack(context=0)
     is_command = any(frame.filename in COMMAND_LINES for frame in frames)
     own = any(getattr(frame.frame.f_locals.get("self"), "__dict__", {}).get("parser") is parser for frame in frames)
     if is_command and sys.excepthook in (sys.__excepthook__, print_cause):
         sys.excepthook = sys.__excepthook__ if str(parser.get("debug")).lower() == "true" else print_cause
-    shipped, settled = shipped_parts(parser.get()), set()
+    shipped = shipped_parts(parser.get())
+    settled = set()
     for key, text in typed_flags(sys.argv[1:]).items() if is_command and own else ():
-        default, read, meant = _shipped(shipped, key), DefaultParseValue(text), as_typed(text)
+        default = _shipped(shipped, key)
+        read = DefaultParseValue(text)
+        meant = as_typed(text)
         if WORDS.get(text.lower(), True) is None and not isinstance(default, str) and not _takes_text(key, default):
             meant = None
         if read is None and "#" in key and key not in parser:
@@ -54,7 +61,8 @@ def as_given() -> None:
                 _put(parser, key, meant)
             settled.add(key)
     for key, value in list(_values(parser.get())):
-        default, word = _shipped(shipped, key), value.lower() if isinstance(value, str) else ""
+        default = _shipped(shipped, key)
+        word = value.lower() if isinstance(value, str) else ""
         plain = default is None or isinstance(default, bool | int | float)
         if word in WORDS and (plain if WORDS[word] is None else not _takes_text(key, default)):
             _put(parser, key, WORDS[word])
@@ -63,7 +71,7 @@ def as_given() -> None:
 
 
 def enclosing_parser() -> ConfigParser:
-    """The parser that is calling us: MONAI gives a config no reference to itself."""
+    """Return the parser that is calling us; MONAI gives a config no reference to itself."""
     for frame in inspect.stack(context=0):
         parser = frame.frame.f_locals.get("self")
         if isinstance(parser, ConfigParser):
@@ -72,7 +80,7 @@ def enclosing_parser() -> ConfigParser:
 
 
 def shipped_parts(config: dict) -> list[dict]:
-    """The bundle's own configs that are in this one, the recipe before its overlays."""
+    """Return the bundle's own configs that are in this one, the recipe before its overlays."""
     return [content for content in _shipped_configs() if all(key in config for key in content if key.isidentifier())]
 
 
@@ -84,7 +92,7 @@ def _shipped_configs() -> list[dict]:
 
 
 def is_computed(value: Any) -> bool:
-    """Whether the config makes something else of a value: a block, an expression, a reference or a macro."""
+    """Return whether the config makes something else of a value: a block, an expression, a reference or a macro."""
     return isinstance(value, dict) or (isinstance(value, str) and value[:1] in ("$", "@", "%"))
 
 
@@ -92,7 +100,7 @@ _NOTHING = object()
 
 
 def _shipped(parts: list[dict], key: str) -> Any:
-    """The shipped value at ``key``, such as "train#report"; ``_NOTHING`` if there is none."""
+    """Return the shipped value at ``key``, such as "train#report"; ``_NOTHING`` if there is none."""
     for part in parts:
         if key in part:
             return part[key]
@@ -114,7 +122,7 @@ def _takes_text(key: str, default: Any) -> bool:
 
 
 def _values(config: dict, above: str = "") -> Iterator[tuple[str, Any]]:
-    """The keys and values at any depth of the blocks that are texts or lists."""
+    """Yield the keys and values of the blocks, at any depth, that are texts or lists."""
     for key, value in config.items():
         if isinstance(value, dict) and key != "_meta_":
             yield from _values(value, f"{above}{key}#")
@@ -123,7 +131,7 @@ def _values(config: dict, above: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _with_marks(value: Any) -> Any:
-    """Texts as they were before MONAI wrote ``::`` for each ``#``, which it takes for its own mark; not addresses."""
+    """Return texts with the ``#`` for which MONAI wrote ``::``, its own mark; addresses stay."""
     if isinstance(value, list | tuple):
         return [_with_marks(item) for item in value]
     return value.replace("::", "#") if isinstance(value, str) and "://" not in value else value
@@ -131,7 +139,8 @@ def _with_marks(value: Any) -> Any:
 
 def _put(parser: ConfigParser, key: str, value: Any) -> None:
     """Change a value that nothing has read. MONAI writes ``::`` again as it resolves a text, so that is done here."""
-    (*above, last), resolver = ReferenceResolver.split_id(key), parser.ref_resolver
+    *above, last = ReferenceResolver.split_id(key)
+    resolver = parser.ref_resolver
     id = ReferenceResolver.normalize_id(key)
     block = parser[ReferenceResolver.sep.join(above)]
     if block.get(last, _NOTHING) == value:

@@ -1,4 +1,4 @@
-"""Files that code has made are told apart by the code: a hash of its source, for what outlives a run."""
+"""Hash the source that made a file, to tell files that outlive a run apart by their code."""
 
 import ast
 import functools
@@ -12,13 +12,14 @@ from pathlib import Path
 
 @functools.cache
 def revision(name: str, within: str) -> str:
-    """A hash of a module's source and of all that it imports from the package ``within``, as 8 hexadecimal digits.
+    """Return a hash of a module and of all that it imports from the package ``within``, as 8 hexadecimal digits.
 
     ``name`` may be that of something in the module. The JSON files beside a module count as well.
     """
     while not _is_module(name):
         name = name.rpartition(".")[0]
-    todo, sources = [name], {}
+    todo = [name]
+    sources = {}
     while todo:
         if (name := todo.pop()) not in sources:
             path = Path(inspect.getfile(import_module(name)))

@@ -1,16 +1,21 @@
-"""What a comparison would cost: its runs, and hours from a measured or an assumed training step of each network."""
+"""Print what a comparison would cost: its runs, and hours from a measured or an assumed step of each network."""
 
 import math
 import time
 
 import torch
+from ignite.engine import Events
 from monai.bundle import ConfigParser
 
 from scripts.common.errors import InputError
-from scripts.comparison.fit import fit
+from scripts.comparison.fit import takes_gradients, trains_by_steps
 from scripts.comparison.plan import Plan, Run
 from scripts.comparison.table import PAPER
 from scripts.search.space import check_count
+
+ROW = "{:<24}{:>12}{:>14}{:>6}{:>13}{:>10}{:>9}"
+TWO_STEPS = {"cache": "none", "train#handlers": [], "train#trainer#max_epochs": 1, "train#trainer#epoch_length": 2}
+RANDOM = "$[dict.fromkeys(('image', 'label'), (torch.rand(@batch_size, 1, *@spatial_size) > 0.5).float())] * 2"
 
 
 def print_estimate(
@@ -18,47 +23,47 @@ def print_estimate(
 ) -> None:
     """Print every network's runs, parameters beside the paper's, seconds of a training step, and hours; then the runs.
 
-    A step is one batch of random numbers on the recipe's grid: forward, loss, backward, optimizer. It leaves out
-    loading, what overlays add to a step, and evaluation, whose scans cost a third of a step or less.
+    The step is the second of two by the recipe's own trainer without its handlers, so it leaves out what overlays add
+    by a handler. Loading is left out, and evaluation, whose scans cost a third of a step or less.
 
     Args:
         plan: whose runs.
         seconds_per_step: of a device that is not at hand: a number, or one for each network by name; None measures.
-        assumed_scans: of a cohort that is not at hand, whose grid is ``assumed_grid``; 0 reads the plan's.
+        assumed_scans: of a cohort that is not at hand, for which a step takes random numbers; 0 reads the plan's.
+        assumed_grid: the voxels along each axis of its scans.
 
     Raises:
         InputError: a number is out of range, or a network's seconds are missing.
     """
     check_count(0, assumed_scans=assumed_scans)
-    total, grid = 0.0, {"spatial_size": [*assumed_grid], "spacing": [1.0] * 3} if assumed_scans else {}
-    head = f"{'network':<24}{'parameters':>12}{'in the paper':>14}"
-    print(f"{head}{'runs':>6}{'steps a run':>13}{'s a step':>10}{'hours':>9}")
-    for name, entry in plan.networks.items():
-        recipe = plan.recipe(Run(name, plan.folds[0], 0), cache="none", **grid)
-        found, paper = fit(recipe), _paper_parameters(entry)
-        if found.reason:
-            print(f"{name:<24}{'-':>12}{paper:>14}  left out: {found.reason}")
-            plan.left_out[name] = found.reason
+    grid = {"spatial_size": [*assumed_grid], "spacing": [1.0] * 3, "train#dataloader": RANDOM} if assumed_scans else {}
+    plan.leave_out(**grid)
+    print(ROW.format("network", "parameters", "in the paper", "runs", "steps a run", "s a step", "hours"))
+    runs = len(plan.folds) * plan.restarts
+    total = 0.0
+    for name in [name for name in plan.networks if name not in plan.left_out]:
+        recipe = plan.recipe(Run(name, plan.folds[0], 0), **TWO_STEPS, **grid)
+        get = recipe.get_parsed_content
+        row = [name, *_parameters(recipe, plan.networks[name]), runs]
+        if not takes_gradients(recipe):
+            print(ROW.format(*row, "-", "-", "unknown"))
             continue
-        runs = len(plan.folds) * plan.restarts
-        scans = assumed_scans - assumed_scans // 3 or len(recipe.get_parsed_content("cohort").training)
-        steps = recipe.get_parsed_content("epochs") * math.ceil(scans / recipe.get_parsed_content("batch_size"))
-        if not found.gradients:
-            print(f"{name:<24}{found.parameters or '-':>12}{paper:>14}{runs:>6}{'-':>13}{'-':>10}{'unknown':>9}")
-            continue
-        seconds = _step(recipe) if seconds_per_step is None else _assumed(seconds_per_step, name)
+        scans = assumed_scans - assumed_scans // 3 or len(get("cohort").training)
+        steps = get("epochs") * math.ceil(scans / get("batch_size"))
+        seconds = _measured(recipe) if seconds_per_step is None else _assumed(seconds_per_step, name)
         hours = runs * steps * seconds / 3600
         total += hours
-        print(f"{name:<24}{found.parameters:>12,}{paper:>14}{runs:>6}{steps:>13,}{seconds:>10.3g}{hours:>9.2f}")
-    device = "an assumed device" if seconds_per_step is not None else recipe.get_parsed_content("device")
+        print(ROW.format(*row, f"{steps:,}", f"{seconds:.3g}", f"{hours:.2f}"))
+    device = "an assumed device" if seconds_per_step is not None else get("device")
     print(f"{total:.1f} hours of training on {device}, with one worker; evaluation and loading come on top\n")
-    for run in plan.runs:
-        print(run.name)
+    print("\n".join(run.name for run in plan.runs))
 
 
-def _paper_parameters(entry: dict) -> str:
-    paper = ConfigParser.load_config_file(PAPER).get(entry.get("paper"))
-    return f"{paper['parameters']:,}" if paper else "-"
+def _parameters(recipe: ConfigParser, entry: dict) -> list[str]:
+    """Return the network's number of parameters and the paper's."""
+    ours = recipe.get_parsed_content("network_def").parameters() if trains_by_steps(recipe) else []
+    theirs = ConfigParser.load_config_file(PAPER).get(entry.get("paper"), {}).get("parameters")
+    return [f"{number:,}" if number else "-" for number in (sum(p.numel() for p in ours), theirs)]
 
 
 def _assumed(seconds: float | dict, name: str) -> float:
@@ -68,25 +73,15 @@ def _assumed(seconds: float | dict, name: str) -> float:
     return float(value)
 
 
-def _step(recipe: ConfigParser) -> float:
-    """Seconds of a training step, the second of two: the first one warms up."""
-    get = recipe.get_parsed_content
-    network, loss, device = get("network").train(), get("loss"), torch.device(get("device"))
-    optimizer = torch.optim.AdamW(network.parameters())
-    shape = (get("batch_size"), 1, *get("spatial_size"))
-    image, label = torch.rand(shape, device=device), torch.zeros(shape, device=device)
-    label[..., : shape[-1] // 2] = 1
-    for _ in range(2):
-        if device.type == "cuda":
+def _measured(recipe: ConfigParser) -> float:
+    """Return the seconds of the second of two training steps; the first one warms up."""
+    trainer, times = recipe.get_parsed_content("train#trainer"), []
+
+    def note() -> None:
+        if torch.cuda.is_available():
             torch.cuda.synchronize()
-        started = time.perf_counter()
-        optimizer.zero_grad()
-        with torch.autocast(
-            device.type, get("autocast"), enabled=get("autocast") is not None and device.type == "cuda"
-        ):
-            prediction = get("train#inferer")(image, network)  # which autocasts on a CPU
-        loss(prediction, label).backward()
-        optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-    return time.perf_counter() - started
+        times.append(time.perf_counter())
+
+    trainer.add_event_handler(Events.ITERATION_STARTED | Events.ITERATION_COMPLETED, note)
+    trainer.run()
+    return times[-1] - times[-2]

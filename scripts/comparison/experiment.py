@@ -1,9 +1,7 @@
-"""The search's loop over runs that are planned instead of drawn: each once, none before what it needs."""
+"""Do the runs of a comparison by the search's loop: each run once, none before the runs that it needs."""
 
-import time
 from dataclasses import asdict, dataclass
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from scripts.common.errors import InputError
@@ -25,7 +23,8 @@ class Experiment(Search):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        plan, known = self.objective.plan, self.study.user_attrs.get("networks", {})
+        plan = self.objective.plan
+        known = self.study.user_attrs.get("networks", {})
         for name, entry in plan.networks.items():
             if known.get(name, entry) != entry:
                 raise InputError(f"{name}: was {known[name]} in this study and is {entry}; give another --study_name")
@@ -34,23 +33,10 @@ class Experiment(Search):
         self.n_trials = len(plan.runs)
         self._tried: set[Run] = set()  # what fails is tried again by the next command, not by this one
 
-    def _has_room(self) -> bool:
-        """Whether there is a run to do; waits while others do the last ones, to take over if they die."""
-        while True:
-            optuna.storages.fail_stale_trials(self.study)
-            trials = self._enqueue()
-            self.bar.n = len({run_of(trial) for trial in trials if counts(trial)} & {*self.objective.plan.runs})
-            self._show_or_stop()
-            states = {trial.state for trial in trials}
-            if TrialState.WAITING in states:
-                return True
-            if TrialState.RUNNING not in states or not self.waits:
-                return False
-            time.sleep(1)
-
-    def _enqueue(self) -> list[FrozenTrial]:
-        """Put what can begin into the study; return all trials that are runs."""
-        plan, trials = self.objective.plan, self._trials()
+    def _trials(self) -> list[FrozenTrial]:
+        """Put the runs that can begin into the study; return all trials that are runs."""
+        plan = self.objective.plan
+        trials = self._runs()
         there = {run_of(trial) for trial in trials if trial.state in MAY_END_WELL}
         complete = {run_of(trial) for trial in trials if trial.state == TrialState.COMPLETE}
         possible = [run for run in plan.runs if complete.issuperset(plan.needs(run))]
@@ -58,8 +44,15 @@ class Experiment(Search):
             if run not in there | self._tried:
                 self.study.enqueue_trial({}, user_attrs=asdict(run))
         self._tried |= {*possible} | there
-        return self._trials()
+        return self._runs()
 
-    def _trials(self) -> list[FrozenTrial]:
-        trials = self.study.get_trials(deepcopy=False)
-        return [t for t in trials if "network" in t.user_attrs and t.state != TrialState.PRUNED]
+    def _runs(self) -> list[FrozenTrial]:
+        return [t for t in super()._trials() if "network" in t.user_attrs and t.state != TrialState.PRUNED]
+
+    def _done(self, trials: list[FrozenTrial]) -> int:
+        return len({run_of(trial) for trial in trials if counts(trial)} & {*self.objective.plan.runs})
+
+    def _room(self, states: list[TrialState]) -> bool | None:
+        if TrialState.WAITING in states:
+            return True
+        return None if TrialState.RUNNING in states and self.waits else False

@@ -1,8 +1,6 @@
-"""Whether a network can be trained on a grid, found without computing anything, and how many parameters it has."""
+"""Say why a network cannot be trained on a grid, from the shapes alone."""
 
-import math
 import re
-from dataclasses import dataclass
 
 import torch
 from monai.bundle import ConfigParser
@@ -11,37 +9,29 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from scripts.common.errors import describe
 
 
-@dataclass(frozen=True)
-class Fit:
-    """``parameters`` of the network that a recipe trains, if it has one; ``reason`` if it cannot be trained.
-
-    Without ``gradients`` it is something else that is fitted, of which nothing can be said beforehand.
-    """
-
-    parameters: int | None = None
-    reason: str | None = None
-    gradients: bool = False
-
-
 def trains_by_steps(recipe: ConfigParser) -> bool:
-    """Whether what a recipe runs is its trainer; an overlay may fit something else."""
+    """Return whether a recipe runs its trainer; an overlay may fit something else."""
     return any(re.search("@train(#|::)trainer", str(step)) for step in recipe["run"])
 
 
-def fit(recipe: ConfigParser) -> Fit:
-    """Build the network of ``recipe`` and pass a volume of its grid through it as in training, in shapes only."""
-    if not trains_by_steps(recipe):
-        return Fit()
-    grid = recipe.get_parsed_content("spatial_size")
+def takes_gradients(recipe: ConfigParser) -> bool:
+    """Return whether a recipe trains a network by gradient steps, all of which take the same time."""
+    return trains_by_steps(recipe) and any(
+        p.requires_grad for p in recipe.get_parsed_content("network_def").parameters()
+    )
+
+
+def misfit(recipe: ConfigParser) -> str | None:
+    """Return why the network of ``recipe`` cannot be trained on its grid, or None.
+
+    A volume passes through the network in training mode; nothing is computed but the shapes.
+    """
+    grid = tuple(recipe.get_parsed_content("spatial_size"))
     try:
-        network = recipe.get_parsed_content("network_def")
-        parameters = sum(p.numel() for p in network.parameters())
-        if not any(p.requires_grad for p in network.parameters()):
-            return Fit(parameters)
+        if not takes_gradients(recipe):
+            return None
         with FakeTensorMode(allow_non_fake_inputs=True):
-            shape = network.train()(torch.zeros(1, 1, *grid)).shape
+            found = recipe.get_parsed_content("network_def").train()(torch.zeros(1, 1, *grid)).shape[2:]
     except Exception as error:  # each network refuses a grid, or the lack of a package, in its own way
-        return Fit(reason=f"cannot be trained at {'x'.join(map(str, grid))} ({describe(error)})")
-    if math.prod(shape[2:]) != math.prod(grid):
-        return Fit(parameters, f"gives {tuple(shape[2:])} voxels for {tuple(grid)}")
-    return Fit(parameters, gradients=True)
+        return f"cannot be trained at {'x'.join(map(str, grid))} ({describe(error)})"
+    return None if tuple(found) == grid else f"gives {tuple(found)} voxels for {grid}"

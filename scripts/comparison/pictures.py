@@ -1,4 +1,4 @@
-"""Pictures of a comparison: DICE by network, by parameters and by lesion size, volumes, reliability of ensembles."""
+"""Draw a comparison: DICE by network, parameters and lesion size, volumes, and the ensembles' reliability."""
 
 import json
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def _colours(names: list[str]) -> dict[str, tuple]:
 
 
 def _distribution(means: pandas.DataFrame) -> Figure:
-    """Each subject's DICE, mean over restarts, by row; the best median on top."""
+    """Draw each subject's DICE, mean over restarts, by row; the best median on top."""
     names = means.groupby("row")["dice"].median().sort_values().index.tolist()
     figure, (axis,) = _axes(7, 1 + 0.45 * len(names))
     data = [means.loc[means["row"] == name, "dice"].dropna() for name in names]
@@ -62,7 +62,7 @@ def _distribution(means: pandas.DataFrame) -> Figure:
 
 
 def _by_parameters(runs: pandas.DataFrame) -> Figure:
-    """Mean and standard deviation over runs, beside the paper's, whose DICE is probably of both classes."""
+    """Draw mean and standard deviation over runs, beside the paper's, whose DICE is probably of both classes."""
     figure, (axis,) = _axes(7, 4.5)
     single = runs[runs["restart"].notna() & (runs["parameters"] > 0)]
     ours = single.groupby("row").agg(
@@ -86,7 +86,7 @@ def _by_parameters(runs: pandas.DataFrame) -> Figure:
 
 
 def _by_size(single: pandas.DataFrame) -> Figure:
-    """DICE of each subject, and its median in the quarters of lesion volume."""
+    """Draw DICE of each subject, and its median in the quarters of lesion volume."""
     figure, (axis,) = _axes(7, 4.5)
     colours = _colours(single["row"].unique().tolist())
     for name, part in single.groupby("row", sort=False):
@@ -100,7 +100,7 @@ def _by_size(single: pandas.DataFrame) -> Figure:
 
 
 def _volumes(single: pandas.DataFrame) -> Figure:
-    """Predicted against true volume, a panel for each network."""
+    """Draw predicted against true volume, a panel for each network."""
     names = single["row"].unique().tolist()
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
@@ -121,7 +121,7 @@ def _volumes(single: pandas.DataFrame) -> Figure:
 
 
 def _together(plan: Plan) -> Iterator[pandas.DataFrame]:
-    """What ``Reliability`` wrote of each ensemble."""
+    """Read what ``Reliability`` wrote of each ensemble."""
     for run in [run for run in plan.runs if run.restart is None]:
         folder = plan.folder / run.name
         if (folder / "result.json").is_file():
@@ -133,7 +133,7 @@ def _together(plan: Plan) -> Iterator[pandas.DataFrame]:
 
 
 def _reliability(together: pandas.DataFrame, subjects: pandas.DataFrame) -> Figure:
-    """Calibration of the mean probability, error by disagreement, and DICE by the members' agreement on a scan."""
+    """Draw calibration of the mean probability, error by disagreement, and DICE by the members' agreement on a scan."""
     figure, (left, middle, right) = _axes(12, 4, 3)
     colours = _colours(together["name"].unique().tolist())
     for name, part in together.groupby("name", sort=False):

@@ -1,4 +1,4 @@
-"""Which runs a comparison has, what each is trained with, and which must have ended before another begins."""
+"""Plan a comparison: its runs, what each is trained with, and which runs it must wait for."""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import optuna
 
 from scripts.common.errors import InputError
 from scripts.common.json_file import check_json
-from scripts.comparison.fit import fit
+from scripts.comparison.fit import misfit
 from scripts.search.space import check_count, overlay_paths, read_recipe
 
 OWN = {"dataset_dir", "epochs", "seed", "fold", "inner_fold", "output_dir", "ckpt_dir", "resume", "overwrite", "report"}
@@ -81,8 +81,12 @@ class Plan:
         if not isinstance(folds, list | tuple) or not folds or len({*folds}) < len(folds):
             raise InputError(f"folds {folds}: expected one or more, each once")
         check_json("protocol.json", networks, {"type": "array", "items": ENTRY}, "see docs/protocol.md")
-        self.folder, self.common, self.folds, self.restarts = Path(output_dir).resolve(), common, [*folds], restarts
-        self.ensembles, self.reference = ensembles and restarts > 1, reference
+        self.folder = Path(output_dir).resolve()
+        self.common = common
+        self.folds = [*folds]
+        self.restarts = restarts
+        self.ensembles = ensembles and restarts > 1
+        self.reference = reference
         self.networks = _chosen(networks, only)
         if reference not in self.networks:
             raise InputError(f"reference {reference}: not one of the networks, {', '.join(self.networks)}")
@@ -92,15 +96,19 @@ class Plan:
         self.left_out: dict[str, str] = {}  # why a network cannot be trained here
 
     def check(self) -> None:
-        """Read the cohort's folds and build every network for its grid; leave out and print what does not fit.
-
-        Raises:
-            InputError: as above, or the reference is left out.
-        """
+        """Read the cohort's folds, and ``leave_out`` what does not fit its grid."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # failures are said in one line each
         self.cohort = [self.recipe(Run(self.reference, k, 0)).get_parsed_content("cohort") for k in self.folds]
-        for name in list(self.networks):
-            if reason := fit(self.recipe(Run(name, self.folds[0], 0), cache="none")).reason:
+        self.leave_out()
+
+    def leave_out(self, **overrides: Any) -> None:
+        """Build every network, leave out those that cannot be trained on the grid, and print why.
+
+        Raises:
+            InputError: the reference is left out.
+        """
+        for name in self.networks:
+            if reason := misfit(self.recipe(Run(name, self.folds[0], 0), cache="none", **overrides)):
                 if name == self.reference:
                     raise InputError(f"{name}: {reason}; give another --reference")
                 print(f"{name} is left out: {reason}")
@@ -108,7 +116,7 @@ class Plan:
 
     @property
     def runs(self) -> list[Run]:
-        """All runs in the order in which they begin: the first restart of all networks and folds first."""
+        """Return all runs in the order in which they begin: the first restart of all networks and folds first."""
         names = [name for name in self.networks if name not in self.left_out]
         runs = [Run(name, fold, r) for r in range(self.restarts) for fold in self.folds for name in names]
         together = [name for name in names if self.ensembles and self.networks[name].get("ensemble", True)]
@@ -116,28 +124,29 @@ class Plan:
 
     @property
     def settings(self) -> dict:
-        """What may not change while a study lives; networks and restarts may be added."""
+        """Return what may not change while a study lives; networks and restarts may be added."""
         self.check()
         fingerprints = [cohort.fingerprint for cohort in self.cohort]
         common = {key: value for key, value in self.common.items() if key != "dataset_dir"}
         return {"direction": "maximize", "folds": self.folds, "cohort": fingerprints, **common}
 
     def needs(self, run: Run) -> list[Run]:
-        """The runs that must have ended well before ``run`` can begin."""
+        """Return the runs that must have ended well before ``run`` can begin."""
         if run.restart is None:
             return [Run(run.network, run.fold, r) for r in range(run.members)]
-        text, needed = json.dumps(self.networks[run.network].get("overrides", {})), []
+        text = json.dumps(self.networks[run.network].get("overrides", {}))
+        needed = []
         for name in _named(self.networks[run.network], list(self.networks)):
             its_own = f"{{output_dir}}/{name}/fold-{{fold}}/restart-{{restart}}/" in text
             needed += [Run(name, run.fold, r) for r in ([run.restart] if its_own else range(self.restarts))]
         return needed
 
     def overlays(self, network: str) -> list[str]:
-        """The config files after train.json; a bare name is one of the bundle's own."""
+        """Return the config files after train.json; a bare name is one of the bundle's own."""
         return overlay_paths([*self.common["overlays"], *self.networks[network].get("overlays", [])], network)
 
     def overrides(self, run: Run) -> dict:
-        """What a run's training differs in from train.json and its overlays, but for its folders."""
+        """Return the overrides of a run's training, but for its folders."""
         dataset_dir = self.common["dataset_dir"]
         overrides = {
             "epochs": self.common["epochs"],
@@ -149,12 +158,12 @@ class Plan:
         return {**overrides, "fold": run.fold, "inner_fold": self.common["inner_fold"], "seed": seed}
 
     def recipe(self, run: Run, *more: str, **overrides: Any) -> Any:
-        """The config of a run, its keys checked, with the config files ``more`` behind the network's own."""
+        """Read the config of a run, with the config files ``more`` behind the network's own, and check its keys."""
         return read_recipe({**self.overrides(run), **overrides}, [*self.overlays(run.network), *more])
 
 
 def _chosen(networks: list[dict], only: str | list[str]) -> dict[str, dict]:
-    """The networks to compare by name; each may name the folders of those before it."""
+    """Return the networks to compare by name; each may name the folders of networks before it."""
     known = {entry["name"]: entry for entry in networks}
     if min(len(known), len({entry.get("paper", entry["name"]) for entry in networks})) < len(networks):
         raise InputError("networks: two have the same name or row of the paper")
@@ -174,11 +183,9 @@ def _named(entry: dict, names: list[str]) -> list[str]:
     return [name for name in names if f"{{output_dir}}/{name}/" in text]
 
 
-def _filled(value: Any, run: Run, folder: Path) -> Any:
-    if isinstance(value, str):
-        for key, text in (("output_dir", folder), ("fold", run.fold), ("restart", run.restart)):
-            value = value.replace(f"{{{key}}}", str(text))
-        return value
-    if isinstance(value, list):
-        return [_filled(item, run, folder) for item in value]
-    return {key: _filled(item, run, folder) for key, item in value.items()} if isinstance(value, dict) else value
+def _filled(overrides: dict, run: Run, folder: Path) -> dict:
+    """Replace {output_dir}, {fold} and {restart} in the texts of ``overrides``."""
+    text = json.dumps(overrides)
+    for key, word in (("output_dir", folder), ("fold", run.fold), ("restart", run.restart)):
+        text = text.replace(f"{{{key}}}", json.dumps(str(word))[1:-1])
+    return json.loads(text)

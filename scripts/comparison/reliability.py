@@ -1,4 +1,4 @@
-"""What restarts' disagreement says about the error of their mean, voxel by voxel and scan by scan."""
+"""Measure what restarts' disagreement says about the error of their mean, for each voxel and each scan."""
 
 from pathlib import Path
 
@@ -28,7 +28,8 @@ class Reliability:
     """
 
     def __init__(self, scans: list[dict], output_dir: str) -> None:
-        self.scans, self.folder = scans, Path(output_dir)
+        self.scans = scans
+        self.folder = Path(output_dir)
         self.qualities: list[float | None] = []
         self.sums = {of: np.zeros((BINS, 4)) for of in TOP}
 

@@ -1,4 +1,4 @@
-"""What a comparison has found so far, from the folders of its runs: tables of runs and subjects, tests, pictures."""
+"""Write what a comparison has found so far: tables of runs and subjects, tests and pictures."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,20 +43,20 @@ def report(plan: Plan, study: optuna.Study) -> None:
 
 
 def row_name(plan: Plan, run: Run) -> str:
-    """What a run's row of the table is called."""
+    """Return the name of a run's row of the table."""
     name = plan.networks[run.network].get("paper", run.network)
     return name if run.restart is not None else f"{name}, {run.members} together"
 
 
 def _subjects(plan: Plan, run: Run) -> Iterator[dict]:
-    """A row for each scan that a run was tested on."""
+    """Yield a row for each scan that a run was tested on."""
     who = {"row": row_name(plan, run), "network": run.network, "fold": run.fold, "restart": run.restart}
     for scan in pandas.read_csv(plan.folder / run.name / "metrics.csv", dtype={"subject": str}).to_dict("records"):
         yield {**who, **scan}
 
 
 def _run(plan: Plan, run: Run, subjects: pandas.DataFrame | None, state: dict) -> dict:
-    """A run's mean over its test scans, and what it cost."""
+    """Return a run's mean over its test scans, and its cost."""
     who = {"row": row_name(plan, run), "network": run.network, "fold": run.fold, "restart": run.restart}
     if subjects is None:
         return {**who, **state}

@@ -1,45 +1,39 @@
-"""One run of a comparison: train on all folds but one, evaluate on that one; or evaluate a fold's restarts together."""
+"""Do a run of a comparison: train on all folds but one and evaluate on that one, or evaluate restarts together."""
 
-import csv
-import json
-import logging
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, redirect_stderr
 from dataclasses import dataclass, fields
 from pathlib import Path
-from statistics import fmean
 
 import optuna
+import pandas
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from optuna.trial import TrialState
 
+from scripts.common import CONFIGS
 from scripts.common.errors import InputError
-from scripts.common.files import replace_file
-from scripts.common.json_file import read_json
-from scripts.common.menus import MENUS
+from scripts.common.json_file import as_json, read_json, write_json
 from scripts.comparison.fit import trains_by_steps
 from scripts.comparison.plan import Plan, Run
 from scripts.comparison.report import report
 from scripts.search.space import read_recipe
-from scripts.search.study import put_back
+from scripts.search.study import logged_to
 from scripts.training.training_state import when_restored
 
-CONFIGS = MENUS.parent
 MEASURED = str(CONFIGS / "evaluate.json")
 
 
 @dataclass
 class Runs:
-    """What a study's trials are: runs of a plan."""
+    """Does a study's trials, which are runs of a plan."""
 
     plan: Plan
 
     def __call__(self, trial: optuna.Trial, after_epoch: Callable[..., None]) -> float:
         """Do a trial's run, or what is left of it; return the mean test DICE.
 
-        ``after_epoch`` is called with what can be shown; if it raises ``SystemExit`` the trial waits, to be continued.
+        ``after_epoch`` is called with what can be shown; if it raises ``SystemExit`` the run can be continued.
         A run that two workers have put into the study is done once.
         """
         if is_twin(trial):
@@ -47,17 +41,10 @@ class Runs:
         run = run_of(trial)
         folder = self.plan.folder / run.name
         folder.mkdir(parents=True, exist_ok=True)
-        root = logging.getLogger()
-        try:
-            with (folder / "log.txt").open("a") as log, redirect_stderr(log), ExitStack() as stack:
-                stack.callback(setattr, root, "handlers", root.handlers)
-                root.handlers = [logging.StreamHandler(log)]
-                if run.restart is None:
-                    return evaluate_together(self.plan, run)["dice"]
-                return train_and_evaluate(self.plan, run, lambda **shown: after_epoch(run=run.name, **shown))["dice"]
-        except SystemExit:
-            put_back(trial)
-            raise
+        with logged_to(folder / "log.txt"):
+            if run.restart is None:
+                return evaluate_together(self.plan, run)["dice"]
+            return train_and_evaluate(self.plan, run, lambda **shown: after_epoch(run=run.name, **shown))["dice"]
 
     def report(self, study: optuna.Study) -> None:
         """Write and print the results of all runs so far."""
@@ -65,12 +52,12 @@ class Runs:
 
 
 def run_of(trial: optuna.Trial | optuna.trial.FrozenTrial) -> Run:
-    """The run that a trial is."""
+    """Return the run that a trial is."""
     return Run(*(trial.user_attrs[field.name] for field in fields(Run)))
 
 
 def is_twin(trial: optuna.Trial) -> bool:
-    """Whether a trial has no run of its own: an earlier one has it, unless that failed."""
+    """Return whether an earlier trial, which has not failed, does the run of this one."""
     trials = trial.study.get_trials(deepcopy=False)[: trial.number]
     gone = (TrialState.FAIL, TrialState.PRUNED)
     same = (other for other in trials if other.user_attrs == trial.user_attrs and other.state not in gone)
@@ -78,14 +65,16 @@ def is_twin(trial: optuna.Trial) -> bool:
 
 
 def train_and_evaluate(plan: Plan, run: Run, after_epoch: Callable[..., None] = lambda **shown: None) -> dict:
-    """The run's ``result.json``: trains and evaluates, goes on with what is there, or finds that all is done.
+    """Train and evaluate, go on with what is there, or find that all is done; return the run's ``result.json``.
 
     Raises:
         InputError: the folder holds another run's results, or training or evaluation refuse what they are given.
     """
-    folder, overlays = plan.folder / run.name, [Path(path).name for path in plan.overlays(run.network)]
+    folder = plan.folder / run.name
+    path = folder / "result.json"
+    overlays = [Path(path).name for path in plan.overlays(run.network)]
     settings = {key: value for key, value in plan.overrides(run).items() if key != "dataset_dir"}
-    path, made_with = folder / "result.json", json.loads(json.dumps({**settings, "overlays": overlays}))
+    made_with = as_json({**settings, "overlays": overlays})
     if path.is_file():
         result = read_json(path, "delete it to do the run again")
         if result["made_with"] != made_with:
@@ -100,20 +89,20 @@ def train_and_evaluate(plan: Plan, run: Run, after_epoch: Callable[..., None] = 
     finally:
         recipe.get_parsed_content("run_folder").release()
     result = {**_evaluate(plan.recipe(run, MEASURED, **own), folder), "train_seconds": seconds, "made_with": made_with}
-    _write(path, result)
+    write_json(path, result)
     for state in folder.glob("checkpoint_*.pt"):  # of three times the network's size
         state.unlink()
     return result
 
 
 def evaluate_together(plan: Plan, run: Run) -> dict:
-    """The ``result.json`` of a fold's restarts together, by the mean of their probabilities."""
+    """Evaluate a fold's restarts together, by the mean of their probabilities; return their ``result.json``."""
     folder = plan.folder / run.name
     members = [str(plan.folder / needed.name / "model.pt") for needed in plan.needs(run)]
     overrides = {k: v for k, v in plan.overrides(run).items() if not k.startswith("network_def")}  # it is the cards'
     own = {"output_dir": str(folder), "ckpt_path": members, "report": False}
     result = _evaluate(read_recipe({**overrides, **own}, [*plan.overlays(run.network), MEASURED]), folder)
-    _write(folder / "result.json", {**result, "members": len(members)})
+    write_json(folder / "result.json", {**result, "members": len(members)})
     return result
 
 
@@ -124,9 +113,9 @@ def _train(recipe: ConfigParser, after_epoch: Callable[..., None]) -> None:
         trainer = recipe.get_parsed_content("train#trainer")
 
         def show(trainer: Engine) -> None:
-            epoch, epochs = trainer.state.epoch, trainer.state.max_epochs
-            if epoch < epochs:
-                after_epoch(epoch=f"{epoch}/{epochs}")
+            state = trainer.state
+            if state.epoch < state.max_epochs:
+                after_epoch(epoch=f"{state.epoch}/{state.max_epochs}")
 
         when_restored(trainer, lambda trainer: trainer.add_event_handler(Events.EPOCH_COMPLETED, show))
     recipe.get_parsed_content("run")
@@ -136,20 +125,11 @@ def _evaluate(recipe: ConfigParser, folder: Path) -> dict:
     started = time.perf_counter()
     recipe.get_parsed_content("run")
     seconds = time.perf_counter() - started
-    with (folder / "metrics.csv").open(newline="") as file:
-        dice = [float(row["dice"]) for row in csv.DictReader(file)]
+    dice = pandas.read_csv(folder / "metrics.csv")["dice"]
     parameters = sum(p.numel() for p in recipe.get_parsed_content("network").parameters())
-    return {"dice": fmean(dice), "parameters": parameters, "scan_seconds": seconds / len(dice)}
+    return {"dice": float(dice.mean()), "parameters": parameters, "scan_seconds": seconds / len(dice)}
 
 
 def _seconds(history: Path) -> float:
-    """A training's duration over all its interruptions; 0 if it has no history."""
-    if not history.is_file():
-        return 0.0
-    with history.open(newline="") as file:
-        return sum(float(row["seconds"]) for row in csv.DictReader(file))
-
-
-def _write(path: Path, result: dict) -> None:
-    with replace_file(path) as file:
-        json.dump(result, file, indent=4)
+    """Return a training's seconds over all its interruptions; 0 if it has no history."""
+    return float(pandas.read_csv(history)["seconds"].sum()) if history.is_file() else 0.0

@@ -1,4 +1,4 @@
-"""Paired tests of networks against a reference, over the subjects of all test folds."""
+"""Test networks against a reference, paired over the subjects of all test folds."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ EXACT = 50  # as R, whose wilcox.test takes the exact distribution for fewer pai
 
 
 def signed_rank(differences: Sequence[float]) -> dict:
-    """Wilcoxon's signed-rank test, two-sided, of paired differences; the numbers are those of R's ``wilcox.test``.
+    """Test paired differences by Wilcoxon's signed ranks, two-sided; the numbers are those of R's ``wilcox.test``.
 
     Zeros are left out. The distribution is exact for fewer than 50 pairs if there were neither zeros nor ties, else the
     normal one with corrections for ties and continuity.
@@ -33,7 +33,7 @@ def signed_rank(differences: Sequence[float]) -> dict:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Adjusted p values (Holm, Scand J Stat 1979, 6:65-70), in the order given."""
+    """Adjust p values (Holm, Scand J Stat 1979, 6:65-70); they stay in the order given."""
     order = np.argsort(p)
     scaled = np.asarray(p, float)[order] * np.arange(len(p), 0, -1)
     adjusted = np.empty(len(p))
@@ -42,7 +42,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def against(subjects: pandas.DataFrame, reference: str) -> pandas.DataFrame:
-    """Each row of the table against ``reference``, for each metric that ``subjects`` has.
+    """Test each row of the table against ``reference``, for each metric that ``subjects`` has.
 
     A subject's value is the mean over restarts (and its scans). Holm's correction is over the rows of a metric.
 

@@ -1,4 +1,4 @@
-"""The table of a comparison as the paper prints it, with the paper's own beside it; Markdown, LaTeX and HTML."""
+"""Make the table of a comparison beside the paper's own, in Markdown, LaTeX and HTML."""
 
 import json
 import math
@@ -15,14 +15,15 @@ SIMULATED = "This cohort is simulated: the table shows that the protocol works, 
 
 
 def table(runs: pandas.DataFrame, tests: pandas.DataFrame, plan: Plan) -> tuple[pandas.DataFrame, list[str]]:
-    """Rows by falling DICE, and the lines below them.
+    """Return rows by falling DICE, and the notes below them.
 
     Args:
         runs: of ``runs.csv``.
         tests: of ``statistics.csv``; may be empty.
         plan: of the comparison.
     """
-    paper, done = json.loads(PAPER.read_text()), runs[runs["state"] == "COMPLETE"]
+    paper = json.loads(PAPER.read_text())
+    done = runs[runs["state"] == "COMPLETE"]
     reference = plan.networks[plan.reference].get("paper", plan.reference)
     dice = tests[tests["metric"] == "dice"].set_index("row") if len(tests) else pandas.DataFrame()
     rows = []
@@ -43,7 +44,7 @@ def table(runs: pandas.DataFrame, tests: pandas.DataFrame, plan: Plan) -> tuple[
 
 
 def _spread(values: pandas.Series) -> str:
-    """Mean and standard deviation (n - 1)."""
+    """Return mean and standard deviation (n - 1)."""
     values = values.dropna()
     if values.empty:
         return "-"
@@ -61,7 +62,8 @@ def _seconds(values: pandas.Series) -> str:
 
 def _notes(plan: Plan, reference: str, dice: pandas.DataFrame) -> list[str]:
     cohort = plan.cohort[0]
-    epochs, size = plan.common["epochs"], "x".join(map(str, cohort.spatial_size))
+    epochs = plan.common["epochs"]
+    size = "x".join(map(str, cohort.spatial_size))
     notes = [
         f"{cohort.name}, grid {size}, {epochs} epochs; mean (sd) over restarts and folds of a run's mean over its test "
         f"scans. Folds {', '.join(map(str, plan.folds))}, {plan.restarts} restarts.",
@@ -70,7 +72,8 @@ def _notes(plan: Plan, reference: str, dice: pandas.DataFrame) -> list[str]:
     ]
     if len(dice):
         pairs = sorted({f"{int(n) + int(z)} subjects" for n, z in zip(dice["n"], dice["zeros"], strict=True)})
-        zeros, ties = int(dice["zeros"].max()), int(dice["ties"].max())
+        zeros = int(dice["zeros"].max())
+        ties = int(dice["ties"].max())
         exact = "exact" if dice["exact"].all() else "the normal approximation where there are ties or 50 pairs and more"
         notes.append(
             f"p: DICE of a subject, mean over restarts, against {reference}: paired Wilcoxon signed-rank test, "
@@ -85,19 +88,19 @@ def _notes(plan: Plan, reference: str, dice: pandas.DataFrame) -> list[str]:
 
 
 def as_markdown(rows: pandas.DataFrame, notes: list[str]) -> str:
-    """The table, then a paragraph for each note."""
+    """Return the table, then a paragraph for each note."""
     lines = [[*rows.columns], ["---"] * len(rows.columns), *rows.values.tolist()]
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *(f"\n{note}" for note in notes)]) + "\n"
 
 
 def as_tex(rows: pandas.DataFrame, notes: list[str]) -> str:
-    """A ``tabular``, for the package booktabs; the notes are comments."""
+    """Return a ``tabular`` for the package booktabs; the notes are comments."""
     comments = "".join(f"% {note}\n" for note in notes)
     return comments + rows.to_latex(index=False, escape=True, column_format="l" + "r" * (len(rows.columns) - 1))
 
 
 def as_html(rows: pandas.DataFrame, notes: list[str]) -> str:
-    """A page without any other file."""
+    """Return a page that needs no other file."""
     style = (
         "body{font:14px sans-serif;margin:2em}table{border-collapse:collapse}td,th{padding:.3em .7em;text-align:right}"
     )

@@ -1,4 +1,4 @@
-"""The page of an evaluation or a training: curves, subjects, volumes and pictures in one HTML file."""
+"""Write the page of an evaluation or a training: curves, subjects, volumes and pictures in one HTML file."""
 
 import base64
 import datetime
@@ -49,14 +49,19 @@ class HtmlReport:
     def __init__(
         self, dataset: Dataset, scans: list, output_dir: str, title: str, facts: dict, evaluator: Engine | None = None
     ) -> None:
-        self.dataset, self.scans, self.title, self.facts = dataset, scans, title, facts
-        self.path, self.evaluator = Path(output_dir) / "report.html", evaluator
+        self.dataset = dataset
+        self.scans = scans
+        self.title = title
+        self.facts = facts
+        self.path = Path(output_dir) / "report.html"
+        self.evaluator = evaluator
         self._masks: list[torch.Tensor] = []
         self._files: list[str] = []
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator, or with a trainer."""
-        self.engine, engine.state.report = engine, {}
+        self.engine = engine
+        engine.state.report = {}
         engine.state_dict_user_keys.append("report")  # without scans too: a resumed run may want a report
         if self.scans:
             evaluator = self.evaluator or engine
@@ -85,11 +90,16 @@ class HtmlReport:
     def _evaluated(self, evaluator: Engine) -> None:
         if idist.get_world_size() > 1:
             self._gather(evaluator)
-        epoch, state = evaluator.state.epoch, self.engine.state
+        epoch = evaluator.state.epoch
+        state = self.engine.state
         if self.evaluator is None or not state.report or evaluator.state.best_metric_epoch == epoch:
-            columns, key = per_subject(evaluator, len(self.scans)), evaluator.state.key_metric_name
-            state.report = {"masks": list(self._masks), "columns": columns, "key": key, "epoch": epoch}
-            state.report["together"] = over_subjects(evaluator)
+            state.report = {
+                "masks": list(self._masks),
+                "columns": per_subject(evaluator, len(self.scans)),
+                "key": evaluator.state.key_metric_name,
+                "epoch": epoch,
+                "together": over_subjects(evaluator),
+            }
 
     def write(self) -> None:
         """Make the page; called at the end."""
@@ -98,7 +108,8 @@ class HtmlReport:
             return
         facts = {"date": f"{datetime.datetime.now():%Y-%m-%d %H:%M}", "command": " ".join(sys.argv), **self.facts}
         if self.evaluator is not None:
-            facts["epoch shown"], best = report["epoch"], self.evaluator.state.best_metric_epoch
+            facts["epoch shown"] = report["epoch"]
+            best = self.evaluator.state.best_metric_epoch
             if best != report["epoch"]:
                 facts["best epoch"] = f"{best}, before a report was asked for"
         rows = [self._subject(i, report) for i in tqdm(range(len(self.scans)), "Drawing report", leave=False)]
@@ -117,7 +128,8 @@ class HtmlReport:
         logger.info(f"Report: {self.path}")
 
     def _subject(self, index: int, report: dict) -> dict:
-        item, scan = self.dataset[index], self.scans[index]
+        item = self.dataset[index]
+        scan = self.scans[index]
         truth = item["label"]
         packed = np.frombuffer(zlib.decompress(report["masks"][index].numpy()), np.uint8)
         mask = np.unpackbits(packed, count=truth.numel()).reshape(truth.shape)
@@ -141,7 +153,7 @@ def _svg(figure: Figure) -> str:
 
 
 def _curves(history: Path, metric: str) -> str | None:
-    """Each column of the history over epochs, the key ``metric`` first, as an SVG in base64; None without a history."""
+    """Draw each column of the history over epochs, the key ``metric`` first, as an SVG in base64; None without one."""
     if not history.is_file():
         return None
     table = pandas.read_csv(history, index_col="epoch").dropna(axis="columns", how="all")
@@ -165,7 +177,7 @@ def _curves(history: Path, metric: str) -> str | None:
 
 
 def _title(name: str) -> str:
-    """What a column of the history is called over its curve."""
+    """Return the name of a column of the history over its curve."""
     words = column(name).replace("_", " ")
     if name.startswith("train_"):
         return f"training {_title(name.removeprefix('train_').removeprefix('mean_'))}"
@@ -175,11 +187,12 @@ def _title(name: str) -> str:
 
 
 def _volumes(rows: list[dict]) -> str:
-    """Predicted over true volume, as an SVG in base64."""
+    """Draw predicted over true volume, as an SVG in base64."""
     figure = Figure(figsize=(4.2, 3.8), layout="constrained")
     truth, pred = ([max(row[key], 1e-2) for row in rows] for key in ("truth", "pred"))
     limits = [min(truth + pred) / 1.5, max(truth + pred) * 1.5]
-    axis, label = figure.subplots(), "predicted volume, mL (0 drawn as 0.01)"
+    axis = figure.subplots()
+    label = "predicted volume, mL (0 drawn as 0.01)"
     axis.set(xlabel="true volume, mL", ylabel=label, xlim=limits, ylim=limits, aspect="equal")
     axis.loglog(limits, limits, color="grey", linewidth=1)
     axis.loglog(truth, pred, "o", markersize=5, alpha=0.7)

@@ -1,4 +1,7 @@
-"""How many lesions are found, of any size, and how well; MONAI's PanopticQualityMetric asks for numbered masks."""
+"""Measure how many lesions are found, of any size, and how well.
+
+MONAI's PanopticQualityMetric asks for numbered masks.
+"""
 
 import numpy as np
 import torch
@@ -37,7 +40,7 @@ class PanopticQuality(LesionwiseF1):
 
 
 def lesionwise_f1(pred: np.ndarray, true: np.ndarray) -> float:
-    """Of two boolean masks (D, H, W); see ``LesionwiseF1``."""
+    """Return the F1 of two boolean masks (D, H, W); see ``LesionwiseF1``."""
     (predicted, n_predicted), (lesions, n_lesions) = (ndimage.label(mask, TOUCHING) for mask in (pred, true))
     found, right = (np.unique(parts[pred & true]).size for parts in (lesions, predicted))
     false = n_predicted - right + n_lesions - found

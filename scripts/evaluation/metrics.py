@@ -1,4 +1,7 @@
-"""The metrics that MONAI lacks or gives in a form that cannot be shown per scan, and a reading of an engine's."""
+"""Measure masks scan by scan, and read the metrics of an engine.
+
+MONAI has no such metric, or gives no value for each scan.
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -29,7 +32,7 @@ class LesionMetric(CumulativeIterationMetric):
         return self._from_counts(get_confusion_matrix(y_pred, y, include_background=False))
 
     def aggregate(self) -> torch.Tensor:
-        """Mean over the subjects for which the metric is defined; NaN, where MONAI says 0, if there is none."""
+        """Return the mean over the subjects for which the metric is defined; NaN, where MONAI says 0, if none is."""
         return self.get_buffer().nanmean()
 
 
@@ -81,7 +84,8 @@ class HausdorffDistance(LesionMetric):
 
     def __init__(self, spacing: Sequence[float], percentile: float = 95) -> None:
         super().__init__()
-        self.spacing, self.percentile = [float(s) for s in spacing], percentile
+        self.spacing = [float(s) for s in spacing]
+        self.percentile = percentile
 
     def _values(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         with warnings.catch_warnings():
@@ -90,14 +94,14 @@ class HausdorffDistance(LesionMetric):
 
 
 def key_metric_of(metrics: dict, key_metric: str) -> dict:
-    """The one of the ``metrics`` that says what is best, by its name; ``InputError``: it is none of them."""
+    """Return the one of the ``metrics`` that says what is best, by its name; ``InputError``: there is none."""
     if key_metric not in metrics:
         raise InputError(f"key_metric {key_metric}: expected one of {', '.join(metrics)}")
     return {key_metric: metrics[key_metric]}
 
 
 def is_gain(value: float, best: float, mode: str, min_delta: float) -> bool:
-    """Whether ``value`` is better than ``best`` by more than ``min_delta``: greater if ``mode`` is max, less if min.
+    """Return whether ``value`` is better than ``best`` by over ``min_delta``: greater if ``mode`` is max, less if min.
 
     A value that is defined is a gain over NaN, and NaN is none.
     """
@@ -105,17 +109,17 @@ def is_gain(value: float, best: float, mode: str, min_delta: float) -> bool:
 
 
 def column(name: str) -> str:
-    """What users see of an engine's metric: ``val_mean_dice`` is "dice", ``val_avd`` "avd"."""
+    """Return what users see of an engine's metric: ``val_mean_dice`` is "dice", ``val_avd`` is "avd"."""
     return name.removeprefix("val_").removeprefix("mean_")
 
 
 def per_subject(evaluator: Engine, n_subjects: int) -> dict[str, list[float]]:
-    """The subjects' values of each metric by its column, in the loader's order; several classes are averaged."""
+    """Return the subjects' values of each metric by its column, in the loader's order; classes are averaged."""
     details = evaluator.state.metric_details.items()
     return {column(name): values.reshape(n_subjects, -1).double().mean(1).tolist() for name, values in details}
 
 
 def over_subjects(evaluator: Engine) -> dict[str, float]:
-    """By their columns, the metrics that are of all subjects together and so have no details (``save_details``)."""
+    """Return the metrics of all subjects together, which have no details (``save_details``), by their columns."""
     state = evaluator.state
     return {column(name): value for name, value in state.metrics.items() if name not in state.metric_details}

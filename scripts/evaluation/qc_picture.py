@@ -1,4 +1,4 @@
-"""The picture of a scan: three planes through the lesion and a row of axial slices with outlines, as a PNG."""
+"""Draw a scan as a PNG: three planes through the lesion and a row of axial slices, with outlines."""
 
 import io
 import warnings
@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 
 
 def draw(image: MetaTensor, outlines: dict[str, MetaTensor], title: str = "", n_axial: int = 7) -> bytes:
-    """A PNG of ``image`` (1, D, H, W) under ``title``; each of ``outlines`` is a mask of that shape by its colour.
+    """Return ``image`` (1, D, H, W) as a PNG under ``title``; ``outlines`` are masks of that shape by their colours.
 
     The planes go through the largest slices of the first mask that is not empty; ``n_axial`` axial ones cover it. No
     side is marked where the scan's ``meta`` says that ``sides_known`` is False.
@@ -38,13 +38,13 @@ def draw(image: MetaTensor, outlines: dict[str, MetaTensor], title: str = "", n_
 
 
 def _nifti(volume: MetaTensor) -> nib.Nifti1Image:
-    """``volume`` (1, D, H, W) for nilearn, which draws no axis of one voxel: such a slice is there twice."""
+    """Return ``volume`` (1, D, H, W) for nilearn, which draws no axis of one voxel: such a slice is there twice."""
     array = volume[0].float().numpy()
     return nib.Nifti1Image(np.pad(array, [(0, int(n == 1)) for n in array.shape], "edge"), volume.affine.numpy())
 
 
 def _where(mask: nib.Nifti1Image | None, scan: nib.Nifti1Image, n: int) -> tuple[tuple[float, ...], list[float]]:
-    """In mm: the point where the mask's largest slices cross, and the heights of ``n`` axial slices over it."""
+    """Return, in mm, the point where the mask's largest slices cross, and the heights of ``n`` axial slices over it."""
     source = nib.as_closest_canonical(scan if mask is None else mask)
     data = source.get_fdata()
     if mask is None:

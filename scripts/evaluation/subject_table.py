@@ -1,6 +1,5 @@
-"""The table of an evaluation: ``metrics.csv`` with a row per scan, ``summary.json`` with the pooled figures."""
+"""Write the table of an evaluation: ``metrics.csv`` with a row per scan, ``summary.json`` with the pooled figures."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pandas
 from ignite.engine import Engine, Events
 
 from scripts.common.files import replace_file
+from scripts.common.json_file import write_json
 from scripts.evaluation.metrics import over_subjects, per_subject
 
 logger = logging.getLogger("meshnet")
@@ -30,7 +30,9 @@ class SubjectTable:
     """
 
     def __init__(self, scans: list[dict], output_dir: str, facts: dict) -> None:
-        self.scans, self.output_dir, self.facts = scans, Path(output_dir), facts
+        self.scans = scans
+        self.output_dir = Path(output_dir)
+        self.facts = facts
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -51,13 +53,12 @@ class SubjectTable:
         summary = pooled.astype(object).where(np.isfinite(pooled), None).to_dict("index")  # JSON has no infinity
         together = {name: value if np.isfinite(value) else None for name, value in over_subjects(engine).items()}
         parts = {**self.facts, "metrics": summary, **({"over_subjects": together} if together else {})}
-        with replace_file(self.output_dir / "summary.json") as file:
-            file.write(json.dumps(parts, indent=4) + "\n")
+        write_json(self.output_dir / "summary.json", parts)
         shown = pooled.to_string(float_format="{:.3f}".format, na_rep="-", col_space=8)
         shown += "".join(f"\n{name}  {'-' if value is None else f'{value:.3f}'}" for name, value in together.items())
         logger.info(f"{len(table)} test scans\n{shown}\nPer subject: {path}; pooled: summary.json beside it")
 
 
 def harmless(cell: Any) -> Any:
-    """A table's cell that a spreadsheet does not run: a text that begins a formula gets an apostrophe before it."""
+    """Make a table's cell harmless in a spreadsheet: a text that begins a formula gets an apostrophe before it."""
     return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell

@@ -1,4 +1,4 @@
-"""Whether predicted volumes can stand for true ones: a question about all scans, and MONAI's metrics are per scan."""
+"""Measure how well the predicted volumes of all scans agree with the true ones; MONAI's metrics are per scan."""
 
 from collections.abc import Sequence
 from math import prod
@@ -33,16 +33,18 @@ class VolumeAgreement(LesionMetric):
         super().__init__()
         if statistic not in ("bias", "mae", "rmse", "lower_limit", "upper_limit", "r2"):
             raise InputError(f"statistic {statistic}: expected bias, mae, rmse, lower_limit, upper_limit or r2")
-        self.statistic, self.millilitres = statistic, prod(spacing) / 1000
+        self.statistic = statistic
+        self.millilitres = prod(spacing) / 1000
 
     def _values(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         masks = torch.stack([y_pred[:, 1], y[:, 1]], dim=1)
         return (masks > 0).flatten(2).sum(2).double() * self.millilitres  # (B, 2): predicted, true
 
     def aggregate(self) -> torch.Tensor:
-        """The statistic over all scans."""
+        """Return the statistic over all scans."""
         pred, true = self.get_buffer().unbind(1)
-        difference, undefined = pred - true, torch.tensor(torch.nan)
+        difference = pred - true
+        undefined = torch.tensor(torch.nan)
         errors = {"bias": difference, "mae": difference.abs(), "rmse": difference.square()}
         if self.statistic in errors:
             mean = errors[self.statistic].mean()
@@ -68,7 +70,8 @@ class LesionVolume(LesionMetric):
         super().__init__()
         if of not in ("pred", "label"):
             raise InputError(f"of {of}: expected pred or label")
-        self.of, self.millilitres = of, prod(spacing) / 1000
+        self.of = of
+        self.millilitres = prod(spacing) / 1000
 
     def _values(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         mask = y_pred if self.of == "pred" else y

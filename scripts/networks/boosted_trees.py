@@ -1,26 +1,24 @@
-"""MONAI has no voxel-wise classifier: these are scikit-learn's boosted trees as tensors, in the shape of a network.
+"""Boosted trees as a network: they take each voxel's features and give its log odds of lesion.
 
-So their weights load like any other's, without running code, and whatever takes a network takes them.
+The trees are tensors, because weights must load without running code, and scikit-learn saves trees by pickle only.
 """
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from monai.networks.layers import gaussian_1d, separable_filtering
 from monai.utils import convert_to_tensor
-from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import nn
 
 from scripts.common.errors import InputError
 
 
 class BoostedTrees(nn.Module):
-    """The log odds of lesion of each voxel: a prior and what each tree adds, from the voxel's features.
+    """Adds what each tree says of a voxel to a prior; with weights of zeros all odds are even.
 
-    These are, in this order: the intensity; its averages by Gaussians; the difference of each of them from its mirror
-    image, left to right about the middle of the grid; and the position, along the grid's axes in mm from the centre of
-    mass of the intensities. ``learn`` fills in the trees; before it, all odds are even.
+    Features are, in this order: the intensity; its averages by Gaussians; the difference of each of them from its
+    mirror image, left to right about the middle of the grid; and the position, along the grid's axes in mm from the
+    centre of mass of the intensities.
 
     Args:
         trees: how many.
@@ -46,34 +44,29 @@ class BoostedTrees(nn.Module):
             raise ValueError(f"smoothing must be a list of standard deviations in mm, above 0, got {smoothing!r}")
         self.smoothing, self.spacing = smoothing, spacing
         self.left_right = 2 + next(axis for axis, side in enumerate(orientation) if side in "LR")
-        size = (trees, 2 * leaves - 1)
+        nodes = (trees, 2 * leaves - 1)
         # The threshold of an inner node, the log odds of a leaf: a parameter, so that it counts as one.
-        self.number = nn.Parameter(torch.zeros(size), requires_grad=False)
+        self.number = nn.Parameter(torch.zeros(nodes), requires_grad=False)
         for name in ("feature", "left", "right"):
-            self.register_buffer(name, torch.zeros(size, dtype=torch.int32))
+            self.register_buffer(name, torch.zeros(nodes, dtype=torch.int32))
         self.register_buffer("prior", torch.zeros(()))
 
     def features(self, image: torch.Tensor) -> torch.Tensor:
-        """Of an image (B, 1, D, H, W): (B, 2 + 2 scales + 3, D, H, W) in float32."""
-        image = convert_to_tensor(image)
+        """Return the features (B, 2 + 2 scales + 3, D, H, W) of an image (B, 1, D, H, W), in float32."""
         with torch.autocast(image.device.type, enabled=False):
-            image = image.float()
-            averages = [separable_filtering(image, self._gaussians(mm), mode="replicate") for mm in self.smoothing]
-            scales = torch.cat([image, *averages], dim=1)
-            return torch.cat([scales, scales - scales.flip(self.left_right), self._position(image)], dim=1)
-
-    def _gaussians(self, mm: float) -> list[torch.Tensor]:
-        return [gaussian_1d(torch.tensor(mm / size), approx="sampled", normalize=True) for size in self.spacing]
+            image = convert_to_tensor(image).float()
+            scales = [image]
+            for mm in self.smoothing:
+                kernel = [gaussian_1d(torch.tensor(mm / s), approx="sampled", normalize=True) for s in self.spacing]
+                scales.append(separable_filtering(image, kernel, mode="replicate"))
+            averages = torch.cat(scales, dim=1)
+            return torch.cat([averages, averages - averages.flip(self.left_right), self._position(image)], dim=1)
 
     def _position(self, image: torch.Tensor) -> torch.Tensor:
+        axes = [s * torch.arange(n, device=image.device) for s, n in zip(self.spacing, image.shape[2:], strict=True)]
+        mm = torch.stack(torch.meshgrid(*axes, indexing="ij")).float()
         mass = image.clamp(min=0) + 1e-12  # an empty scan has its centre in the middle
-        axes = []
-        for axis, size in zip((2, 3, 4), self.spacing, strict=True):
-            shape = [-1 if i == axis else 1 for i in range(5)]
-            mm = size * torch.arange(image.shape[axis], device=image.device, dtype=torch.float32).view(shape)
-            centre = (mass * mm).sum(dim=(1, 2, 3, 4), keepdim=True) / mass.sum(dim=(1, 2, 3, 4), keepdim=True)
-            axes.append((mm - centre).expand(image.shape))
-        return torch.cat(axes, dim=1)
+        return mm - (mass * mm).sum((2, 3, 4), keepdim=True) / mass.sum((2, 3, 4), keepdim=True)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Map an image (B, 1, D, H, W) to logits (B, 2, D, H, W), whose difference is the log odds.
@@ -85,33 +78,15 @@ class BoostedTrees(nn.Module):
             raise InputError("boosted trees cannot be exported; segment with configs/inference.json")
         features = self.features(image).unbind(dim=1)
         log_odds = self.prior.expand(features[0].shape)
-        trees = (tensor.tolist() for tensor in (self.feature, self.number, self.left, self.right))
-        for tree in zip(*trees, strict=True):
-            log_odds = log_odds + _grown(tree, features)
+        for tree in zip(*(part.tolist() for part in (self.feature, self.number, self.left, self.right)), strict=True):
+            log_odds = log_odds + _value(tree, features)
         return torch.stack([-log_odds / 2, log_odds / 2], dim=1)
 
-    @torch.no_grad()
-    def learn(self, booster: HistGradientBoostingClassifier) -> None:
-        """Take over the trees of a classifier of two classes, fitted to float32 ``features`` with as many trees."""
-        self.prior.fill_(float(booster._baseline_prediction.item()))
-        for tensor in (self.number, self.feature, self.left, self.right):
-            tensor.zero_()
-        for i, (tree,) in enumerate(booster._predictors):
-            nodes = tree.nodes
-            is_leaf, n = nodes["is_leaf"].astype(bool), len(nodes)
-            # The largest float32 that is not above: x <= threshold stays as true as in scikit-learn's float64.
-            threshold = nodes["num_threshold"].astype(np.float32)
-            threshold = np.where(threshold > nodes["num_threshold"], np.nextafter(threshold, -np.inf), threshold)
-            self.number[i, :n] = torch.from_numpy(np.where(is_leaf, nodes["value"], threshold).astype(np.float32))
-            for name, key in (("feature", "feature_idx"), ("left", "left"), ("right", "right")):
-                values = np.where(is_leaf, 0, nodes[key]).astype(np.int32)
-                getattr(self, name)[i, :n] = torch.from_numpy(values)
 
-
-def _grown(tree: tuple[list, ...], features: Sequence[torch.Tensor], node: int = 0) -> torch.Tensor | float:
-    """What the branch from ``node`` says of each voxel."""
+def _value(tree: tuple[list, ...], features: Sequence[torch.Tensor], node: int = 0) -> torch.Tensor | float:
+    """Return what the branch from ``node`` says of each voxel."""
     feature, number, left, right = tree
     if not left[node]:  # a leaf: no node has the root below it
         return number[node]
-    branches = (_grown(tree, features, side[node]) for side in (left, right))
-    return torch.where(features[feature[node]] <= number[node], *branches)
+    below = (_value(tree, features, side[node]) for side in (left, right))
+    return torch.where(features[feature[node]] <= number[node], *below)

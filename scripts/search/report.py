@@ -1,4 +1,4 @@
-"""Optuna draws a study but names no command and marks no pruned trial: this writes a search's results for people."""
+"""Write a search's results: the table of its trials, pictures, and the command that trains with the best one."""
 
 import logging
 import os
@@ -59,7 +59,7 @@ def report(study: optuna.Study, output_dir: Path, metric: str, overlays: Sequenc
 
 
 def two_most_important(study: optuna.Study) -> list[str]:
-    """The two parameters by which complete trials' values differ most (fANOVA, Hutter et al., 2014); [] if not."""
+    """Return the two parameters that complete trials depend on most (fANOVA, Hutter et al., 2014), [] if on none."""
     trials = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
     if len({trial.value for trial in trials}) < 2:
         return []
@@ -67,7 +67,7 @@ def two_most_important(study: optuna.Study) -> list[str]:
 
 
 def plot_heatmap(study: optuna.Study, params: list[str]) -> plt.Axes:
-    """Values of a grid's complete trials by two of its parameters, as colours and numbers; the mean over the others."""
+    """Draw a grid's complete trials by two parameters, as colours and numbers; means over the other parameters."""
     trials = study.trials_dataframe().query("state == 'COMPLETE'")
     cells = trials.pivot_table("value", *(f"params_{name}" for name in params))
     axes = plt.subplots(figsize=(2 + len(cells.columns), 2 + 0.7 * len(cells)))[1]

@@ -1,4 +1,7 @@
-"""Optuna counts a worker's own trials: this loop ends when the study has enough, and survives whatever ends a trial."""
+"""Run a study's trials until it has enough, whatever ends a trial or a worker.
+
+Optuna counts the trials of one worker only.
+"""
 
 import re
 import signal
@@ -10,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
 from scripts.common.errors import InputError, describe
 from scripts.search.space import check_count
-from scripts.search.study import counts
+from scripts.search.study import counts, put_back
 from scripts.search.trial import Objective
 
 
@@ -34,7 +37,8 @@ class Search:
     def __post_init__(self) -> None:
         check_count(1, n_trials=self.n_trials, max_same_failures=self.max_same_failures)
         check_count(0, seed=self.seed)
-        self._signal, self._failures = None, []  # the last failures' causes, as long as they are alike
+        self._signal: int | None = None
+        self._failures: list[str] = []  # the last failures' causes, as long as they are alike
 
     def run(self) -> None:
         """Run trials until the study has ``n_trials``; then write and print the results.
@@ -73,30 +77,44 @@ class Search:
             raise SystemExit(128 + self._signal)
 
     def _has_room(self) -> bool:
-        """Whether there is a trial to run; waits while others run the last ones, to take over if they die."""
+        """Return whether there is a trial to run; wait while others run the last ones, to take over if they die."""
         while True:
             optuna.storages.fail_stale_trials(self.study)
-            trials = self.study.get_trials(deepcopy=False)
-            states = [trial.state for trial in trials]
-            self.bar.n = ended = sum(map(counts, trials))
+            trials = self._trials()
+            self.bar.n = self._done(trials)
             self._show_or_stop()
-            exhausted = getattr(self.study.sampler, "is_exhausted", lambda study: False)
-            if ended >= self.n_trials or (TrialState.WAITING not in states and exhausted(self.study)):
-                return False
-            if ended + states.count(TrialState.RUNNING) < self.n_trials or not self.waits:
-                return True
+            room = self._room([trial.state for trial in trials])
+            if room is not None:
+                return room
             time.sleep(1)
 
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _done(self, trials: list[FrozenTrial]) -> int:
+        return sum(map(counts, trials))
+
+    def _room(self, states: list[TrialState]) -> bool | None:
+        """Return whether there is a trial to run now; None while it depends on others' trials."""
+        exhausted = getattr(self.study.sampler, "is_exhausted", lambda study: False)
+        if self.bar.n >= self.n_trials or (TrialState.WAITING not in states and exhausted(self.study)):
+            return False
+        return True if self.bar.n + states.count(TrialState.RUNNING) < self.n_trials or not self.waits else None
+
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        """A sampler whose draws depend on the seed, the trial's number and the study's trials, on nothing else."""
+        """Make a sampler whose draws depend on the seed, the trial's number and the study's trials, on nothing else."""
         seed = int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0])
         return self.make_sampler(**{"seed": seed, **getattr(self.make_sampler, "keywords", {})})  # a grid has its own
 
     def _run_trial(self, trial: optuna.Trial) -> float:
-        self.study.sampler, kind = self._sampler(trial.number), ""
+        self.study.sampler = self._sampler(trial.number)
+        kind = ""
         try:
             return self.objective(trial, self._show_or_stop)
         except optuna.TrialPruned:
+            raise
+        except SystemExit:
+            put_back(trial)
             raise
         except Exception as error:
             reason = describe(error)

@@ -1,4 +1,7 @@
-"""Optuna and MONAI find a wrong range or override in the middle of a search: this finds it before the first trial."""
+"""Check a search's ranges and overrides before its first trial.
+
+Optuna and MONAI find a wrong range or override in the middle of a search.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +25,7 @@ def check_count(minimum: int, **values: Any) -> None:
 
 
 def overlay_paths(names: str | Sequence[str], of: str) -> list[str]:
-    """Paths of overlays, a bare name is one of the bundle's; ``InputError``, which begins with ``of``: no file."""
+    """Return paths of overlays, a bare name is one of the bundle's; ``InputError``, beginning with ``of``: no file."""
     names = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
     overlays = RECIPE.parent / "overlays"
     paths = [Path(name) if Path(name).is_file() else overlays / name for name in names]
@@ -47,7 +50,8 @@ def check_space(space: dict[str, Callable], overrides: dict, common: dict, overl
     for key in sorted({key.lstrip("+") for key in overrides} & {key.lstrip("+") for key in space}):
         raise InputError(f"overrides#{key}: the space draws this key; leave it out of one of the two")
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # failures are said in one line each
-    probe, ends = optuna.create_study().ask(), {}
+    probe = optuna.create_study().ask()
+    ends = {}
     for name, suggest in space.items():
         try:
             suggest(probe, name)
@@ -61,7 +65,7 @@ def check_space(space: dict[str, Callable], overrides: dict, common: dict, overl
 
 
 def read_recipe(overrides: dict, overlays: Sequence[str] = ()) -> ConfigParser:
-    """train.json as a training reads it with the files ``overlays`` and one of ``overrides``, its keys checked."""
+    """Read train.json with the files ``overlays`` and one of ``overrides``, as a training does, and check its keys."""
     recipe = ConfigParser(ConfigParser.load_config_files([str(RECIPE), *overlays]))
     for key, value in overrides.items():
         merge_kv(recipe, key, value)

@@ -1,9 +1,14 @@
-"""Optuna continues a study whatever has changed since: this opens one, and refuses one that began otherwise."""
+"""Open a study, refuse one that began with other settings, and keep its trials when a worker stops.
 
-import json
+Optuna continues a study whatever has changed since.
+"""
+
+import logging
 import re
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from scripts.common.errors import InputError, describe, hide_passwords
+from scripts.common.json_file import as_json
 from scripts.training.run_record import differences
 
 
@@ -37,7 +43,7 @@ def open_study(
             if last or not isinstance(error, IntegrityError | ProgrammingError):
                 raise InputError(hide_passwords(f"storage {storage}: cannot be used ({describe(error)})")) from error
             time.sleep(1)  # another worker is making the tables
-    settings = json.loads(json.dumps(settings))
+    settings = as_json(settings)
     found = differences(study.user_attrs.get("settings", settings), settings)
     if different := "; ".join(f"{name} was {there} and is {here}" for name, there, here in found):
         raise InputError(f"study {study_name}: began with other settings ({different}); give another --study_name")
@@ -65,8 +71,18 @@ class _Storage(optuna.storages.RDBStorage):
 
 
 def counts(trial: FrozenTrial) -> bool:
-    """Whether a trial is one of the study's ``n_trials``: it ended, and not because its worker died."""
+    """Return whether a trial is one of the study's ``n_trials``: it ended, and not because its worker died."""
     return trial.state.is_finished() and (trial.state != TrialState.FAIL or "reason" in trial.user_attrs)
+
+
+@contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """Add what is logged or printed to stderr to the file at ``path`` instead."""
+    root = logging.getLogger()
+    with path.open("a") as log, redirect_stderr(log), ExitStack() as stack:
+        stack.callback(setattr, root, "handlers", root.handlers)
+        root.handlers = [logging.StreamHandler(log)]
+        yield
 
 
 def put_back(trial: optuna.Trial) -> None:

@@ -1,10 +1,8 @@
-"""Optuna knows no bundle: here a trial is train.json with an override file, its inner folds advanced together."""
+"""Run a trial: train.json with a file of overrides, whose inner folds advance together, epoch by epoch."""
 
 import csv
-import json
-import logging
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing, redirect_stderr
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -15,16 +13,16 @@ import optuna
 from ignite.engine import Events
 
 from scripts.common.errors import InputError
-from scripts.common.files import replace_file
+from scripts.common.json_file import write_json
 from scripts.search.report import report
 from scripts.search.space import check_count, check_space, overlay_paths, read_recipe
-from scripts.search.study import put_back
+from scripts.search.study import logged_to
 from scripts.training.training_state import random_states, set_random_states
 
 
 @dataclass
 class Objective:
-    """The mean validation metric of a trial's inner folds. ``InputError``: an argument is wrong, or the cohort is."""
+    """Trains a trial's inner folds and returns their mean metric. ``InputError``: an argument or the scans is wrong."""
 
     output_dir: str  # folder of the trials and the results
     space: dict[str, Callable]  # for each key of train.json a function of the trial and the key
@@ -43,7 +41,8 @@ class Objective:
             raise InputError(f"min_epochs {self.min_epochs}: more than max_epochs, which is {self.max_epochs}")
         if not self.inner_folds or len(self.inner_folds) > len({*self.inner_folds}):
             raise InputError(f"inner_folds {self.inner_folds}: expected one or more, each once")
-        self.folder, self.overlays = Path(self.output_dir).resolve(), overlay_paths(self.overlays, "overlays")
+        self.folder = Path(self.output_dir).resolve()
+        self.overlays = overlay_paths(self.overlays, "overlays")
         self.common = {**self.overrides, "fold": self.fold, "epochs": self.max_epochs, "val_interval": 1}
         if self.dataset_dir is not None:  # the trials' files work from any directory
             self.common["dataset_dir"] = str(Path(self.dataset_dir).resolve())
@@ -55,7 +54,7 @@ class Objective:
         """Train a trial, new or begun before.
 
         ``after_epoch`` is called after each epoch of an inner fold with what can be shown; if it raises ``SystemExit``,
-        the trial waits and keeps its states to be continued, and nothing is reported twice.
+        the trial keeps its states to be continued, and nothing is reported twice.
         """
         frozen = trial.study.get_trials(deepcopy=False)[trial.number]
         begun = optuna.storages.RetryHeartbeatStaleTrialCallback.retried_trial_number(frozen)
@@ -64,18 +63,13 @@ class Objective:
         states = folder.glob("inner_fold-*/*.pt")
         try:
             overrides = self.common | {name: suggest(trial, name) for name, suggest in self.space.items()}
-            with replace_file(folder / "overrides.json") as file:
-                json.dump(overrides, file, indent=4)
-            root = logging.getLogger()
-            with (folder / "log.txt").open("a") as log, redirect_stderr(log), ExitStack() as stack:
-                stack.callback(setattr, root, "handlers", root.handlers)
-                root.handlers = [logging.StreamHandler(log)]
+            write_json(folder / "overrides.json", overrides)
+            with logged_to(folder / "log.txt"), ExitStack() as stack:
                 trainings = (InnerFold(folder, {**overrides, "inner_fold": k}, self.overlays) for k in self.inner_folds)
                 folds = [stack.enter_context(closing(training)) for training in trainings]
                 return self._train(trial, folds, frozen.last_step or 0, after_epoch)
         except SystemExit:
-            states = ()
-            put_back(trial)
+            states = ()  # the trial will go on
             raise
         finally:
             for state in states:
@@ -112,10 +106,12 @@ class InnerFold:
     def __init__(self, trial_dir: Path, overrides: dict, overlays: Sequence[str] = ()) -> None:
         folder = trial_dir / f"inner_fold-{overrides['inner_fold']}"
         own = {"output_dir": str(folder), "ckpt_dir": str(folder), "resume": True, "report": False}
-        recipe, self.history = read_recipe({**overrides, **own}, overlays), folder / "history.csv"
+        recipe = read_recipe({**overrides, **own}, overlays)
         recipe.get_parsed_content("initialize")
-        self.trainer, run_folder = map(recipe.get_parsed_content, ("train#trainer", "run_folder"))
-        self.random, self._release = random_states(), run_folder.release
+        self.trainer = recipe.get_parsed_content("train#trainer")
+        self.history = folder / "history.csv"
+        self.random = random_states()
+        self._release = recipe.get_parsed_content("run_folder").release
         self._run = lambda: recipe.get_parsed_content("run")
         before_last = Events.EPOCH_COMPLETED(event_filter=lambda trainer, epoch: epoch < trainer.state.max_epochs)
         self.trainer.add_event_handler(before_last, self.trainer.interrupt)

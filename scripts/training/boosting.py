@@ -1,4 +1,4 @@
-"""MONAI's trainer takes gradient steps: for boosted trees an epoch draws voxels, and fits the trees at its end."""
+"""Fit boosted trees by MONAI's trainer: an epoch draws voxels of each scan, and its end fits the trees to them."""
 
 from collections.abc import Sequence
 
@@ -9,19 +9,17 @@ from ignite.engine import Engine
 from monai.engines import default_prepare_batch
 from monai.engines.utils import IterationEvents
 from monai.utils import convert_to_tensor
-from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingClassifier
-from tqdm import tqdm
 
 from scripts.common.errors import InputError
 from scripts.networks.boosted_trees import BoostedTrees
-from scripts.training.training_state import TrainingState, when_restored
+from scripts.training.training_state import TrainingState
 
-TOGETHER = 10  # trees between two steps of the progress bar
+GRADIENTS = (IterationEvents.FORWARD_COMPLETED, IterationEvents.LOSS_COMPLETED, IterationEvents.BACKWARD_COMPLETED)
 
 
 class TreeBoosting:
-    """A trainer's ``iteration_update``, one of its handlers, and a part of its state: what ``BoostedTrees`` learn from.
+    """A trainer's ``iteration_update``, and a part of its state: the voxels that ``BoostedTrees`` learn from.
 
     Of each scan ``voxels`` of either class are drawn, or as many as there are. Each counts as many times as there are
     voxels of its class for one drawn, times the weight of its class, so that what is minimized is, but for the draw,
@@ -31,12 +29,12 @@ class TreeBoosting:
     Args:
         network: what is trained.
         validated: what is validated, which must be the same.
-        booster: how trees are fitted.
+        booster: fits as many trees of as many leaves as the network has.
         voxels: of each class and scan, at most.
         class_weights: background's and the lesion's.
 
     Raises:
-        InputError: a network without trees, no voxels, or what cannot be combined with them.
+        InputError: a network without trees, or what cannot be combined with them.
     """
 
     def __init__(
@@ -53,32 +51,27 @@ class TreeBoosting:
             )
         if validated is not network:
             raise InputError("baseline.json: trees have no weights to average; leave ema.json out")
-        if voxels < 1:
-            raise InputError(f"voxels_per_scan {voxels}: expected at least 1")
         if idist.get_world_size() > 1:
             raise InputError("baseline.json: trees are fitted by one process; start it without torchrun")
         self.network, self.booster, self.voxels, self.class_weights = network, booster, voxels, class_weights
-        self._drawn: dict[str, list[torch.Tensor]] = {"features": [], "classes": [], "weights": []}
-
-    def attach(self, engine: Engine) -> None:
-        """Register with the trainer, behind the handlers of other overlays."""
-        when_restored(engine, self._refuse_gradients)
+        self.drawn: dict[str, torch.Tensor] = {}
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """All voxels drawn so far."""
-        return {name: torch.cat(parts) if parts else torch.zeros(0) for name, parts in self._drawn.items()}
+        """Return all voxels drawn so far."""
+        return self.drawn
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Go on with the voxels of a state."""
-        self._drawn = {name: [part] if len(part) else [] for name, part in state.items()}
+        self.drawn = state
 
     @torch.no_grad()
     def __call__(self, trainer: Engine, batch: dict) -> dict:
         """Draw voxels of a mini-batch, and fit the trees if it is the epoch's last."""
+        _refuse_gradients(trainer)
         image, label = trainer.prepare_batch(batch, trainer.state.device, trainer.non_blocking)
         pred = trainer.inferer(image, self.network)
-        trainer.state.output = {"image": image, "label": label, "pred": pred}
-        trainer.state.output["loss"] = trainer.loss_function(pred, label).mean()
+        loss = trainer.loss_function(pred, label).mean()
+        trainer.state.output = {"image": image, "label": label, "pred": pred, "loss": loss}
         lesion = convert_to_tensor(label)[:, -1] > 0.5  # the last of two channels is the lesion, if soft
         for features, mask in zip(self.network.features(image), lesion, strict=True):
             self._draw(features.flatten(1), mask.flatten())
@@ -93,28 +86,40 @@ class TreeBoosting:
             drawn = voxels[torch.randperm(len(voxels))[: self.voxels]]  # from a state that a resume restores
             counts = torch.full((len(drawn),), weight * len(voxels) / max(1, len(drawn)))
             new = {"features": features[:, drawn].T.cpu(), "classes": torch.full_like(drawn, value), "weights": counts}
-            for name, part in new.items():
-                self._drawn[name].append(part)
+            self.drawn = {name: torch.cat([self.drawn.get(name, part[:0]), part]) for name, part in new.items()}
 
     def _fit(self) -> None:
-        features, classes, weights = (part.numpy() for part in self.state_dict().values())
+        features, classes, weights = (self.drawn[name].numpy() for name in ("features", "classes", "weights"))
         if len(np.unique(classes)) < 2:
             raise InputError("baseline.json: no voxel of a lesion was drawn; train on scans with lesions")
-        booster, trees = clone(self.booster), len(self.network.number)
-        for n in tqdm(range(TOGETHER, trees + TOGETHER, TOGETHER), f"Fitting to {len(classes):,} voxels", leave=False):
-            booster.set_params(warm_start=True, max_iter=min(n, trees)).fit(features, classes, weights)
-        self.network.learn(booster)
+        self.booster.fit(features, classes, weights)
+        self.network.load_state_dict(as_weights(self.booster, self.network))
 
-    def _refuse_gradients(self, trainer: Engine) -> None:
-        events = (IterationEvents.FORWARD_COMPLETED, IterationEvents.LOSS_COMPLETED, IterationEvents.BACKWARD_COMPLETED)
-        others = [handler for event in events for handler, *_ in trainer._event_handlers[event]]
-        others += trainer.optimizer._optimizer_step_pre_hooks.values()
-        if trainer.prepare_batch is not default_prepare_batch:
-            others.append(trainer.prepare_batch)
-        for other in others:
-            owner = getattr(other, "__self__", other)
-            if not isinstance(owner, TrainingState):
-                raise InputError(
-                    f"baseline.json: trees are fitted without gradients and on one grid, and {type(owner).__name__} "
-                    "changes these; leave its overlay out"
-                )
+
+def as_weights(booster: HistGradientBoostingClassifier, network: BoostedTrees) -> dict[str, torch.Tensor]:
+    """Return the weights with which ``network`` says what ``booster`` says, once fitted to the network's features."""
+    weights = {name: torch.zeros_like(part) for name, part in network.state_dict().items()}
+    weights["prior"] += float(booster._baseline_prediction.item())
+    for i, (tree,) in enumerate(booster._predictors):  # no public attribute has the trees
+        nodes = {name: tree.nodes[name].astype(float) for name in tree.nodes.dtype.names}
+        inner = nodes["is_leaf"] == 0
+        # The largest float32 that is not above: x <= threshold stays as true as in scikit-learn's float64.
+        threshold = nodes["num_threshold"].astype(np.float32)
+        threshold = np.where(threshold > nodes["num_threshold"], np.nextafter(threshold, -np.inf), threshold)
+        parts = {"feature": nodes["feature_idx"], "left": nodes["left"], "right": nodes["right"], "number": threshold}
+        for name, values in parts.items():
+            leaf = nodes["value"] if name == "number" else 0
+            weights[name][i, : len(inner)] = torch.from_numpy(np.where(inner, values, leaf))
+    return weights
+
+
+def _refuse_gradients(trainer: Engine) -> None:
+    others = [handler for event in GRADIENTS for handler, *_ in trainer._event_handlers[event]]
+    others += [*trainer.optimizer._optimizer_step_pre_hooks.values(), trainer.prepare_batch]
+    for other in others:
+        owner = getattr(other, "__self__", other)
+        if owner is not default_prepare_batch and not isinstance(owner, TrainingState):
+            raise InputError(
+                f"baseline.json: trees are fitted without gradients and on one grid, and {type(owner).__name__} "
+                "changes these; leave its overlay out"
+            )

@@ -122,16 +122,6 @@ def test_words_of_the_command_line_become_what_they_mean(word: str) -> None:
     assert parser.get_parsed_content("cache") == "none"  # a text is expected there
 
 
-def test_a_block_is_had_with_its_references_resolved() -> None:
-    parser = ConfigParser()
-    parser.read_config(TRAIN)
-    parser.update({"channels": 3, "network_def#dilations": [1, 2]})
-    found = parser.get_parsed_content("config").resolved("network_def")
-    target = "scripts.networks.meshnet.MeshNet"
-    assert found.items() >= {"_target_": target, "channels": 3, "dilations": [1, 2], "dropout": 0.0}.items()
-    assert parser.get_parsed_content("network_def").classifier.in_channels == 3  # and stands to be built
-
-
 def test_all_problems_are_said_at_once(tmp_path: Path) -> None:
     lines = run(TRAIN, run_id="training", epoch=3, channels=0.5, fold="x", output_dir=str(tmp_path / "out"))
     assert sorted(line.split(":")[0] for line in lines) == ["channels 0.5", "epoch", "fold 'x'"]

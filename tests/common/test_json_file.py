@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from scripts.common.errors import InputError
-from scripts.common.json_file import check_json, read_json
+from scripts.common.json_file import as_json, check_json, read_json, write_json
 
 
 @pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe{}", b"[" * 100_000])
@@ -19,6 +19,16 @@ def test_what_is_not_json_is_one_line_with_its_file(tmp_path: Path, content: byt
 def test_what_cannot_be_read_is_one_line_with_its_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"^{tmp_path}: cannot be read \(Is a directory\); write it again$"):
         read_json(tmp_path, "write it again")
+
+
+def test_what_is_written_is_read_again_and_ends_with_a_line(tmp_path: Path) -> None:
+    write_json(tmp_path / "new" / "a.json", {"a": [1, None]})
+    assert (tmp_path / "new" / "a.json").read_text().endswith("}\n")
+    assert read_json(tmp_path / "new" / "a.json", "") == {"a": [1, None]}
+
+
+def test_a_value_is_what_a_file_gives_back() -> None:
+    assert as_json({"a": (1, Path("x")), 2: None}) == {"a": [1, "x"], "2": None}
 
 
 def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:

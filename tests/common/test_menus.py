@@ -101,15 +101,6 @@ def test_the_card_names_the_chosen_network_and_evaluation_takes_it_from_the_card
     assert evaluation.get("network_def") == {"_target_": "$@weights.network"}
 
 
-@pytest.mark.parametrize("name", ["meshnet", "segresnet"])
-def test_asking_what_was_chosen_changes_no_answer(name: str) -> None:
-    parser = config(network_name=name)
-    once, again, third = (resolved(parser, "network_def") for _ in range(3))
-    assert once == again == third
-    assert once["_target_"].endswith({"meshnet": ".MeshNet", "segresnet": "SegResNet"}[name])
-    assert "_requires_" not in once
-
-
 # What the paper's Table 1 says of each network's size, and what MONAI's default of that name has where it differs.
 PARAMETERS = {"meshnet": 56194, "segresnet": 1176186, "unet": 1979610, "vnet": 45597898, "swin_unetr": 18346844}
 

@@ -12,6 +12,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from scripts.common.errors import InputError
 from scripts.networks.boosted_trees import BoostedTrees
+from scripts.training.boosting import as_weights
 from scripts.weights.card import network_from_card, read_card
 
 GRID = {"smoothing": (3.0, 8.0), "spacing": (2.0, 3.0, 4.0), "orientation": "PRS"}
@@ -27,7 +28,7 @@ def fitted(n: int = 3000, trees: int = 12, leaves: int = 8) -> tuple[HistGradien
     lesion = (voxels[:, 0] + voxels[:, -1] / 20 > 0.6) ^ (rng.random(len(voxels)) < 0.1)
     booster = HistGradientBoostingClassifier(max_iter=trees, max_leaf_nodes=leaves, early_stopping=False)
     network = BoostedTrees(trees, leaves, **GRID)
-    network.learn(booster.fit(voxels, lesion, rng.uniform(0.5, 2, len(voxels))))
+    network.load_state_dict(as_weights(booster.fit(voxels, lesion, rng.uniform(0.5, 2, len(voxels))), network))
     return booster, network
 
 
@@ -70,7 +71,7 @@ def test_a_voxel_on_a_threshold_goes_where_scikit_learn_sends_it() -> None:
     booster = HistGradientBoostingClassifier(max_iter=3, max_leaf_nodes=64, min_samples_leaf=1, early_stopping=False)
     booster.fit(voxels, lesion)
     network = BoostedTrees(3, 64, smoothing=(1.0,))
-    network.learn(booster)
+    network.load_state_dict(as_weights(booster, network))
     network.features = lambda image: image
     found = network(torch.from_numpy(values).view(1, 1, 64, 1, 1)).softmax(dim=1)[0, 1].flatten()
     np.testing.assert_allclose(found.numpy(), booster.predict_proba(values[:, None])[:, 1], atol=1e-6)
@@ -80,7 +81,7 @@ def test_without_trees_all_odds_are_even_and_learning_anew_forgets() -> None:
     assert BoostedTrees()(IMAGE).abs().max() == 0
     booster, network = fitted()
     other = fitted(n=500)[1]
-    other.learn(booster)
+    other.load_state_dict(as_weights(booster, other))
     assert all(torch.equal(value, network.state_dict()[key]) for key, value in other.state_dict().items())
 
 

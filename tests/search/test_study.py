@@ -1,12 +1,14 @@
 """A study is continued by the settings that it began with, in any storage, and by its own trials."""
 
 import json
+import logging
 import shutil
 import signal
 import sqlite3
+import sys
 import warnings
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import monai
@@ -15,7 +17,7 @@ import pytest
 from conftest import ROOT
 from optuna.trial import TrialState
 
-from scripts.search.study import counts, open_study, put_back
+from scripts.search.study import counts, logged_to, open_study, put_back
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -100,6 +102,21 @@ def test_a_trial_that_waited_long_is_not_taken_for_dead_when_it_is_taken_up(tmp_
     optuna.storages.fail_stale_trials(open_it())  # as another worker does at any moment
     assert [t.state for t in study.trials] == [TrialState.RUNNING]
     assert trial.number == 0
+
+
+def test_what_is_said_goes_to_the_log_and_afterwards_where_it_went(
+    tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "log.txt").write_text("before\n")
+    with suppress(ZeroDivisionError), logged_to(tmp_path / "log.txt"):
+        logging.getLogger("meshnet").warning("one")
+        print("two", file=sys.stderr)
+        raise ZeroDivisionError
+    print("three", file=sys.stderr)
+    logging.getLogger("meshnet").warning("four")
+    assert (tmp_path / "log.txt").read_text() == "before\none\ntwo\n"
+    assert capsys.readouterr().err == "three\n"
+    assert caplog.messages == ["four"]
 
 
 def survivors(values: list[list[float]], rungs: list[int], factor: int) -> list[list[int]]:
