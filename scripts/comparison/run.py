@@ -24,7 +24,6 @@ from scripts.comparison.plan import Plan, Run
 from scripts.comparison.report import report
 from scripts.search.space import read_recipe
 from scripts.search.study import put_back
-from scripts.training.training_state import when_restored
 
 CONFIGS = MENUS.parent
 MEASURED = str(CONFIGS / "evaluate.json")
@@ -128,7 +127,7 @@ def _train(recipe: ConfigParser, after_epoch: Callable[..., None]) -> None:
             if epoch < epochs:
                 after_epoch(epoch=f"{epoch}/{epochs}")
 
-        when_restored(trainer, lambda trainer: trainer.add_event_handler(Events.EPOCH_COMPLETED, show))
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, show)
     recipe.get_parsed_content("run")
 
 

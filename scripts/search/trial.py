@@ -19,7 +19,7 @@ from scripts.common.files import replace_file
 from scripts.search.report import report
 from scripts.search.space import check_count, check_space, overlay_paths, read_recipe
 from scripts.search.study import put_back
-from scripts.training.training_state import random_states, set_random_states
+from scripts.training.random_states import random_states, set_random_states
 
 
 @dataclass

@@ -1,11 +1,11 @@
-"""MONAI's trainer takes gradient steps: for boosted trees an epoch draws voxels, and fits the trees at its end."""
+"""Train boosted trees: an epoch draws voxels of each scan, and fits the trees to them at its end."""
 
 from collections.abc import Sequence
 
 import ignite.distributed as idist
 import numpy as np
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from monai.engines import default_prepare_batch
 from monai.engines.utils import IterationEvents
 from monai.utils import convert_to_tensor
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from scripts.common.errors import InputError
 from scripts.networks.boosted_trees import BoostedTrees
-from scripts.training.training_state import TrainingState, when_restored
+from scripts.training.training_state import TrainingState
 
 TOGETHER = 10  # trees between two steps of the progress bar
 
@@ -61,8 +61,8 @@ class TreeBoosting:
         self._drawn: dict[str, list[torch.Tensor]] = {"features": [], "classes": [], "weights": []}
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer, behind the handlers of other overlays."""
-        when_restored(engine, self._refuse_gradients)
+        """Register with the trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._refuse_gradients)  # all others are attached then
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """All voxels drawn so far."""

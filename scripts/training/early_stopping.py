@@ -1,11 +1,10 @@
-"""MONAI's EarlyStopHandler needs the trainer before there is one, and forgets its counter on resume."""
+"""Stop a training that no longer gains, by the epoch of the best weights, which a resumed run knows too."""
 
 import logging
 
 from ignite.engine import Engine, Events
 
 from scripts.common.errors import InputError
-from scripts.training.training_state import when_restored
 
 logger = logging.getLogger("meshnet")
 
@@ -34,12 +33,9 @@ class EarlyStopping:
         self.evaluator, self.patience, self.interval = evaluator, patience, interval
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer, behind what restores a state and what logs an epoch."""
-        when_restored(engine, self._started)
-
-    def _started(self, trainer: Engine) -> None:
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, self)
-        self(trainer)
+        """Register with the trainer, behind what restores a state and behind the validation."""
+        engine.add_event_handler(Events.STARTED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, trainer: Engine) -> None:
         """Stop if it is time; called after each epoch and when a state was restored."""

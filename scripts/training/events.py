@@ -1,4 +1,4 @@
-"""A table that is replaced is hard to follow for a dashboard: this appends a line of JSON for every epoch, at once."""
+"""Append a line of JSON for every epoch and every other event of a run, for a dashboard to follow."""
 
 import datetime
 import json
@@ -11,7 +11,6 @@ from ignite.engine import Engine, Events
 
 from scripts.common.errors import InputError, describe
 from scripts.common.files import replace_file
-from scripts.training.training_state import when_restored
 
 
 class EventLog:
@@ -21,7 +20,7 @@ class EventLog:
 
     Every line has ``event``, ``time`` (ISO 8601), ``epoch`` (how many are done) and ``epochs`` (of how many). "epoch"
     has its row of ``history.csv`` too, its ``seconds``, and those ``remaining`` by the mean epoch of this process; both
-    are null if a process was killed between the epoch's state and its line. "started" says whether the run is
+    are null of epochs before this overlay was added to a run. "started" says whether the run is
     ``continued``, "failed" has the ``error``. What is undefined is null.
 
     A continued run appends, after lines about epochs later than its state are taken out: no epoch is there twice. A
@@ -40,9 +39,11 @@ class EventLog:
 
     @idist.one_rank_only()
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer, behind the log and the state, which hook themselves in when it starts."""
-        when_restored(engine, self._started)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._ended)  # but before the state, which raises it again
+        """Register with the trainer, between the log and the state, which raises an exception again."""
+        engine.add_event_handler(Events.STARTED, self._started)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
+        engine.add_event_handler(Events.COMPLETED, self._completed)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._ended)
 
     def _started(self, trainer: Engine) -> None:
         rows, continued, kept = trainer.state.run_log["rows"], trainer.state.iteration > 0, []
@@ -54,9 +55,9 @@ class EventLog:
         for row in rows[written:]:
             self._write(trainer, "epoch", {"seconds": None, "remaining": None, **row})
         self._write(trainer, "started", {"epoch": len(rows), "continued": continued})
-        self._written, self._open, self._clock = len(rows), True, time.perf_counter()
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
-        trainer.add_event_handler(Events.COMPLETED, self._completed)
+        self._written = len(rows)
+        self._open = True
+        self._clock = time.perf_counter()
 
     def _epoch_completed(self, trainer: Engine) -> None:
         now, row = time.perf_counter(), trainer.state.run_log["rows"][-1]
@@ -75,8 +76,6 @@ class EventLog:
         if not self._open:  # Ignite tells of an error again if a handler raises it, as the state's does
             return
         self._open = False
-        if len(trainer.state.run_log["rows"]) > self._written:  # stopped by the state's handler, just before ours
-            self._epoch_completed(trainer)
         if isinstance(error, Exception):
             self._write(trainer, "failed", {"epoch": self._written, "error": describe(error)})
         else:

@@ -1,4 +1,4 @@
-"""MONAI's CheckpointSaver forgets on resume what it keeps: here that follows from the history, which is restored."""
+"""Keep the weights of the best and of every n-th epoch; which ones follows from the history, also after a resume."""
 
 import math
 import re
@@ -10,7 +10,6 @@ from ignite.engine import Engine, Events
 
 from scripts.common.errors import InputError
 from scripts.training.checkpoint import dated
-from scripts.training.training_state import when_restored
 from scripts.weights.checkpoint import write_weights
 
 
@@ -19,8 +18,7 @@ class KeepCheckpoints:
 
     ``model_last.pt`` beside that folder has those of the last epoch so far. Cards have epoch, metrics and date.
 
-    It hooks itself in when the trainer has started, behind the log and the state, so that an epoch's row is there. It
-    has no state: what is wanted follows from the rows, also after a resume.
+    It has no state: what is wanted follows from the rows of the log, also after a resume.
 
     Args:
         network: whose weights; what is validated.
@@ -51,15 +49,8 @@ class KeepCheckpoints:
 
     @idist.one_rank_only()
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
-        when_restored(engine, self._started)
-
-    def _started(self, trainer: Engine) -> None:
-        """Also save what a run that ended between its state and these weights has left out."""
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._save_and_remove)
-        done = trainer.state.iteration % trainer.state.epoch_length == 0
-        if trainer.state.iteration and done:
-            self._save_and_remove(trainer)
+        """Register with the trainer, between the log and the state."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save_and_remove)
 
     def _save_and_remove(self, trainer: Engine) -> None:
         epoch, rows = trainer.state.epoch, trainer.state.run_log["rows"]

@@ -36,9 +36,8 @@ class RunLog:
 
     "Waiting for data" is the share of the training steps' time before a batch is there.
 
-    It hooks itself in when the trainer starts, so that an epoch's line has what handlers of overlays leave: the
-    evaluator's metrics, and in ``trainer.state.terms``, empty before each iteration, numbers of which the line has the
-    epoch's mean over scans.
+    An epoch's line has what the handlers before it leave: the evaluator's metrics, and the epoch's means over scans of
+    the numbers in ``trainer.state.terms``, which is empty before each iteration.
 
     Args:
         cohort: the split that is trained on.
@@ -77,12 +76,12 @@ class RunLog:
             timer.attach(engine, start=Events.EPOCH_STARTED, resume=begin, pause=end)
         engine.add_event_handler(Events.EPOCH_STARTED, self._trained.pause)  # until there is a batch
         engine.add_event_handler(Events.ITERATION_STARTED, self._iteration_started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
+        engine.add_event_handler(Events.COMPLETED, self._completed)
+        self._validated.attach(self.evaluator, start=Events.STARTED, pause=Events.COMPLETED)
 
     def _started(self, trainer: Engine) -> None:
-        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
-        trainer.add_event_handler(Events.COMPLETED, self._completed)
-        self._validated.attach(self.evaluator, start=Events.STARTED, pause=Events.COMPLETED)
         cohort, network, (spacing, spatial_size) = self.cohort, trainer.network, self.grid
         n_parameters = sum(p.numel() for p in network.parameters())
         dtype = str(getattr(getattr(trainer, "inferer", None), "dtype", None) or torch.float32).removeprefix("torch.")

@@ -19,8 +19,6 @@ def epochs_of(scores: list[float], patience: int, interval: int = 1, from_epoch:
         if epoch % interval == 0 and (score := scores[epoch - 1]) > evaluator.state.best_metric:
             evaluator.state.best_metric, evaluator.state.best_metric_epoch = score, epoch
 
-    EarlyStopping(evaluator, patience, interval).attach(trainer)
-
     @trainer.on(Events.STARTED)
     def restore() -> None:
         trainer.state.epoch, trainer.state.iteration = from_epoch, from_epoch
@@ -28,6 +26,7 @@ def epochs_of(scores: list[float], patience: int, interval: int = 1, from_epoch:
             validate(epoch)
 
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: validate(trainer.state.epoch))
+    EarlyStopping(evaluator, patience, interval).attach(trainer)
     trainer.run([0], max_epochs=len(scores))
     return trainer.state.epoch
 

@@ -29,7 +29,7 @@ def epochs_in(folder: Path) -> list[int]:
 def run(
     folder: Path, restored: int = 0, epochs: int = 4, state_handler: Callable = lambda trainer: None
 ) -> tuple[Engine, list[list[int]]]:
-    """A trainer whose log and state hook themselves in when it starts, as ours do, to continue after some epochs.
+    """A trainer whose log comes before the events and whose state comes behind them, to continue after some epochs.
 
     Also the epochs that a reader found in the file when each epoch began.
     """
@@ -40,17 +40,13 @@ def run(
         row = {"epoch": trainer.state.epoch, "loss": 0.5, "lr": 1e-3, "val_precision": float("nan")}
         trainer.state.run_log["rows"].append(row)
 
-    restoring(trainer, log, restored)
-
-    @trainer.on(Events.STARTED)
-    def hook_in(trainer: Engine) -> None:
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, state_handler)
-        trainer.add_event_handler(Events.EXCEPTION_RAISED, raise_again)
-
     def raise_again(trainer: Engine, error: BaseException) -> None:
         raise error
 
+    restoring(trainer, log, restored)
     EventLog(str(folder)).attach(trainer)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, state_handler)
+    trainer.add_event_handler(Events.EXCEPTION_RAISED, raise_again)
     trainer.add_event_handler(Events.EPOCH_STARTED, lambda: seen.append(epochs_in(folder)))
     trainer.run([0, 1], max_epochs=epochs)
     return trainer, seen
@@ -115,7 +111,7 @@ def test_after_a_kill_epochs_that_are_repeated_and_a_line_cut_short_are_gone(tmp
     assert [line["event"] for line in lines_of(tmp_path)][:3] == ["started", "epoch", "started"]
 
 
-def test_an_epoch_whose_process_was_killed_before_its_line_is_made_up_for_without_times(tmp_path: Path) -> None:
+def test_epochs_from_before_the_overlay_was_added_are_made_up_for_without_times(tmp_path: Path) -> None:
     run(tmp_path)
     file = tmp_path / "events.jsonl"
     file.write_text("".join(line + "\n" for line in file.read_text().splitlines()[:2]))  # the state has epoch 2

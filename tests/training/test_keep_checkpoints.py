@@ -92,14 +92,6 @@ def test_files_of_an_earlier_run_that_is_replaced_go_and_others_stay(tmp_path: P
     assert kept(tmp_path) == [6]
 
 
-def test_weights_that_a_killed_process_had_in_its_state_only_are_made_up_for(tmp_path: Path) -> None:
-    run(tmp_path, SCORES, 3, 0)
-    for name in ("epoch-0006.pt", "epoch-0006.json"):
-        (tmp_path / "epochs" / name).unlink()
-    run(tmp_path, SCORES, 3, 0, restored=6)
-    assert kept(tmp_path) == [2, 5, 6]
-
-
 @pytest.mark.parametrize(("best", "every", "key"), [(-1, 1, "keep_best"), (1, -2, "keep_every")])
 def test_numbers_below_zero_are_refused_by_name(tmp_path: Path, best: int, every: int, key: str) -> None:
     with pytest.raises(InputError, match=rf"{key} -\d: expected a number of epochs, or 0 for none"):

@@ -1,6 +1,5 @@
 """A run that is killed, stopped or out of disk continues as if nothing had happened, to the last bit."""
 
-import io
 import json
 import multiprocessing
 import os
@@ -14,13 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import TRAIN, small_disk_at
 from training.processes import start
-
-from scripts.training.training_state import random_states, set_random_states
 
 EPOCHS = 60
 # Everything that draws random numbers, so that a state which forgets one of them cannot pass.
@@ -308,22 +304,3 @@ def test_skipped_fp16_steps_are_counted_and_the_scaler_belongs_to_the_state(tmp_
     state = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)
     assert state["scaler"]["scale"] == 2.0 ** (127 - sum(skipped))  # halved for each
     assert state["scaler"] == engine.scaler.state_dict()
-
-
-def test_all_four_random_states_are_put_back() -> None:
-    def draw() -> list[float]:
-        return [torch.rand(1).item(), np.random.rand(), random.random(), np.random.randn()]  # randn keeps a second draw
-
-    np.random.randn()
-    states = torch_round_trip(random_states())
-    first = draw()
-    assert draw() != first
-    set_random_states(states)
-    assert draw() == first
-
-
-def torch_round_trip(states: dict) -> dict:
-    """As a training's state is written and read, without running code."""
-    torch.save(states, file := io.BytesIO())
-    file.seek(0)
-    return torch.load(file, weights_only=True)
