@@ -2,10 +2,8 @@
 
 import csv
 import json
-import logging
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, redirect_stderr
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean
@@ -18,6 +16,7 @@ from optuna.trial import TrialState
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
 from scripts.common.json_file import read_json
+from scripts.common.log_file import logged_to
 from scripts.common.menus import MENUS
 from scripts.comparison.fit import trains_by_steps
 from scripts.comparison.plan import Plan, Run
@@ -46,11 +45,8 @@ class Runs:
         run = run_of(trial)
         folder = self.plan.folder / run.name
         folder.mkdir(parents=True, exist_ok=True)
-        root = logging.getLogger()
         try:
-            with (folder / "log.txt").open("a") as log, redirect_stderr(log), ExitStack() as stack:
-                stack.callback(setattr, root, "handlers", root.handlers)
-                root.handlers = [logging.StreamHandler(log)]
+            with logged_to(folder / "log.txt"):
                 if run.restart is None:
                     return evaluate_together(self.plan, run)["dice"]
                 return train_and_evaluate(self.plan, run, lambda **shown: after_epoch(run=run.name, **shown))["dice"]

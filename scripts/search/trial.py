@@ -2,9 +2,8 @@
 
 import csv
 import json
-import logging
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing, redirect_stderr
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -16,6 +15,7 @@ from ignite.engine import Events
 
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
+from scripts.common.log_file import logged_to
 from scripts.search.report import report
 from scripts.search.space import check_count, check_space, overlay_paths, read_recipe
 from scripts.search.study import put_back
@@ -66,10 +66,7 @@ class Objective:
             overrides = self.common | {name: suggest(trial, name) for name, suggest in self.space.items()}
             with replace_file(folder / "overrides.json") as file:
                 json.dump(overrides, file, indent=4)
-            root = logging.getLogger()
-            with (folder / "log.txt").open("a") as log, redirect_stderr(log), ExitStack() as stack:
-                stack.callback(setattr, root, "handlers", root.handlers)
-                root.handlers = [logging.StreamHandler(log)]
+            with logged_to(folder / "log.txt"), ExitStack() as stack:
                 trainings = (InnerFold(folder, {**overrides, "inner_fold": k}, self.overlays) for k in self.inner_folds)
                 folds = [stack.enter_context(closing(training)) for training in trainings]
                 return self._train(trial, folds, frozen.last_step or 0, after_epoch)
