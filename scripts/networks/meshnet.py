@@ -189,11 +189,16 @@ class ByScan(nn.Module):
         return self.network.classifier(x)
 
 
-def is_meshnet(network: nn.Module) -> bool:
-    """Whether it is a MeshNet, be it wrapped by ``torch.compile``, DistributedDataParallel or a moving average."""
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network within ``torch.compile``, DistributedDataParallel or a moving average."""
     for wrapper in ("_orig_mod", "module"):
         network = getattr(network, wrapper, network)
-    return isinstance(network, MeshNet)
+    return network
+
+
+def is_meshnet(network: nn.Module) -> bool:
+    """Whether it is a MeshNet, wrapped or not."""
+    return isinstance(unwrapped(network), MeshNet)
 
 
 def _made(name: str, value: object, make: Callable[[], nn.Module], channels: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""MONAI clips nothing, and Ignite's events come before gradients are unscaled: this clips right before each step."""
+"""Clip gradients right before each optimizer step, when they are unscaled, and record their norm."""
 
 import logging
 import math
@@ -9,6 +9,7 @@ from ignite.engine import Engine, Events
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 
 from scripts.common.errors import InputError
+from scripts.networks.meshnet import unwrapped
 
 logger = logging.getLogger("meshnet")
 
@@ -57,7 +58,7 @@ class GradientClipping:
         scale = 1.0 if scale is None else float(scale)
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         layers: dict[str, list[torch.Tensor]] = {}
-        for name, p in self.trainer.network.named_parameters() if self.per_layer else ():
+        for name, p in unwrapped(self.trainer.network).named_parameters() if self.per_layer else ():
             layers.setdefault(name.rpartition(".")[0], []).extend([] if p.grad is None else [p.grad])
         norms = {f"gradient_norm_{name}": float(get_total_norm(grads)) / scale for name, grads in layers.items()}
         norm = float(clip_grad_norm_(parameters, scale * (self.max_norm or math.inf))) / scale

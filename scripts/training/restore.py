@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from scripts.common.errors import InputError
@@ -46,7 +47,7 @@ class RestoreState:
         if trainer.scaler is not None and state["scaler"]:
             trainer.scaler.load_state_dict(state["scaler"])
         self._skip_done(trainer)
-        set_random_states(state["random"])
+        set_random_states(state["random"][idist.get_rank()])
 
     def _load_parts(self, state: dict) -> None:
         refuse_other_weights(str(self.run_folder.path), self.save_dict["network"].state_dict(), state["network"])

@@ -9,6 +9,7 @@ from statistics import fmean
 from textwrap import shorten
 
 import ignite
+import ignite.distributed as idist
 import monai
 import torch
 from ignite.engine import Engine, Events
@@ -17,6 +18,7 @@ from monai.handlers import from_engine
 
 from scripts.common.files import replace_file
 from scripts.data.cohort import Cohort
+from scripts.networks.meshnet import unwrapped
 from scripts.training.run_folder import RunFolder
 
 logger = logging.getLogger("meshnet")
@@ -25,6 +27,7 @@ logger = logging.getLogger("meshnet")
 class LossBar(ProgressBar):
     """Ignite's progress bar, with the loss and the learning rate of the last step."""
 
+    @idist.one_rank_only()
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
         loss_of, rate = from_engine("loss", first=True), lambda: engine.optimizer.param_groups[0]["lr"]
@@ -33,6 +36,8 @@ class LossBar(ProgressBar):
 
 class RunLog:
     """Logs what a training run is, one line per epoch, and where everything is; writes ``history.csv``.
+
+    A row of ``history.csv`` becomes the trainer's metrics, which MONAI's handlers show.
 
     "Waiting for data" is the share of the training steps' time before a batch is there.
 
@@ -82,7 +87,7 @@ class RunLog:
         self._validated.attach(self.evaluator, start=Events.STARTED, pause=Events.COMPLETED)
 
     def _started(self, trainer: Engine) -> None:
-        cohort, network, (spacing, spatial_size) = self.cohort, trainer.network, self.grid
+        cohort, network, (spacing, spatial_size) = self.cohort, unwrapped(trainer.network), self.grid
         n_parameters = sum(p.numel() for p in network.parameters())
         dtype = str(getattr(getattr(trainer, "inferer", None), "dtype", None) or torch.float32).removeprefix("torch.")
         logger.info(f"MONAI {monai.__version__}, torch {torch.__version__}, Ignite {ignite.__version__}")
@@ -104,9 +109,8 @@ class RunLog:
 
     def _iteration_completed(self, trainer: Engine) -> None:
         terms = {"loss": float(self._loss_of(trainer.state.output)), **trainer.state.terms}
-        scans = getattr(trainer.state, "scans", len(trainer.state.output))  # the former, if processes share a step
         for name, value in terms.items():
-            trainer.state.run_log["terms"].setdefault(name, []).append([value, scans])
+            trainer.state.run_log["terms"].setdefault(name, []).append([value, len(trainer.state.output)])
         scale = self._scale_of(trainer)
         if scale < self._scale:  # so it has left out a step because of infinite gradients
             trainer.state.run_log["skipped_steps"] += 1
@@ -133,12 +137,8 @@ class RunLog:
         times = {"seconds_data": self._waited.value(), "seconds_step": self._trained.value()}
         times |= {"seconds": seconds, "seconds_validation": self._validated.value() if validated else 0.0}
         log["rows"].append({**row, **means, **(times if self.seconds else {})})
-        longest_first = sorted(log["rows"], key=len, reverse=True)  # an epoch without validation has fewer columns
-        columns = dict.fromkeys(name for row in longest_first for name in row)
-        with replace_file(self.history) as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(log["rows"])
+        self._write_history(log["rows"])
+        trainer.state.metrics = {name: value for name, value in log["rows"][-1].items() if name != "epoch"}
         skipped = f"  {log['skipped_steps']} fp16 steps skipped" if log["skipped_steps"] else ""
         log["terms"], log["skipped_steps"] = {}, 0
         shown = "".join(f"  {name} {value:.3f}" for name, value in values.items())
@@ -149,6 +149,15 @@ class RunLog:
             f"epoch {epoch:{width}}/{trainer.state.max_epochs}  loss {row['loss']:.4f}  lr {lr:.2e}{shown}  "
             f"{seconds:.1f} s ({waited:.1%} waiting for data){skipped}{best}"
         )
+
+    @idist.one_rank_only()
+    def _write_history(self, rows: list[dict]) -> None:
+        longest_first = sorted(rows, key=len, reverse=True)  # an epoch without validation has fewer columns
+        columns = dict.fromkeys(name for row in longest_first for name in row)
+        with replace_file(self.history) as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
 
     def _completed(self, trainer: Engine) -> None:
         state = self.evaluator.state

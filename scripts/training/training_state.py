@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
@@ -28,6 +29,8 @@ class TrainingState:
 
     On SIGTERM or SIGINT the state is saved after the optimizer step (or the validation scan) that is under way, and the
     process exits with 128 plus the signal's number. A loss that is not finite is saved as ``checkpoint_failed.pt``.
+    Of processes that train together all stop after the same step, when one was told to, and rank 0 saves. They take no
+    notice of a second signal, since torchrun repeats a terminal's.
     It is the last of the trainer's handlers, so it saves what all others leave.
 
     Args:
@@ -53,7 +56,7 @@ class TrainingState:
             raise InputError(f"save_interval {save_interval}: expected at least 1 epoch")
         self.save_dict, self.run_folder, self.evaluator = save_dict, run_folder, evaluator
         self.save_interval, self.card = save_interval, card
-        self._signal: int | None = None
+        self._signal = 0  # that this process got
         self._begun = False
         self._restore: dict[int, Any] = {}
 
@@ -66,7 +69,7 @@ class TrainingState:
             (IterationEvents.LOSS_COMPLETED, self._refuse_infinite_loss),
             (Events.ITERATION_COMPLETED, self._iteration_completed),
             (Events.EPOCH_COMPLETED, self._epoch_completed),
-            (Events.TERMINATE, lambda: self._save(self.run_folder.path)),  # stopped early
+            (Events.TERMINATE, lambda: self._save()),  # stopped early
             (Events.COMPLETED, self._restore_signals),
             (Events.EXCEPTION_RAISED, self._exception_raised),
         ):
@@ -87,10 +90,20 @@ class TrainingState:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signal = number
-        signal.signal(number, self._restore[number])  # a second one stops at once
+        if idist.get_world_size() == 1:
+            signal.signal(number, self._restore[number])  # a second one stops at once
         logger.warning(f"{signal.Signals(number).name}: saving the state after this step")
 
-    def _save(self, path: Path, epoch_pending: bool = False) -> None:
+    def _told_to_stop(self) -> int:
+        """The signal that any of the processes got, or 0."""
+        return int(idist.all_reduce(self._signal, "MAX"))
+
+    def _save(self, epoch_pending: bool = False) -> None:
+        random = idist.all_gather(random_states())
+        if idist.get_rank() == 0:
+            self._write(self.run_folder.path, random, epoch_pending)
+
+    def _write(self, path: Path, random: list[dict], epoch_pending: bool = False) -> None:
         trainer = self.trainer
         epochs = trainer.state.iteration // (trainer.state.epoch_length or 1)  # those that have ended
         state = {
@@ -104,7 +117,7 @@ class TrainingState:
                 "best_metric_epoch": int(self.evaluator.state.best_metric_epoch),
             },
             "scaler": {} if trainer.scaler is None else trainer.scaler.state_dict(),
-            "random": random_states(),
+            "random": random,  # of each process
             **{name: part.state_dict() for name, part in self.save_dict.items()},
         }
         with replace_file(path, "wb") as file:
@@ -112,33 +125,34 @@ class TrainingState:
 
     def _epoch_completed(self, trainer: Engine) -> None:
         if trainer.state.epoch % self.save_interval == 0 or trainer.state.epoch == trainer.state.max_epochs:
-            self._save(self.run_folder.path)
-        if self._signal is not None:
-            self._stop(epoch_pending=False)
+            self._save()
+        if told := self._told_to_stop():
+            self._stop(told, epoch_pending=False)
 
     def _iteration_completed(self, trainer: Engine) -> None:
         if not self._begun:
             self.run_folder.begin()
             self._begun = True
         done = trainer.state.iteration % trainer.state.epoch_length
-        if self._signal is not None and done % trainer.accumulation_steps == 0:
-            self._stop(epoch_pending=done == 0)
+        if done % trainer.accumulation_steps == 0 and (told := self._told_to_stop()):
+            self._stop(told, epoch_pending=done == 0)
 
     def _stop_validation_if_told(self, evaluator: Engine) -> None:
-        if self._signal is not None:
-            self._stop(epoch_pending=True)
+        if self._signal and idist.get_world_size() == 1:  # several have different numbers of scans
+            self._stop(self._signal, epoch_pending=True)
 
-    def _stop(self, epoch_pending: bool) -> None:
-        self._save(self.run_folder.path, epoch_pending)
+    def _stop(self, told: int, epoch_pending: bool) -> None:
+        self._save(epoch_pending)
+        idist.barrier()  # torchrun ends all processes when the first one has ended
         logger.warning(f"Stopped; {self.run_folder.path} is saved, the same command with --resume true continues")
-        raise SystemExit(128 + self._signal)
+        raise SystemExit(128 + told)
 
     def _refuse_infinite_loss(self, trainer: Engine) -> None:
         loss = trainer.state.output["loss"]
         if torch.isfinite(loss).all():
             return
         path = self.run_folder.path.with_name("checkpoint_failed.pt")
-        self._save(path)
+        self._write(path, [random_states()])
         files = trainer.state.batch["image"].meta["filename_or_obj"]
         raise InputError(
             f"epoch {trainer.state.epoch}, learning rate {trainer.optimizer.param_groups[0]['lr']:.3g}: the loss is "

@@ -223,7 +223,6 @@ TOUCHING = [  # these change the same things
 ]
 NOT_TOGETHER = {
     ("mix", "contrasts"): "mix.json: does not mix scans of several contrasts; leave it or contrasts.json out",
-    ("contrasts", "distributed"): "train#sampler: weights: distributed.json has a sampler of its own; leave it out, or",
     ("baseline", "contrastive"): "contrastive_layer classifier: no layer of a BoostedTrees; ",
     ("baseline", "ema"): "baseline.json: trees have no weights to average; leave ema.json out",
     ("baseline", "finetune"): "baseline.json: fits trees, the network is a MeshNet; leave one of the two out",

@@ -304,3 +304,36 @@ def test_skipped_fp16_steps_are_counted_and_the_scaler_belongs_to_the_state(tmp_
     state = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)
     assert state["scaler"]["scale"] == 2.0 ** (127 - sum(skipped))  # halved for each
     assert state["scaler"] == engine.scaler.state_dict()
+
+
+def test_a_rank_stops_by_another_s_signal_after_the_same_step_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ignite.engine import Engine
+    from monai.engines import IterationEvents
+
+    from scripts.training.run_folder import RunFolder
+    from scripts.training.training_state import TrainingState
+
+    votes = []
+
+    def highest(vote: int, op: str) -> int:
+        """What rank 1 of 2 gets where rank 0 was told to stop in its third step."""
+        votes.append((vote, op))
+        return signal.SIGTERM if len(votes) == 3 else vote
+
+    for name, value in {"get_rank": 1, "get_world_size": 2, "barrier": None}.items():
+        monkeypatch.setattr(f"ignite.distributed.{name}", lambda value=value: value)
+    monkeypatch.setattr("ignite.distributed.utils.get_rank", lambda: 1)
+    monkeypatch.setattr("ignite.distributed.all_reduce", highest)
+    monkeypatch.setattr("ignite.distributed.all_gather", lambda own: [own, own])
+    trainer, evaluator = Engine(lambda *_: None), Engine(lambda *_: None)
+    trainer.register_events(*IterationEvents)
+    trainer.accumulation_steps = 1
+    TrainingState({}, RunFolder(str(tmp_path), str(tmp_path), {}, "abc"), evaluator).attach(trainer)
+    with pytest.raises(SystemExit) as stop:
+        trainer.run([0, 1, 2, 3], max_epochs=2)
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert trainer.state.iteration == 3
+    assert votes == [(0, "MAX")] * 3
+    assert not list(tmp_path.iterdir())
