@@ -10,7 +10,7 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_tensor
 
 from scripts.data.placement import MARGIN, STEP, head_extent
-from scripts.networks.air import can_skip_air, infer_in_air
+from scripts.execution.air import can_skip_air, infer_in_air
 from scripts.networks.interleaved import forward, infer
 
 Box = tuple[slice, slice, slice]

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 
 from scripts.common.errors import InputError
+from scripts.execution import openvino_runtime
 from scripts.execution.agreement import each
-from scripts.networks import interleaved, openvino_runtime
-from scripts.networks.air import can_skip_air
+from scripts.execution.air import can_skip_air
+from scripts.networks import interleaved
 from scripts.networks.interleaved import fold, plan
 
 logger = logging.getLogger("meshnet")

@@ -169,7 +169,7 @@ class Folded:
         """Change the convolution's result ``x`` in place where its zero padding is not what lies beyond the volume.
 
         Its voxels are those at ``offset``, ``offset + stride``, ... of a volume padded by ``dilation``. Here zeros are
-        what is meant; see ``scripts.networks.air``.
+        what is meant; see ``scripts.execution.air``.
         """
 
 

@@ -10,7 +10,7 @@ from monai.utils import convert_to_tensor
 from scripts.common.errors import InputError
 from scripts.networks.interleaved import as_classified
 from scripts.networks.meshnet import MeshNet
-from scripts.training.loss_terms import LossTerms
+from scripts.techniques.loss_terms import LossTerms
 
 
 def supervised_contrastive_loss(features: torch.Tensor, classes: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -9,7 +9,7 @@ from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 
 from scripts.common.errors import InputError
-from scripts.training.gradients import GradientClipping
+from scripts.techniques.gradients import GradientClipping
 
 
 def trainer_of(clipping: GradientClipping, batches: list[float], fused: bool = False, **options: object) -> tuple:

@@ -1,6 +1,6 @@
 """MLflow gets the settings that a person gave, not how others follow from them."""
 
-from scripts.training.tracking import plain_settings
+from scripts.techniques.tracking import plain_settings
 
 
 def test_settings_are_numbers_and_words_that_are_not_computed() -> None:

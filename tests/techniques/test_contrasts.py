@@ -7,7 +7,7 @@ from monai.data import Dataset
 
 from scripts.common.errors import InputError
 from scripts.data.seeded_order import SeededSampler
-from scripts.training.contrasts import ContrastSampler
+from scripts.techniques.contrasts import ContrastSampler
 
 WEIGHTS = {"T1w": 1.0, "T2w": 2.0, "FLAIR": 1.0}
 HAVE = [["T1w", "T2w", "FLAIR"], ["T2w", "FLAIR"], ["T1w", "T2w", "FLAIR"], ["FLAIR"]]

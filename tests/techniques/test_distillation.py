@@ -15,7 +15,7 @@ from scipy.special import rel_entr, softmax
 from scripts.common.errors import InputError, describe
 from scripts.execution.agreement import each
 from scripts.networks.meshnet import MeshNet
-from scripts.training.distillation import Distillation
+from scripts.techniques.distillation import Distillation
 from scripts.weights.card import ancestry, read_card
 from scripts.weights.weights import Weights
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from scripts.execution.air import can_skip_air, infer_in_air, reach
 from scripts.networks import interleaved
-from scripts.networks.air import can_skip_air, infer_in_air, reach
 from scripts.networks.meshnet import MeshNet
 
 DILATIONS = (1, 2, 4, 4, 2)  # a head is seen 13 voxels away

@@ -8,7 +8,7 @@ import torch
 from monai.utils import optional_import
 from torch import nn
 
-from scripts.networks.air import FoldedInAir
+from scripts.execution.air import FoldedInAir
 from scripts.networks.interleaved import Convolve, Folded, Split
 
 openvino, has_openvino = optional_import("openvino")

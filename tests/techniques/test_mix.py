@@ -8,7 +8,7 @@ from monai.transforms import Compose, RandScaleIntensityd
 
 from scripts.common.errors import InputError
 from scripts.data.seeded_order import SeededDataset, SeededSampler
-from scripts.training.mix import MixedDataset
+from scripts.techniques.mix import MixedDataset
 
 N, SHAPE = 6, (12, 16, 8)
 

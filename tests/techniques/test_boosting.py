@@ -12,7 +12,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from scripts.common.errors import InputError
 from scripts.networks.boosted_trees import BoostedTrees
-from scripts.training.boosting import TreeBoosting
+from scripts.techniques.boosting import TreeBoosting
 
 BASELINE = str(OVERLAYS / "baseline.json")
 BOOSTER = HistGradientBoostingClassifier(early_stopping=False, random_state=0)

@@ -11,7 +11,7 @@ from monai.networks.nets import UNet
 from scripts.common.errors import InputError
 from scripts.networks.interleaved import as_classified
 from scripts.networks.meshnet import MeshNet
-from scripts.training.contrastive import ContrastiveTerm, supervised_contrastive_loss
+from scripts.techniques.contrastive import ContrastiveTerm, supervised_contrastive_loss
 
 
 def test_classes_at_right_angles_have_the_closed_form() -> None:

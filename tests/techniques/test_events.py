@@ -10,7 +10,7 @@ from conftest import restoring
 from ignite.engine import Engine, Events
 
 from scripts.common.errors import InputError
-from scripts.training.events import EventLog
+from scripts.techniques.events import EventLog
 
 
 def lines_of(folder: Path) -> list[dict]:

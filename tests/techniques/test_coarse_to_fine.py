@@ -7,7 +7,7 @@ from monai.data import MetaTensor
 
 from scripts.common.errors import InputError
 from scripts.networks.meshnet import MeshNet
-from scripts.training.coarse_to_fine import CoarseToFine, side_of
+from scripts.techniques.coarse_to_fine import CoarseToFine, side_of
 
 
 def at(epoch: int, shares: list[float], epochs: int = 3, network: torch.nn.Module | None = None) -> CoarseToFine:

@@ -6,7 +6,7 @@ from monai.engines import SupervisedTrainer
 
 from scripts.common.errors import InputError
 from scripts.networks.meshnet import MeshNet
-from scripts.training.adversarial import AdversarialLoss
+from scripts.techniques.adversarial import AdversarialLoss
 
 
 def trainer_of(network: torch.nn.Module, handlers: list, loss: object, image: torch.Tensor) -> SupervisedTrainer:

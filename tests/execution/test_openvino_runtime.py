@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from scripts.networks import openvino_runtime
-from scripts.networks.air import infer_in_air
+from scripts.execution import openvino_runtime
+from scripts.execution.air import infer_in_air
 from scripts.networks.interleaved import forward, infer
 from scripts.networks.meshnet import MeshNet
 

@@ -14,7 +14,7 @@ from scripts.common.errors import InputError
 from scripts.data.cohort import Cohort
 from scripts.data.seeded_order import SeededDataset
 from scripts.execution.agreement import each
-from scripts.training.loss_terms import LossTerms
+from scripts.techniques.loss_terms import LossTerms
 from scripts.weights.card import lineage
 from scripts.weights.weights import Weights
 

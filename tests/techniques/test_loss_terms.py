@@ -10,7 +10,7 @@ from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedEvaluator
 
 from scripts.common.errors import InputError
-from scripts.training.loss_terms import LesionPriors, LossTerms
+from scripts.techniques.loss_terms import LesionPriors, LossTerms
 
 ONE = dict.fromkeys(("volume", "smoothness", "outside", "symmetry"), 1.0)
 PRIORS = LesionPriors(ONE, "constant", [1.0, 2.0, 5.0], [8, 10, 12], orientation="RAS", volume=[10.0, 2.0])

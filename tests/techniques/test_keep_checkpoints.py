@@ -13,7 +13,7 @@ from ignite.engine import Engine
 from scripts.common.errors import InputError
 from scripts.evaluation.metrics import is_gain
 from scripts.networks.meshnet import MeshNet
-from scripts.training.keep_checkpoints import KeepCheckpoints
+from scripts.techniques.keep_checkpoints import KeepCheckpoints
 
 CARD = {"spacing": [1, 1, 1]}
 SCORES = [0.1, 0.5, 0.3, float("nan"), 0.5, 0.9, 0.2, 0.4]

@@ -6,7 +6,7 @@ import pytest
 from ignite.engine import Engine, Events
 
 from scripts.common.errors import InputError
-from scripts.training.early_stopping import EarlyStopping
+from scripts.techniques.early_stopping import EarlyStopping
 
 
 def epochs_of(scores: list[float], patience: int, interval: int = 1, from_epoch: int = 0) -> int:

@@ -6,7 +6,7 @@ import torch
 from monai.data import MetaTensor
 
 from scripts.common.errors import InputError
-from scripts.training.kspace import RandKSpaceLinesd
+from scripts.techniques.kspace import RandKSpaceLinesd
 
 SHAPE = (12, 16, 9)
 

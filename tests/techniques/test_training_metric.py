@@ -5,7 +5,7 @@ import torch
 from ignite.engine import Engine
 from monai.metrics import DiceHelper
 
-from scripts.training.training_metric import TrainingMetric
+from scripts.techniques.training_metric import TrainingMetric
 
 DICE = DiceHelper(apply_argmax=True, include_background=False, ignore_empty=False, get_not_nans=False)
 
