@@ -1,4 +1,4 @@
-"""A head in air: a MeshNet is run on the head's box only, as if the air around it were there.
+"""Compute a MeshNet on a box of a volume as if the air around the box were there.
 
 On constant air each layer of a network answers with one vector, so what the next layer sees beyond the box is known.
 All is computed as the difference from that vector, for which zero padding is the right one. Where the box ends with the
@@ -34,7 +34,8 @@ class FoldedInAir(Folded):
         flat, air = x, self.air
         if x.is_contiguous(memory_format=torch.channels_last_3d):  # a row of many voxels is one loop, not one a voxel
             voxels = math.gcd(x.numel() // len(air), 1024)
-            flat, air = x.movedim(1, -1).view(-1, voxels * len(air)), air.flatten().repeat(voxels)
+            flat = x.movedim(1, -1).view(-1, voxels * len(air))
+            air = air.flatten().repeat(voxels)
         _ = flat.clamp_(min=-air) if is_relu else flat.sub_(air)
         return x
 
@@ -87,7 +88,8 @@ def infer_in_air(
 
 def _in_air(folded: list[Folded], air: torch.Tensor, ends: Ends) -> list[FoldedInAir]:
     """The layers for differences from ``air``, (in_channels,); the last one's ``air`` is its logits."""
-    layers, air = [], air.double()
+    layers = []
+    air = air.double()
     for layer in folded:
         taps = torch.einsum("oidhw,i->odhw", layer.weight.double(), air.flatten().double())
         before = (layer.bias.double() + taps.sum((1, 2, 3))).to(layer.bias.dtype)[:, None, None, None]

@@ -1,4 +1,4 @@
-"""A MeshNet as an OpenVINO graph: the same steps as in torch, whose convolutions it may compute faster.
+"""Compute a MeshNet by OpenVINO, in the same steps as in torch; on some processors it is faster.
 
 OpenVINO is optional: ``pip install openvino``.
 """
@@ -22,19 +22,24 @@ def infer(x: torch.Tensor, steps: list, folded: list[Folded]) -> torch.Tensor:
     The graph is made anew for each volume, since boxes of heads differ: that takes a tenth of a second.
     """
     image = ops.parameter([*x.shape], openvino.Type.f32)
-    graph, stem = image, "bf16" if folded[0].weight.dtype == torch.bfloat16 else "f32"
+    graph = image
+    precision = "bf16" if folded[0].weight.dtype == torch.bfloat16 else "f32"
     shape = list(x.shape[2:])
     for step in steps:
         if isinstance(step, Convolve):
             graph = _activated(graph, folded[step.layer - 1]) if step.layer else graph
             graph = _convolved(graph, folded[step.layer], step, shape)
             continue
-        k, zeros = _array([1, 1, *step.k], np.int64), _array([0] * 5, np.int64)
+        k = _array([1, 1, *step.k], np.int64)
+        zeros = _array([0] * 5, np.int64)
         rearrange = ops.space_to_batch if isinstance(step, Split) else ops.batch_to_space
         shape = [n // f if isinstance(step, Split) else n * f for n, f in zip(shape, step.k, strict=True)]
         graph = rearrange(graph, k, zeros, zeros)
-    hints = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
-    hints["INFERENCE_PRECISION_HINT"] = stem
+    hints = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": precision,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
     compiled = openvino.compile_model(openvino.Model([graph], [image]), "CPU", hints)
     return torch.from_numpy(compiled([x.float().contiguous().numpy()])[0])
 
@@ -44,13 +49,14 @@ def _convolved(graph: object, layer: Folded, step: Convolve, shape: list[int]) -
     bias = layer.bias.float()[None, :, None, None, None]
     field = torch.zeros(1, bias.shape[1], *(n if any(end) else 1 for n, end in zip(shape, ends, strict=True)))
     layer.correct_border(field, step.dilation)
-    padding, ones = [*step.padding], [1, 1, 1]
-    graph = ops.convolution(graph, _array(layer.weight.float()), ones, padding, padding, [*step.dilation])
+    padding, strides = [*step.padding], [1, 1, 1]
+    graph = ops.convolution(graph, _array(layer.weight.float()), strides, padding, padding, [*step.dilation])
     return ops.add(graph, _array(bias + field))
 
 
 def _activated(graph: object, layer: Folded) -> object:
-    in_air, is_relu = isinstance(layer, FoldedInAir), isinstance(layer.act, nn.ReLU)
+    in_air = isinstance(layer, FoldedInAir)
+    is_relu = isinstance(layer.act, nn.ReLU)
     if in_air and is_relu:
         return ops.maximum(graph, _array(-layer.air.float()[None]))
     graph = ops.relu(graph) if is_relu else ops.elu(graph, layer.act.alpha)

@@ -1,4 +1,4 @@
-"""MONAI has no voxel-wise classifier: these are scikit-learn's boosted trees as tensors, in the shape of a network.
+"""Classify voxels by scikit-learn's boosted trees, kept as tensors in the shape of a network.
 
 So their weights load like any other's, without running code, and whatever takes a network takes them.
 """
@@ -98,7 +98,8 @@ class BoostedTrees(nn.Module):
             tensor.zero_()
         for i, (tree,) in enumerate(booster._predictors):
             nodes = tree.nodes
-            is_leaf, n = nodes["is_leaf"].astype(bool), len(nodes)
+            is_leaf = nodes["is_leaf"].astype(bool)
+            n = len(nodes)
             # The largest float32 that is not above: x <= threshold stays as true as in scikit-learn's float64.
             threshold = nodes["num_threshold"].astype(np.float32)
             threshold = np.where(threshold > nodes["num_threshold"], np.nextafter(threshold, -np.inf), threshold)

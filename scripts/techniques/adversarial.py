@@ -1,4 +1,4 @@
-"""MONAI's adversarial losses are for generators: this trains against the worst small change of a scan's intensities."""
+"""Train also on each scan with the small change of its intensities that raises the loss most."""
 
 import torch
 from ignite.engine import Engine

@@ -57,7 +57,10 @@ class TreeBoosting:
             raise InputError(f"voxels_per_scan {voxels}: expected at least 1")
         if idist.get_world_size() > 1:
             raise InputError("baseline.json: trees are fitted by one process; start it without torchrun")
-        self.network, self.booster, self.voxels, self.class_weights = network, booster, voxels, class_weights
+        self.network = network
+        self.booster = booster
+        self.voxels = voxels
+        self.class_weights = class_weights
         self._drawn: dict[str, list[torch.Tensor]] = {"features": [], "classes": [], "weights": []}
 
     def attach(self, engine: Engine) -> None:
@@ -100,7 +103,8 @@ class TreeBoosting:
         features, classes, weights = (part.numpy() for part in self.state_dict().values())
         if len(np.unique(classes)) < 2:
             raise InputError("baseline.json: no voxel of a lesion was drawn; train on scans with lesions")
-        booster, trees = clone(self.booster), len(self.network.number)
+        booster = clone(self.booster)
+        trees = len(self.network.number)
         for n in tqdm(range(TOGETHER, trees + TOGETHER, TOGETHER), f"Fitting to {len(classes):,} voxels", leave=False):
             booster.set_params(warm_start=True, max_iter=min(n, trees)).fit(features, classes, weights)
         self.network.learn(booster)

@@ -1,4 +1,4 @@
-"""MONAI's trainers keep one grid: this trains on coarser ones first, by the epoch alone, so a resume needs no state."""
+"""Train on coarser grids first; the epoch alone says on which, so a resume needs no state."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +18,8 @@ class CoarseToFine(PrepareBatch):
 
     The epochs are split into equal parts, one for each of ``shares``, the last epoch being in the last part. Sides are
     rounded to multiples of 8 voxels, at least 16, since MeshNet dilates by 16; of 16, at least 32, for other networks,
-    which halve them four times. Both image and label are averaged over
-    the voxels that a coarser one covers; a label of class indices is then cut at 0.5, probabilities stay as they are.
+    which halve them four times. Both image and label are averaged over the voxels that a coarser one covers; a label of
+    class indices is then cut at 0.5, probabilities stay as they are.
 
     Args:
         shares: of the side of the grid, above 0, at most 1.

@@ -1,4 +1,4 @@
-"""MONAI's ContrastiveLoss knows pairs of images, no classes: this contrasts voxels of lesion and background."""
+"""Draw the features of voxels of one class together and those of lesion and background apart."""
 
 import random
 
@@ -54,7 +54,9 @@ class ContrastiveTerm(LossTerms):
         if layer not in named:
             last = [name for name, module in named.items() if not list(module.children())][-1]
             raise InputError(f"contrastive_layer {layer}: no layer of a {type(network).__name__}; its last is {last}")
-        self.network, self.voxels, self.temperature = network, voxels, temperature
+        self.network = network
+        self.voxels = voxels
+        self.temperature = temperature
         self._last_seen: torch.Tensor | None = None
         named[layer].register_forward_pre_hook(self._keep)
 
@@ -71,9 +73,7 @@ class ContrastiveTerm(LossTerms):
 
     def term(self, name: str, output: dict) -> torch.Tensor:
         """0 where a mini-batch has fewer than two voxels of a class."""
-        label = (
-            convert_to_tensor(output["label"])[:, -1:].float() > 0.5
-        )  # the last of two channels is the lesion, if soft
+        label = convert_to_tensor(output["label"])[:, -1:].float() > 0.5  # the last channel is the lesion, if soft
         label = as_classified(self.network, label) if isinstance(self.network, MeshNet) else label
         seen = () if self._features is None else (len(self._features), *self._features.shape[2:])
         if seen != (len(label), *label.shape[2:]):

@@ -1,4 +1,4 @@
-"""MONAI's samplers draw items, from global states: this draws one contrast of each scan, by the seed and the epoch."""
+"""Draw one contrast of each scan in every epoch, by the seed and the epoch alone."""
 
 from collections.abc import Iterator, Mapping
 

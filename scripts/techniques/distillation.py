@@ -1,4 +1,4 @@
-"""MONAI has no teachers: here trained networks teach another one what they think of each scan."""
+"""Let trained networks teach another one what they predict for each scan."""
 
 from typing import Any
 
@@ -62,7 +62,8 @@ class Distillation(LossTerms):
         with torch.random.fork_rng(devices=[]):  # the student begins as it would without a teacher
             self.network = teacher.network().to(device, memory_format=torch.channels_last_3d)
         self.network.eval().requires_grad_(False)
-        self.temperature, self.room = temperature, cache_gigabytes * 1e9
+        self.temperature = temperature
+        self.room = cache_gigabytes * 1e9
         self.ancestry = teacher.ancestry
         self._kept: dict[str, torch.Tensor] = {}
 
@@ -112,7 +113,8 @@ class Distillation(LossTerms):
         """How far the student is from its teacher."""
         student = convert_to_tensor(output["pred"]).float()
         if student.shape != self._taught.shape:
-            theirs, ours = self._taught.shape[1], student.shape[1]
+            theirs = self._taught.shape[1]
+            ours = student.shape[1]
             raise InputError(f"teacher: has {theirs} classes, its student {ours}; give a teacher with as many")
         soft = student.div(self.temperature).log_softmax(dim=1)
         return self.temperature**2 * kl_div(soft, self._taught, reduction="none").sum(dim=1).mean()

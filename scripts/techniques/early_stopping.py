@@ -30,7 +30,9 @@ class EarlyStopping:
             raise InputError(f"patience {patience}: expected at least 1 validation")
         if not len(evaluator.data_loader):
             raise InputError("early_stopping.json: there is no validation to stop by; give --inner_fold 0")
-        self.evaluator, self.patience, self.interval = evaluator, patience, interval
+        self.evaluator = evaluator
+        self.patience = patience
+        self.interval = interval
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, behind what restores a state and behind the validation."""

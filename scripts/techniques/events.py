@@ -35,7 +35,8 @@ class EventLog:
 
     def __init__(self, output_dir: str) -> None:
         self.path = Path(output_dir) / "events.jsonl"
-        self._open, self._seconds = False, []
+        self._open = False
+        self._seconds = []
 
     @idist.one_rank_only()
     def attach(self, engine: Engine) -> None:
@@ -46,7 +47,9 @@ class EventLog:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._ended)
 
     def _started(self, trainer: Engine) -> None:
-        rows, continued, kept = trainer.state.run_log["rows"], trainer.state.iteration > 0, []
+        rows = trainer.state.run_log["rows"]
+        continued = trainer.state.iteration > 0
+        kept = []
         if continued and self.path.is_file():
             kept = [line for line in self._lines() if line["epoch"] <= len(rows)]
         with replace_file(self.path) as file:
@@ -60,9 +63,12 @@ class EventLog:
         self._clock = time.perf_counter()
 
     def _epoch_completed(self, trainer: Engine) -> None:
-        now, row = time.perf_counter(), trainer.state.run_log["rows"][-1]
+        now = time.perf_counter()
+        row = trainer.state.run_log["rows"][-1]
         self._seconds.append(now - self._clock)
-        mean, self._clock, self._written = sum(self._seconds) / len(self._seconds), now, row["epoch"]
+        mean = sum(self._seconds) / len(self._seconds)
+        self._clock = now
+        self._written = row["epoch"]
         remaining = mean * (trainer.state.max_epochs - row["epoch"])
         times = {"seconds": round(self._seconds[-1], 3), "remaining": round(remaining, 1)}
         self._write(trainer, "epoch", {**row, **times})

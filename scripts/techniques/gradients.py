@@ -42,7 +42,9 @@ class GradientClipping:
         for name, value in (("norm", max_norm), ("value", max_value)):
             if value is not None and not value > 0:
                 raise InputError(f"max_gradient_{name} {value}: expected a number above 0, or none")
-        self.max_norm, self.max_value, self.per_layer = max_norm, max_value, per_layer
+        self.max_norm = max_norm
+        self.max_value = max_value
+        self.per_layer = per_layer
         self.low = 0.0 if warn_below is None else warn_below
         self.high = math.inf if warn_above is None else warn_above
         self._warned_in = 0
@@ -68,5 +70,6 @@ class GradientClipping:
         if math.isfinite(norm):  # else GradScaler leaves the step out
             state.terms |= {"gradient_norm": norm, **norms}
         if not self.low <= norm <= self.high and self._warned_in != state.epoch:
-            self._warned_in, vanishes = state.epoch, ", it vanishes" if norm < self.low else ""
+            self._warned_in = state.epoch
+            vanishes = ", it vanishes" if norm < self.low else ""
             logger.warning(f"epoch {state.epoch}, iteration {state.iteration}: gradient norm {norm:.3g}{vanishes}")

@@ -44,7 +44,10 @@ class KeepCheckpoints:
         for key, value in (("keep_best", keep_best), ("keep_every", keep_every)):
             if value < 0:
                 raise InputError(f"{key} {value}: expected a number of epochs, or 0 for none")
-        self.network, self.folder, self.card, self.evaluator = network, Path(folder) / "epochs", card, evaluator
+        self.network = network
+        self.folder = Path(folder) / "epochs"
+        self.card = card
+        self.evaluator = evaluator
         self.keep_best, self.keep_every = keep_best, keep_every
 
     @idist.one_rank_only()
@@ -53,8 +56,10 @@ class KeepCheckpoints:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save_and_remove)
 
     def _save_and_remove(self, trainer: Engine) -> None:
-        epoch, rows = trainer.state.epoch, trainer.state.run_log["rows"]
-        wanted, last = self._wanted(rows), self.folder.with_name("model_last.pt")
+        epoch = trainer.state.epoch
+        rows = trainer.state.run_log["rows"]
+        wanted = self._wanted(rows)
+        last = self.folder.with_name("model_last.pt")
         for path in [last, *[self.folder / f"epoch-{epoch:04d}.pt"] * (epoch in wanted)]:
             write_weights(path, self.network, dated(self.card, epoch, rows[-1]))
         for path in self.folder.glob("epoch-*"):
@@ -65,7 +70,8 @@ class KeepCheckpoints:
     def _wanted(self, rows: list[dict]) -> set[int]:
         key = self.evaluator.state.key_metric_name
         validated = [row for row in rows if not math.isnan(row.get(key, math.nan))]
-        best, is_gain = [], self.evaluator.metric_cmp_fn
+        best = []
+        is_gain = self.evaluator.metric_cmp_fn
         sign = 1 if is_gain(math.inf, 0.0) else -1  # of more
         for row in validated:
             best.append(row)

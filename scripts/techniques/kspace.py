@@ -1,4 +1,4 @@
-"""MONAI's RandomKspaceMask takes k-space data, all of it, along the last axis: this loses lines of some images."""
+"""Lose random lines of some images' k-space, as if a scanner had never measured them."""
 
 from collections.abc import Hashable, Mapping
 from typing import Any

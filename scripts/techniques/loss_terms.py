@@ -1,4 +1,4 @@
-"""MONAI's trainer has one loss of prediction and label: this adds terms to it right after it is computed."""
+"""Add weighted terms to the loss right after it is computed, such as what is known of lesions."""
 
 import math
 from abc import ABC, abstractmethod

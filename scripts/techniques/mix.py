@@ -1,4 +1,4 @@
-"""MONAI's MixUpd and CutMixd mix within a batch, from states that no resume repeats: this mixes by the item's seed."""
+"""Mix scans with others (mixup, cutmix) by the item's seed, so that a resumed run mixes the same ones."""
 
 import numpy as np
 import torch
@@ -44,12 +44,15 @@ class MixedDataset(SeededDataset):
             raise InputError(f"mixup and cutmix need another scan, there are {len(dataset)} to train on")
         if any("contrast" in scan for scan in dataset.data):
             raise InputError("mix.json: does not mix scans of several contrasts; leave it or contrasts.json out")
-        self.mixup, self.alpha, self.mixed = mixup_probability, mixup_alpha, both
+        self.mixup = mixup_probability
+        self.alpha = mixup_alpha
+        self.mixed = both
 
     def __getitem__(self, item: tuple[int, int]) -> dict:
         """The item (index, seed), mixed or not, with its soft label."""
         index, seed = item
-        scan, rng = self._soft(item), np.random.default_rng([seed, 1])
+        scan = self._soft(item)
+        rng = np.random.default_rng([seed, 1])
         kind = rng.random()
         if kind >= self.mixed:
             return scan

@@ -1,4 +1,4 @@
-"""MONAI's metrics forget on resume what an epoch has had: a metric of the training scans goes into the log's terms."""
+"""Measure a metric on the training scans; the log keeps it, also within an epoch that is resumed."""
 
 from collections.abc import Callable
 from statistics import fmean

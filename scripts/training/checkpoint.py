@@ -32,7 +32,9 @@ class CheckpointSaver:
     """
 
     def __init__(self, network: torch.nn.Module, path: str, card: dict) -> None:
-        self.network, self.path, self.card = network, path, card
+        self.network = network
+        self.path = path
+        self.card = card
 
     @idist.one_rank_only()
     def attach(self, engine: Engine) -> None:

@@ -33,7 +33,10 @@ class NormStatistics:
             raise InputError(f"update_bn_scans {n_scans}: expected 0 (off) or more")
         if n_scans and getattr(network, "norm_eval", False):
             raise InputError("update_bn_scans: the network trains by its statistics, leave it 0; or --norm_eval false")
-        self.network, self.n_scans, self.interval, self.dtype = network, n_scans, interval, dtype
+        self.network = network
+        self.n_scans = n_scans
+        self.interval = interval
+        self.dtype = dtype
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""

@@ -56,7 +56,8 @@ class RunFolder:
         for key, folder in (("output_dir", output_dir), ("ckpt_dir", ckpt_dir)):
             if not str(folder).strip():
                 raise InputError(f"{key}: is empty; give a folder")
-        self.path, self.record = Path(ckpt_dir) / "checkpoint_last.pt", Path(output_dir) / "run.json"
+        self.path = Path(ckpt_dir) / "checkpoint_last.pt"
+        self.record = Path(output_dir) / "run.json"
         self.facts = {"run_id": uuid.uuid4().hex[:8], **facts_of(config, cohort)}  # no random number of the training's
         self.differences = {name: ours for name, _, ours in differences(recipe(), self.facts["config"])}
         self.resume, self.overwrite = resume, overwrite
@@ -194,7 +195,8 @@ def _describe(path: Path) -> str:
     if not path.exists():
         return "results of an earlier run are there"
     trainer = read_checkpoint(path)["trainer"]
-    epoch, last = trainer["iteration"] / trainer["epoch_length"], trainer["max_epochs"]
+    epoch = trainer["iteration"] / trainer["epoch_length"]
+    last = trainer["max_epochs"]
     return (
         "a finished run is there" if epoch >= last else f"a run is there that stopped after epoch {epoch:.4g} of {last}"
     )

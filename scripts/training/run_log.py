@@ -1,4 +1,4 @@
-"""MONAI's StatsHandler logs training and validation apart and nothing of the run: this is one line an epoch."""
+"""Log what a run is and one line an epoch, training and validation together, and write history.csv."""
 
 import csv
 import json
@@ -30,8 +30,12 @@ class LossBar(ProgressBar):
     @idist.one_rank_only()
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
-        loss_of, rate = from_engine("loss", first=True), lambda: engine.optimizer.param_groups[0]["lr"]
-        super().attach(engine, output_transform=lambda output: {"loss": float(loss_of(output)), "lr": rate()})
+        loss_of = from_engine("loss", first=True)
+
+        def shown(output: list[dict]) -> dict[str, float]:
+            return {"loss": float(loss_of(output)), "lr": engine.optimizer.param_groups[0]["lr"]}
+
+        super().attach(engine, output_transform=shown)
 
 
 class RunLog:
@@ -64,10 +68,17 @@ class RunLog:
         seconds: bool = False,
     ) -> None:
         self.seconds = seconds
-        self.cohort, self.grid, self.evaluator, self.differences = cohort, grid, evaluator, run_folder.differences
-        self.history, self.model_path = run_folder.record.with_name("history.csv"), model_path
+        self.cohort = cohort
+        self.grid = grid
+        self.evaluator = evaluator
+        self.differences = run_folder.differences
+        self.history = run_folder.record.with_name("history.csv")
+        self.model_path = model_path
         self._loss_of = from_engine("loss", first=True)
-        self._waited, self._trained, self._validated, self._scale = Timer(), Timer(), Timer(), None
+        self._waited = Timer()
+        self._trained = Timer()
+        self._validated = Timer()
+        self._scale = None
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, whose state dictionary has the history and the losses of the epoch under way."""
@@ -127,7 +138,9 @@ class RunLog:
 
     def _epoch_completed(self, trainer: Engine) -> None:
         now = time.perf_counter()
-        epoch, seconds, self._clock = trainer.state.epoch, now - self._clock, now
+        epoch = trainer.state.epoch
+        seconds = now - self._clock
+        self._clock = now
         log = trainer.state.run_log
         lr = trainer.optimizer.param_groups[0]["lr"]
         means = {name: fmean(*zip(*values, strict=True)) for name, values in log["terms"].items()}
@@ -140,7 +153,8 @@ class RunLog:
         self._write_history(log["rows"])
         trainer.state.metrics = {name: value for name, value in log["rows"][-1].items() if name != "epoch"}
         skipped = f"  {log['skipped_steps']} fp16 steps skipped" if log["skipped_steps"] else ""
-        log["terms"], log["skipped_steps"] = {}, 0
+        log["terms"] = {}
+        log["skipped_steps"] = 0
         shown = "".join(f"  {name} {value:.3f}" for name, value in values.items())
         best = "  best" if validated and self.evaluator.state.best_metric_epoch == epoch else ""
         width = len(str(trainer.state.max_epochs))

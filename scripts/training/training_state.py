@@ -54,7 +54,9 @@ class TrainingState:
     ) -> None:
         if save_interval < 1:
             raise InputError(f"save_interval {save_interval}: expected at least 1 epoch")
-        self.save_dict, self.run_folder, self.evaluator = save_dict, run_folder, evaluator
+        self.save_dict = save_dict
+        self.run_folder = run_folder
+        self.evaluator = evaluator
         self.save_interval, self.card = save_interval, card
         self._signal = 0  # that this process got
         self._begun = False
