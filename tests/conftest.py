@@ -187,20 +187,18 @@ def start_command() -> Iterator[Callable[..., subprocess.Popen]]:
 
 
 def restoring(trainer: Engine, log: Callable[[Engine], None], restored: int) -> None:
-    """Let a trainer of two iterations an epoch do what ours do: hook ``log`` in as it starts, and restore a state.
+    """Let a trainer of two iterations an epoch do what ours do first: restore a state, and ``log`` each epoch.
 
     ``log`` is called for each epoch, also for those that are ``restored``.
     """
 
+    @trainer.on(Events.STARTED)
     def restore(trainer: Engine) -> None:
         for trainer.state.epoch in range(1, restored + 1):
             log(trainer)
         trainer.state.iteration = 2 * restored
 
-    @trainer.on(Events.STARTED)
-    def hook_in(trainer: Engine) -> None:
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, log)
-        trainer.add_event_handler(Events.STARTED, restore)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, log)
 
 
 def train_here(cohort_dir: Path, folder: Path, *overlays: str, stop: object = None, **overrides: object) -> None:

@@ -107,6 +107,7 @@ ROOMS = [
     "execution",
     "weights",
     "training",
+    "techniques",
     "evaluation",
     "inference",
     "search",

@@ -17,9 +17,10 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.optim.swa_utils import update_bn
 
 from scripts.common.errors import print_cause
+from scripts.execution import openvino_runtime
+from scripts.execution.air import infer_in_air
 from scripts.execution.precision import autocast_dtype
-from scripts.networks import interleaved, openvino_runtime
-from scripts.networks.air import infer_in_air
+from scripts.networks import interleaved
 from scripts.networks.meshnet import MeshNet
 from scripts.training.losses import WeightedCrossEntropyLoss
 

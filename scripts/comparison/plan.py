@@ -10,9 +10,9 @@ import optuna
 from scripts.common.errors import InputError
 from scripts.common.json_file import check_json
 from scripts.comparison.fit import misfit
-from scripts.search.space import check_count, overlay_paths, read_recipe
+from scripts.search.space import OF_EACH_RUN, check_count, overlay_paths, read_recipe, refuse_own
 
-OWN = {"dataset_dir", "epochs", "seed", "fold", "inner_fold", "output_dir", "ckpt_dir", "resume", "overwrite", "report"}
+OWN = OF_EACH_RUN | {"dataset_dir", "seed"}
 TEXTS = {"type": "array", "items": {"type": "string"}}
 ENTRY = {
     "type": "object",
@@ -91,8 +91,7 @@ class Plan:
         if reference not in self.networks:
             raise InputError(f"reference {reference}: not one of the networks, {', '.join(self.networks)}")
         for block, own in ((common, OWN), *((entry, OWN - {"epochs"}) for entry in self.networks.values())):
-            for key in {key.lstrip("+") for key in block.get("overrides", {})} & own:
-                raise InputError(f"overrides#{key}: the comparison sets this itself, leave it out")
+            refuse_own("overrides", block.get("overrides", {}), own, "comparison")
         self.left_out: dict[str, str] = {}  # why a network cannot be trained here
 
     def check(self) -> None:

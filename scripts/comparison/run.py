@@ -19,7 +19,6 @@ from scripts.comparison.plan import Plan, Run
 from scripts.comparison.report import report
 from scripts.search.space import read_recipe
 from scripts.search.study import logged_to
-from scripts.training.training_state import when_restored
 
 MEASURED = str(CONFIGS / "evaluate.json")
 
@@ -117,7 +116,7 @@ def _train(recipe: ConfigParser, after_epoch: Callable[..., None]) -> None:
             if state.epoch < state.max_epochs:
                 after_epoch(epoch=f"{state.epoch}/{state.max_epochs}")
 
-        when_restored(trainer, lambda trainer: trainer.add_event_handler(Events.EPOCH_COMPLETED, show))
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, show)
     recipe.get_parsed_content("run")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from copy import copy
 from itertools import islice
 
+import ignite.distributed as idist
 import numpy as np
 from monai.data import DistributedSampler
 from monai.data.utils import set_rnd
@@ -13,12 +14,14 @@ from torch.utils.data import Dataset
 class SeededSampler(DistributedSampler):
     """Yields (index, seed of that item's random transforms), both functions of the sampler's seed and the epoch alone.
 
-    So any epoch can be drawn again, by another process or with another number of workers. Ignite's engine tells it the
-    epoch, as it does every ``DistributedSampler``, whose further arguments this takes.
+    So any epoch can be drawn again, by another process or with another number of workers. Processes that train together
+    share an epoch. Ignite's engine tells it the epoch, as it does every ``DistributedSampler``, whose further arguments
+    this takes.
     """
 
-    def __init__(self, dataset: Dataset, seed: int, num_replicas: int = 1, rank: int = 0, **kwargs) -> None:
-        super().__init__(dataset, num_replicas=num_replicas, rank=rank, seed=seed, **kwargs)
+    def __init__(self, dataset: Dataset, seed: int, **kwargs) -> None:
+        ours = {"num_replicas": idist.get_world_size(), "rank": idist.get_rank()}
+        super().__init__(dataset, seed=seed, **ours | kwargs)
         self.skip = 0  # items of the next epoch that were trained on before a resume
 
     def __iter__(self) -> Iterator[tuple[int, int]]:

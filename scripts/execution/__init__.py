@@ -1,4 +1,4 @@
-"""How a network is computed: precision, the head's box, runtimes, several predictions of one scan.
+"""How a network is computed: precision, the head's box in air, runtimes, several predictions of one scan.
 
 Nothing that says what a network is or which weights it has.
 """

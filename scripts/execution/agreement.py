@@ -81,7 +81,8 @@ class Agreed(MapTransform):
 
     def __init__(self, keys: KeysCollection, members: int = 1, views: int = 1, threshold: float = 0.5) -> None:
         super().__init__(keys)
-        self.shape, self.threshold = (members, views, -1), threshold
+        self.shape = (members, views, -1)
+        self.threshold = threshold
 
     def __call__(self, data: dict) -> dict:
         """The item with them."""

@@ -1,4 +1,4 @@
-"""MONAI's CropForeground pads with zeros and changes the answer: here a network is run on the head's box, in air."""
+"""Run a network on the box of the head only, as if the air around it were there."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_tensor
 
 from scripts.data.placement import MARGIN, STEP, head_extent
-from scripts.networks.air import can_skip_air, infer_in_air
+from scripts.execution.air import can_skip_air, infer_in_air
 from scripts.networks.interleaved import forward, infer
 
 Box = tuple[slice, slice, slice]
@@ -28,7 +28,9 @@ class HeadInferer(Inferer):
 
     def __init__(self, inferer: Inferer, crop_to_head: bool = True, run: Callable = infer) -> None:
         super().__init__()
-        self.inferer, self.crop_to_head, self.run = inferer, crop_to_head, run
+        self.inferer = inferer
+        self.crop_to_head = crop_to_head
+        self.run = run
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Logits (B, classes, D, H, W) of an image (B, C, D, H, W)."""
@@ -45,7 +47,8 @@ def head_box(image: torch.Tensor) -> Box | None:
     """The box of the head in ``image`` (D, H, W), ``MARGIN`` voxels larger; None if it is ``WORTH`` of it or more."""
     box = []
     for (first, last), side in zip(head_extent(image), image.shape, strict=True):
-        first, last = first - MARGIN, last + MARGIN
+        first = first - MARGIN
+        last = last + MARGIN
         size = min(side, math.ceil((last - first) / STEP) * STEP)
         start = int(min(max(0, (first + last - size) // 2), side - size))
         box.append(slice(start, start + size))

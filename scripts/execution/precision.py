@@ -1,4 +1,4 @@
-"""Mixed precision on any device: MONAI's ``amp`` autocasts on CUDA alone, this inferer also on CPUs with bfloat16."""
+"""Choose the precision of a device and compute in it, also on CPUs, where MONAI's ``amp`` does nothing."""
 
 import logging
 from contextlib import nullcontext
@@ -73,7 +73,8 @@ class AutocastInferer(SimpleInferer):
         if shape not in self.sides:
             kinds = (torch.nn.Conv3d, torch.nn.ConvTranspose3d)
             layers = [m for m in network.modules() if isinstance(m, kinds) and max(m.kernel_size) > 1]
-            seen, training = [max(shape)], {module: module.training for module in network.modules()}
+            seen = [max(shape)]
+            training = {module: module.training for module in network.modules()}
             hooks = [m.register_forward_pre_hook(lambda _, x: seen.append(min(x[0].shape[2:]))) for m in layers]
             try:
                 with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():

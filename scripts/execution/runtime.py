@@ -1,4 +1,4 @@
-"""Which program computes the network: torch, or OpenVINO where it is installed and faster, found out by measuring."""
+"""Choose the program that computes the network: torch or OpenVINO, by name or by measuring which is faster."""
 
 import logging
 import time
@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 
 from scripts.common.errors import InputError
+from scripts.execution import openvino_runtime
 from scripts.execution.agreement import each
-from scripts.networks import interleaved, openvino_runtime
-from scripts.networks.air import can_skip_air
+from scripts.execution.air import can_skip_air
+from scripts.networks import interleaved
 from scripts.networks.interleaved import fold, plan
 
 logger = logging.getLogger("meshnet")
@@ -49,7 +50,8 @@ def choose_runtime(runtime: str, network: torch.nn.Module, dtype: torch.dtype | 
 
 
 def _faster(network: torch.nn.Module, dtype: torch.dtype | None) -> Callable:
-    x, seconds = torch.rand(1, network.layers[0][0].in_channels, *TRIED_ON), {}
+    x = torch.rand(1, network.layers[0][0].in_channels, *TRIED_ON)
+    seconds = {}
     steps = plan([layer[0].dilation for layer in network.layers], TRIED_ON)
     with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype is not None):
         folded = fold(network, "cpu")

@@ -1,4 +1,4 @@
-"""MONAI and torch normalize by a volume's own statistics or by those of training: this does by a mixture of both."""
+"""Normalize by a mixture of training's statistics and a volume's own."""
 
 import torch
 from torch import nn
@@ -56,7 +56,8 @@ class FixedNorm(nn.Module):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Normalize."""
-        norm, self.fixed = self.norm, nn.BatchNorm3d(self.norm.num_features, self.norm.eps, device="meta").eval()
+        norm = self.norm
+        self.fixed = nn.BatchNorm3d(self.norm.num_features, self.norm.eps, device="meta").eval()
         self.fixed.running_mean, self.fixed.running_var = norm.statistics(input, self.adaptation)
         self.fixed.weight, self.fixed.bias = norm.weight, norm.bias
         self.fixed.num_batches_tracked = norm.num_batches_tracked
@@ -71,7 +72,9 @@ def norm_shift(convolution: nn.Conv3d, norm: nn.BatchNorm3d, image: torch.Tensor
     axis counts.
     """
     with torch.autocast(image.device.type, enabled=False):
-        weight, bias, dilation = convolution.weight, convolution.bias, convolution.dilation
+        weight = convolution.weight
+        bias = convolution.bias
+        dilation = convolution.dilation
         x = conv3d(image.to(weight.dtype), weight, bias, stride=2, padding=dilation, dilation=dilation)
     var, mean = torch.var_mean(x, dim=[0, 2, 3, 4], correction=0)
     running = norm.running_var + norm.eps

@@ -19,7 +19,8 @@ from torch.utils.checkpoint import checkpoint
 
 # Inference takes larger volumes one interleaved sub-volume after another. A part and its result then fit into a CPU's
 # cache, and memory holds an eighth of a layer at a time. Elsewhere parts only save memory, and cost calls.
-VOXELS_AT_ONCE, VOXELS_AT_ONCE_ON_GPU = 2**19, 2**25
+VOXELS_AT_ONCE = 2**19
+VOXELS_AT_ONCE_ON_GPU = 2**25
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class Merge:
 
 def plan(dilations: Sequence[Sequence[int]], sides: Sequence[int]) -> list[Convolve | Split | Merge]:
     """The steps of layers with these dilations (each along three axes) on a volume with these sides, in voxels."""
-    steps, factors, splits = [], (1, 1, 1), []
+    steps = []
+    factors = (1, 1, 1)
+    splits = []
     for i, dilation in enumerate(dilations):
         wanted = tuple(_factor(d, side) for d, side in zip(dilation, sides, strict=True))
         while any(w % f for w, f in zip(wanted, factors, strict=True)):
@@ -93,7 +96,8 @@ def looks_at_volume(network: nn.Module) -> bool:
 
 def _train(network: nn.Module, x: torch.Tensor, steps: list) -> torch.Tensor:
     """Run ``steps`` in segments of ``checkpoint_layers`` layers whose inside is not kept for the backward pass."""
-    n_layers, n_volumes = network.checkpoint_layers or len(network.layers), len(x)
+    n_layers = network.checkpoint_layers or len(network.layers)
+    n_volumes = len(x)
     spare = {"context_fn": lambda: (nullcontext(), spare_statistics(network))}
     spare = {} if torch.compiler.is_compiling() else spare  # which takes no contexts, and moves statistics only once
     layers = [i for i, step in enumerate(steps) if isinstance(step, Convolve)]
@@ -169,7 +173,7 @@ class Folded:
         """Change the convolution's result ``x`` in place where its zero padding is not what lies beyond the volume.
 
         Its voxels are those at ``offset``, ``offset + stride``, ... of a volume padded by ``dilation``. Here zeros are
-        what is meant; see ``scripts.networks.air``.
+        what is meant; see ``scripts.execution.air``.
         """
 
 
@@ -203,7 +207,8 @@ def infer(x: torch.Tensor, steps: list, folded: list[Folded]) -> torch.Tensor:
         elif is_large and x.shape[1] < len(folded[step.layer].weight) and steps and isinstance(steps[0], Split):
             x, steps = _infer_parts(x, steps, folded, widen=step)
         else:
-            layer, x = folded[step.layer], folded[step.layer - 1].activate(x) if step.layer else x
+            layer = folded[step.layer]
+            x = folded[step.layer - 1].activate(x) if step.layer else x
             x = conv3d(x.to(layer.weight.dtype), layer.weight, layer.bias, padding=step.padding, dilation=step.dilation)
             layer.correct_border(x, step.dilation)
     return x
@@ -212,9 +217,13 @@ def infer(x: torch.Tensor, steps: list, folded: list[Folded]) -> torch.Tensor:
 def _infer_parts(x: torch.Tensor, steps: list, folded: list[Folded], widen: Convolve | None) -> tuple:
     """Run ``steps``, a split first, up to its merge, and ``widen`` before it; return the result and what is left."""
     depth = list(accumulate(isinstance(step, Split) - isinstance(step, Merge) for step in steps))
-    end, k, whole, shape = depth.index(0), steps[0].k, None, x.shape[2:]
+    end = depth.index(0)
+    k = steps[0].k
+    whole = None
+    shape = x.shape[2:]
     if widen:
-        first, padding = folded[0], [d for d in reversed(widen.padding) for _ in range(2)]
+        first = folded[0]
+        padding = [d for d in reversed(widen.padding) for _ in range(2)]
         x = pad(x.to(first.weight.dtype), padding)
     for i, j, m in product(*map(range, k)):
         voxels = (..., slice(i, None, k[0]), slice(j, None, k[1]), slice(m, None, k[2]))

@@ -1,4 +1,4 @@
-"""MONAI has no MeshNet: constant width, dilated convolutions, full resolution from the first layer to the last."""
+"""MeshNet: dilated convolutions of constant width, at full resolution from the first layer to the last."""
 
 import copy
 import math
@@ -60,34 +60,19 @@ class MeshNet(nn.Module):
     ) -> None:
         super().__init__()
         counts = {"in_channels": in_channels, "out_channels": out_channels, "channels": channels}
-        for name, value in {**counts, "checkpoint_layers": checkpoint_layers}.items():
-            if type(value) is not int or value < (name in counts):
-                raise ValueError(f"{name} must be at least {int(name in counts)}, got {value!r} (expected an integer)")
-        if not isinstance(dilations, Sequence) or not dilations or any(type(d) is not int or d < 1 for d in dilations):
-            raise ValueError(f"dilations must be one or more positive integers, got {dilations!r}")
-        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {dropout!r}")
-        if type(norm_adaptation) not in (int, float) or not 0 <= norm_adaptation <= 1:
-            raise ValueError(f"norm_adaptation must be in [0, 1], got {norm_adaptation!r}")
-        if norm_adaptation and norm != "batch":
-            raise ValueError(f'norm_adaptation is for norm "batch", got {norm!r}')
-        if norm_shift_limit is not None and not (
-            type(norm_shift_limit) in (int, float) and 0 <= norm_shift_limit < math.inf
-        ):
-            raise ValueError(f"norm_shift_limit must be a number of at least 0, got {norm_shift_limit!r}")
-        if norm_shift_limit is not None and not norm_adaptation:
-            raise ValueError("norm_shift_limit is for a norm_adaptation above 0")
-        if type(frozen_layers) is not int or not 0 <= frozen_layers <= len(dilations):
-            raise ValueError(f"frozen_layers must be an integer from 0 to {len(dilations)}, got {frozen_layers!r}")
-        self.checkpoint_layers, self.norm_eval, self.frozen_layers = checkpoint_layers, norm_eval, frozen_layers
+        _check_layers(counts, dilations, dropout, checkpoint_layers, frozen_layers)
+        _check_adaptation(norm, norm_adaptation, norm_shift_limit)
+        self.checkpoint_layers = checkpoint_layers
+        self.norm_eval = norm_eval
+        self.frozen_layers = frozen_layers
         self.norm_adaptation, self.norm_shift_limit = norm_adaptation, norm_shift_limit
         self.layers = nn.ModuleList(
             nn.Sequential(
                 nn.Conv3d(channels if i else in_channels, channels, kernel_size=3, padding=dilation, dilation=dilation),
                 AdaptiveBatchNorm3d(channels, norm_adaptation if norm_shift_limit is None else 0.0)
                 if norm_adaptation
-                else _made("norm", norm, lambda: get_norm_layer(norm or "", 3, channels), channels),
-                _made("act", act, lambda: get_act_layer(act), channels),
+                else _checked_layer("norm", norm, lambda: get_norm_layer(norm or "", 3, channels), channels),
+                _checked_layer("act", act, lambda: get_act_layer(act), channels),
                 *([nn.Dropout3d(dropout)] if dropout else []),
             )
             for i, dilation in enumerate(dilations)
@@ -176,7 +161,9 @@ class ByScan(nn.Module):
 
     def __init__(self, network: MeshNet) -> None:
         super().__init__()
-        self.network, self.limit, self.share = network, network.norm_shift_limit, network.norm_adaptation
+        self.network = network
+        self.limit = network.norm_shift_limit
+        self.share = network.norm_adaptation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map an image (1, in_channels, D, H, W) to class logits (1, out_channels, D, H, W)."""
@@ -189,17 +176,48 @@ class ByScan(nn.Module):
         return self.network.classifier(x)
 
 
-def is_meshnet(network: nn.Module) -> bool:
-    """Whether it is a MeshNet, be it wrapped by ``torch.compile``, DistributedDataParallel or a moving average."""
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network within ``torch.compile``, DistributedDataParallel or a moving average."""
     for wrapper in ("_orig_mod", "module"):
         network = getattr(network, wrapper, network)
-    return isinstance(network, MeshNet)
+    return network
 
 
-def _made(name: str, value: object, make: Callable[[], nn.Module], channels: int) -> nn.Module:
+def is_meshnet(network: nn.Module) -> bool:
+    """Whether it is a MeshNet, wrapped or not."""
+    return isinstance(unwrapped(network), MeshNet)
+
+
+def _check_layers(
+    counts: dict[str, int], dilations: Sequence[int], dropout: float, checkpoint_layers: int, frozen_layers: int
+) -> None:
+    for name, value in {**counts, "checkpoint_layers": checkpoint_layers}.items():
+        if type(value) is not int or value < (name in counts):
+            raise ValueError(f"{name} must be at least {int(name in counts)}, got {value!r} (expected an integer)")
+    if not isinstance(dilations, Sequence) or not dilations or any(type(d) is not int or d < 1 for d in dilations):
+        raise ValueError(f"dilations must be one or more positive integers, got {dilations!r}")
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1), got {dropout!r}")
+    if type(frozen_layers) is not int or not 0 <= frozen_layers <= len(dilations):
+        raise ValueError(f"frozen_layers must be an integer from 0 to {len(dilations)}, got {frozen_layers!r}")
+
+
+def _check_adaptation(norm: str | tuple | None, share: float, limit: float | None) -> None:
+    if type(share) not in (int, float) or not 0 <= share <= 1:
+        raise ValueError(f"norm_adaptation must be in [0, 1], got {share!r}")
+    if share and norm != "batch":
+        raise ValueError(f'norm_adaptation is for norm "batch", got {norm!r}')
+    if limit is not None and not (type(limit) in (int, float) and 0 <= limit < math.inf):
+        raise ValueError(f"norm_shift_limit must be a number of at least 0, got {limit!r}")
+    if limit is not None and not share:
+        raise ValueError("norm_shift_limit is for a norm_adaptation above 0")
+
+
+def _checked_layer(name: str, value: object, make: Callable[[], nn.Module], channels: int) -> nn.Module:
     """A layer that may see the voxels in any order, or a ValueError."""
     try:
-        module, x = make(), torch.zeros(1, channels, 2, 2, 2)
+        module = make()
+        x = torch.zeros(1, channels, 2, 2, 2)
         if name == "norm" and not isinstance(module, nn.BatchNorm3d | nn.InstanceNorm3d | nn.Identity):
             raise ValueError('expected "batch", "instance" or null')
         if name == "act" and module(x).shape != x.shape:

@@ -3,7 +3,7 @@
 Optuna and MONAI find a wrong range or override in the middle of a search.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from monai.bundle.utils import merge_kv
 from scripts.common.errors import InputError, describe
 from scripts.training.run_record import RECIPE
 
-OWN = {"epochs", "val_interval", "fold", "inner_fold", "output_dir", "ckpt_dir", "resume", "overwrite", "report"}
+# Keys of train.json that who starts several trainings sets for each of them.
+OF_EACH_RUN = {"epochs", "fold", "inner_fold", "output_dir", "ckpt_dir", "resume", "overwrite", "report"}
+OWN = OF_EACH_RUN | {"val_interval"}
 
 
 def check_count(minimum: int, **values: Any) -> None:
@@ -22,6 +24,12 @@ def check_count(minimum: int, **values: Any) -> None:
     for name, value in values.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
             raise InputError(f"{name} {value!r}: expected a whole number of at least {minimum}")
+
+
+def refuse_own(block: str, overrides: Iterable[str], own: set[str], who: str) -> None:
+    """Raise an ``InputError`` if ``overrides``, from a config's ``block``, have a key that ``who`` sets itself."""
+    for key in {key.lstrip("+") for key in overrides} & own:
+        raise InputError(f"{block}#{key}: the {who} sets this itself, leave it out")
 
 
 def overlay_paths(names: str | Sequence[str], of: str) -> list[str]:
@@ -43,8 +51,7 @@ def check_space(space: dict[str, Callable], overrides: dict, common: dict, overl
     Optuna refuses a range, the training a key or a value, or that the search sets a key of the user's itself.
     """
     for block, keys in (("overrides", overrides), ("space", space)):
-        for key in {key.lstrip("+") for key in keys} & OWN:
-            raise InputError(f"{block}#{key}: the search sets this itself, leave it out")
+        refuse_own(block, keys, OWN, "search")
     if not space:
         raise InputError("space: is empty; give at least one key with its range, see docs/search.md")
     for key in sorted({key.lstrip("+") for key in overrides} & {key.lstrip("+") for key in space}):

@@ -17,7 +17,7 @@ from scripts.common.json_file import write_json
 from scripts.search.report import report
 from scripts.search.space import check_count, check_space, overlay_paths, read_recipe
 from scripts.search.study import logged_to
-from scripts.training.training_state import random_states, set_random_states
+from scripts.training.random_states import random_states, set_random_states
 
 
 @dataclass

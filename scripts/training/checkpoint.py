@@ -4,6 +4,7 @@ import datetime
 from math import isfinite
 from pathlib import Path
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 
@@ -31,8 +32,11 @@ class CheckpointSaver:
     """
 
     def __init__(self, network: torch.nn.Module, path: str, card: dict) -> None:
-        self.network, self.path, self.card = network, path, card
+        self.network = network
+        self.path = path
+        self.card = card
 
+    @idist.one_rank_only()
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator or a trainer."""
         engine.add_event_handler(Events.COMPLETED, self)

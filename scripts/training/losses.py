@@ -1,4 +1,4 @@
-"""MONAI's DiceCELoss weighs classes only together with Dice; torch's CrossEntropyLoss rejects MONAI's label layout."""
+"""Compute a class-weighted cross-entropy on MONAI's label layout, which torch's own loss rejects."""
 
 import torch
 from torch import nn

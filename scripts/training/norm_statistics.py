@@ -1,7 +1,8 @@
-"""BatchNorm's running statistics lag behind weights that move fast: before a validation they are averaged anew."""
+"""Average BatchNorm's running statistics anew before a validation: they lag behind weights that move fast."""
 
 from itertools import islice
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from torch.optim.swa_utils import update_bn
@@ -13,7 +14,7 @@ class NormStatistics:
     """After an epoch, replaces the running statistics by their average over the epoch's first training scans.
 
     Training itself does not use them (it normalizes by the mini-batch's own), so only what is validated and saved
-    changes. Attach it before the validation handler.
+    changes. Processes that train together go on with those of the first. Attach it before the validation handler.
 
     Args:
         network: whose BatchNorm layers.
@@ -32,17 +33,25 @@ class NormStatistics:
             raise InputError(f"update_bn_scans {n_scans}: expected 0 (off) or more")
         if n_scans and getattr(network, "norm_eval", False):
             raise InputError("update_bn_scans: the network trains by its statistics, leave it 0; or --norm_eval false")
-        self.network, self.n_scans, self.interval, self.dtype = network, n_scans, interval, dtype
+        self.network = network
+        self.n_scans = n_scans
+        self.interval = interval
+        self.dtype = dtype
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
-        if self.n_scans:
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Average; called at the end of an epoch."""
+        """Average, and share rank 0's statistics; called at the end of an epoch."""
         if engine.state.epoch % self.interval and engine.state.epoch < engine.state.max_epochs:
             return
+        if self.n_scans:
+            self._average(engine)
+        for buffer in self.network.buffers():
+            idist.broadcast(buffer)
+
+    def _average(self, engine: Engine) -> None:
         device = torch.device(engine.state.device)
         images = (batch["image"] for batch in islice(engine.data_loader, self.n_scans))
         autocast = torch.autocast(device.type, self.dtype, enabled=self.dtype is not None)

@@ -1,4 +1,4 @@
-"""ReduceLROnPlateau steps by a validation metric, which MONAI's LrScheduleHandler, attached first, has not yet seen."""
+"""Lower the learning rate when the validation metric stops rising."""
 
 from ignite.engine import Engine, Events
 from monai.handlers import LrScheduleHandler
@@ -29,7 +29,7 @@ class PlateauSchedule(LrScheduleHandler):
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, behind the validation."""
         validated = Events.EPOCH_COMPLETED(event_filter=lambda _, epoch: epoch == self.evaluator.state.epoch)
-        engine.add_event_handler(Events.STARTED, lambda: engine.add_event_handler(validated, self))
+        engine.add_event_handler(validated, self)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._warm_up)
 
     def _warm_up(self, trainer: Engine) -> None:

@@ -3,8 +3,11 @@
 import datetime
 import json
 import logging
+import uuid
 from pathlib import Path
 
+import ignite.distributed as idist
+import torch
 from filelock import FileLock, Timeout
 
 from scripts.common.errors import InputError, one_line
@@ -14,7 +17,7 @@ from scripts.training.run_record import command, differences, facts_of, recipe
 from scripts.weights.checkpoint import read_checkpoint
 
 logger = logging.getLogger("meshnet")
-FORMAT = 4  # of the training state; counted up when its content changes
+FORMAT = 5  # of the training state; counted up when its content changes
 RESULTS = ("checkpoint_last.pt", "checkpoint_failed.pt", "history.csv", "report.html")
 
 
@@ -53,35 +56,64 @@ class RunFolder:
         for key, folder in (("output_dir", output_dir), ("ckpt_dir", ckpt_dir)):
             if not str(folder).strip():
                 raise InputError(f"{key}: is empty; give a folder")
-        self.path, self.record = Path(ckpt_dir) / "checkpoint_last.pt", Path(output_dir) / "run.json"
-        self.facts = facts_of(config, cohort)
+        self.path = Path(ckpt_dir) / "checkpoint_last.pt"
+        self.record = Path(output_dir) / "run.json"
+        self.facts = {"run_id": uuid.uuid4().hex[:8], **facts_of(config, cohort)}  # no random number of the training's
         self.differences = {name: ours for name, _, ours in differences(recipe(), self.facts["config"])}
         self.resume, self.overwrite = resume, overwrite
         self.locks: list[FileLock] = []
+        self._claimed = False
         self.state: dict | None = None  # what an earlier run has left to continue from
         self._continued_from: int | None = None
+        self._epochs_logged = 0
+
+    @property
+    def run_id(self) -> str:
+        """Eight hexadecimal digits that a run keeps when it is continued; takes the folders first."""
+        self.claim()
+        return self.facts["run_id"]
+
+    @property
+    def epochs_logged(self) -> int:
+        """The epochs in the history of the run that is continued, or 0; takes the folders first."""
+        self.claim()
+        return self._epochs_logged
 
     def claim(self) -> None:
-        """Take the folders for this process and find the state to continue from; nothing is written or removed yet.
+        """Take the folders for this run and find the state to continue from; nothing is written or removed yet.
+
+        Of processes that train together rank 0 takes the folders, and gives its state to the others.
 
         Raises:
             InputError: a folder holds a run, is in use, or holds a state that this config cannot continue.
         """
-        if self.locks:
+        if self._claimed:
             return
+        if idist.get_rank() == 0:
+            self._claim()
+        if idist.get_world_size() > 1:
+            found = [self.state]
+            torch.distributed.broadcast_object_list(found)
+            self.state = found[0]
+        self._claimed = True
+
+    def _claim(self) -> None:
         folders = (self.path.parent, self.record.parent, self.model_path.parent)
         self.locks = [_lock(folder) for folder in dict.fromkeys(folders)]
         earlier = self._earlier("checkpoint_last.pt", "history.csv") + [self.model_path] * self.model_path.exists()
         if self.resume and self.path.exists():
             self.state = read_checkpoint(self.path)
             self._refuse_other_run(self.state)
+            self.facts["run_id"] = self.state["facts"]["run_id"]
             self._continued_from = self.state["trainer"]["iteration"]
+            self._epochs_logged = len(self.state["trainer"].get("run_log", {"rows": []})["rows"])
         elif earlier and not self.overwrite and not (self.resume and self._began_here()):
             raise InputError(
                 f"{earlier[0]}: {_describe(self.path)}; --resume true continues it, --overwrite true replaces it, "
                 "--output_dir and --ckpt_dir put this run elsewhere"
             )
 
+    @idist.one_rank_only()
     def begin(self) -> None:
         """Remove what an earlier run has left, unless this one continues it, and record this one.
 
@@ -104,6 +136,7 @@ class RunFolder:
         for lock in self.locks:
             lock.release()
         self.locks = []
+        self._claimed = False
 
     def _earlier(self, *names: str) -> list[Path]:
         folders = dict.fromkeys((self.path.parent, self.record.parent))
@@ -162,7 +195,8 @@ def _describe(path: Path) -> str:
     if not path.exists():
         return "results of an earlier run are there"
     trainer = read_checkpoint(path)["trainer"]
-    epoch, last = trainer["iteration"] / trainer["epoch_length"], trainer["max_epochs"]
+    epoch = trainer["iteration"] / trainer["epoch_length"]
+    last = trainer["max_epochs"]
     return (
         "a finished run is there" if epoch >= last else f"a run is there that stopped after epoch {epoch:.4g} of {last}"
     )

@@ -1,4 +1,4 @@
-"""MONAI's StatsHandler logs training and validation apart and nothing of the run: this is one line an epoch."""
+"""Log what a run is and one line an epoch, training and validation together, and write history.csv."""
 
 import csv
 import json
@@ -9,6 +9,7 @@ from statistics import fmean
 from textwrap import shorten
 
 import ignite
+import ignite.distributed as idist
 import monai
 import torch
 from ignite.engine import Engine, Events
@@ -17,6 +18,7 @@ from monai.handlers import from_engine
 
 from scripts.common.files import replace_file
 from scripts.data.cohort import Cohort
+from scripts.networks.meshnet import unwrapped
 from scripts.training.run_folder import RunFolder
 
 logger = logging.getLogger("meshnet")
@@ -25,20 +27,26 @@ logger = logging.getLogger("meshnet")
 class LossBar(ProgressBar):
     """Ignite's progress bar, with the loss and the learning rate of the last step."""
 
+    @idist.one_rank_only()
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
-        loss_of, rate = from_engine("loss", first=True), lambda: engine.optimizer.param_groups[0]["lr"]
-        super().attach(engine, output_transform=lambda output: {"loss": float(loss_of(output)), "lr": rate()})
+        loss_of = from_engine("loss", first=True)
+
+        def shown(output: list[dict]) -> dict[str, float]:
+            return {"loss": float(loss_of(output)), "lr": engine.optimizer.param_groups[0]["lr"]}
+
+        super().attach(engine, output_transform=shown)
 
 
 class RunLog:
     """Logs what a training run is, one line per epoch, and where everything is; writes ``history.csv``.
 
+    A row of ``history.csv`` becomes the trainer's metrics, which MONAI's handlers show.
+
     "Waiting for data" is the share of the training steps' time before a batch is there.
 
-    It hooks itself in when the trainer starts, so that an epoch's line has what handlers of overlays leave: the
-    evaluator's metrics, and in ``trainer.state.terms``, empty before each iteration, numbers of which the line has the
-    epoch's mean over scans.
+    An epoch's line has what the handlers before it leave: the evaluator's metrics, and the epoch's means over scans of
+    the numbers in ``trainer.state.terms``, which is empty before each iteration.
 
     Args:
         cohort: the split that is trained on.
@@ -60,10 +68,17 @@ class RunLog:
         seconds: bool = False,
     ) -> None:
         self.seconds = seconds
-        self.cohort, self.grid, self.evaluator, self.differences = cohort, grid, evaluator, run_folder.differences
-        self.history, self.model_path = run_folder.record.with_name("history.csv"), model_path
+        self.cohort = cohort
+        self.grid = grid
+        self.evaluator = evaluator
+        self.differences = run_folder.differences
+        self.history = run_folder.record.with_name("history.csv")
+        self.model_path = model_path
         self._loss_of = from_engine("loss", first=True)
-        self._waited, self._trained, self._validated, self._scale = Timer(), Timer(), Timer(), None
+        self._waited = Timer()
+        self._trained = Timer()
+        self._validated = Timer()
+        self._scale = None
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, whose state dictionary has the history and the losses of the epoch under way."""
@@ -77,13 +92,13 @@ class RunLog:
             timer.attach(engine, start=Events.EPOCH_STARTED, resume=begin, pause=end)
         engine.add_event_handler(Events.EPOCH_STARTED, self._trained.pause)  # until there is a batch
         engine.add_event_handler(Events.ITERATION_STARTED, self._iteration_started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
+        engine.add_event_handler(Events.COMPLETED, self._completed)
+        self._validated.attach(self.evaluator, start=Events.STARTED, pause=Events.COMPLETED)
 
     def _started(self, trainer: Engine) -> None:
-        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
-        trainer.add_event_handler(Events.COMPLETED, self._completed)
-        self._validated.attach(self.evaluator, start=Events.STARTED, pause=Events.COMPLETED)
-        cohort, network, (spacing, spatial_size) = self.cohort, trainer.network, self.grid
+        cohort, network, (spacing, spatial_size) = self.cohort, unwrapped(trainer.network), self.grid
         n_parameters = sum(p.numel() for p in network.parameters())
         dtype = str(getattr(getattr(trainer, "inferer", None), "dtype", None) or torch.float32).removeprefix("torch.")
         logger.info(f"MONAI {monai.__version__}, torch {torch.__version__}, Ignite {ignite.__version__}")
@@ -105,9 +120,8 @@ class RunLog:
 
     def _iteration_completed(self, trainer: Engine) -> None:
         terms = {"loss": float(self._loss_of(trainer.state.output)), **trainer.state.terms}
-        scans = getattr(trainer.state, "scans", len(trainer.state.output))  # the former, if processes share a step
         for name, value in terms.items():
-            trainer.state.run_log["terms"].setdefault(name, []).append([value, scans])
+            trainer.state.run_log["terms"].setdefault(name, []).append([value, len(trainer.state.output)])
         scale = self._scale_of(trainer)
         if scale < self._scale:  # so it has left out a step because of infinite gradients
             trainer.state.run_log["skipped_steps"] += 1
@@ -124,7 +138,9 @@ class RunLog:
 
     def _epoch_completed(self, trainer: Engine) -> None:
         now = time.perf_counter()
-        epoch, seconds, self._clock = trainer.state.epoch, now - self._clock, now
+        epoch = trainer.state.epoch
+        seconds = now - self._clock
+        self._clock = now
         log = trainer.state.run_log
         lr = trainer.optimizer.param_groups[0]["lr"]
         means = {name: fmean(*zip(*values, strict=True)) for name, values in log["terms"].items()}
@@ -134,14 +150,11 @@ class RunLog:
         times = {"seconds_data": self._waited.value(), "seconds_step": self._trained.value()}
         times |= {"seconds": seconds, "seconds_validation": self._validated.value() if validated else 0.0}
         log["rows"].append({**row, **means, **(times if self.seconds else {})})
-        longest_first = sorted(log["rows"], key=len, reverse=True)  # an epoch without validation has fewer columns
-        columns = dict.fromkeys(name for row in longest_first for name in row)
-        with replace_file(self.history) as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(log["rows"])
+        self._write_history(log["rows"])
+        trainer.state.metrics = {name: value for name, value in log["rows"][-1].items() if name != "epoch"}
         skipped = f"  {log['skipped_steps']} fp16 steps skipped" if log["skipped_steps"] else ""
-        log["terms"], log["skipped_steps"] = {}, 0
+        log["terms"] = {}
+        log["skipped_steps"] = 0
         shown = "".join(f"  {name} {value:.3f}" for name, value in values.items())
         best = "  best" if validated and self.evaluator.state.best_metric_epoch == epoch else ""
         width = len(str(trainer.state.max_epochs))
@@ -150,6 +163,15 @@ class RunLog:
             f"epoch {epoch:{width}}/{trainer.state.max_epochs}  loss {row['loss']:.4f}  lr {lr:.2e}{shown}  "
             f"{seconds:.1f} s ({waited:.1%} waiting for data){skipped}{best}"
         )
+
+    @idist.one_rank_only()
+    def _write_history(self, rows: list[dict]) -> None:
+        longest_first = sorted(rows, key=len, reverse=True)  # an epoch without validation has fewer columns
+        columns = dict.fromkeys(name for row in longest_first for name in row)
+        with replace_file(self.history) as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
 
     def _completed(self, trainer: Engine) -> None:
         state = self.evaluator.state

@@ -67,7 +67,8 @@ def differences(theirs: dict, ours: dict, above: str = "") -> Iterator[tuple[str
     Of blocks that make different things it tells what they make.
     """
     for key in {**theirs, **ours}:
-        there, here = theirs.get(key), ours.get(key)
+        there = theirs.get(key)
+        here = ours.get(key)
         if there == here or (not above and (key[0] == "_" or key in MAY_DIFFER)):
             continue
         if not (isinstance(there, dict) and isinstance(here, dict)):

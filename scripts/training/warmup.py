@@ -1,4 +1,4 @@
-"""Torch joins schedules that exist already: this makes one behind a warm-up from a config's arguments."""
+"""Make a learning rate schedule that begins behind a linear warm-up, from a config's arguments."""
 
 from collections.abc import Callable
 from typing import Any

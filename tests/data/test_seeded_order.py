@@ -77,6 +77,20 @@ def test_drawing_leaves_the_global_random_states_alone() -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_processes_that_train_together_share_an_epoch_and_take_equally_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 3)
+    shared = []
+    for rank in range(3):
+        monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
+        sampler = SeededSampler(range(N), seed=5)
+        sampler.set_epoch(4)
+        shared.append(list(sampler))
+        assert len(shared[-1]) == len(sampler) == 4
+    items = [item for part in shared for item in part]
+    assert sorted({index for index, _ in items}) == list(range(N))
+    assert len({*items}) == N  # a scan that comes twice is the same twice
+
+
 def test_two_processes_share_the_items_as_monais_sampler_does() -> None:
     for make in (SeededSampler, DistributedSampler):
         alone, *shared = (make(range(N), seed=5, **ranks) for ranks in ({"num_replicas": 1, "rank": 0}, *RANKS))

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from scripts.common.errors import InputError
-from scripts.execution import runtime
+from scripts.execution import openvino_runtime, runtime
 from scripts.execution.runtime import choose_runtime
-from scripts.networks import interleaved, openvino_runtime
+from scripts.networks import interleaved
 from scripts.networks.meshnet import MeshNet
 
 

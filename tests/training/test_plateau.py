@@ -15,18 +15,15 @@ def test_the_rate_falls_after_patience_and_validation_does_not_need_to_be_in_eve
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=1)
     evaluator, trainer, rates = Engine(lambda *_: None), Engine(lambda *_: None), []
     evaluator.data_loader, evaluator.state.key_metric_name = [0], "score"
-    PlateauSchedule(scheduler, evaluator).attach(trainer)
     scores = {2: 0.3, 4: 0.2, 6: 0.1, 8: 0.4, 10: 0.4, 12: 0.4}
 
-    @trainer.on(Events.EPOCH_COMPLETED)  # attached before the run, as the validation is: so it comes first
+    @trainer.on(Events.EPOCH_COMPLETED)
     def validate() -> None:
         if (epoch := trainer.state.epoch) in scores:
             evaluator.state.epoch, evaluator.state.metrics = epoch, {"score": scores[epoch]}
 
-    @trainer.on(Events.STARTED)
-    def last() -> None:
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: rates.append(optimizer.param_groups[0]["lr"]))
-
+    PlateauSchedule(scheduler, evaluator).attach(trainer)  # behind the validation, as in train.json
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: rates.append(optimizer.param_groups[0]["lr"]))
     trainer.run([0], max_epochs=12)
     assert rates == [1.0] * 5 + [0.5] * 6 + [0.25]
 
@@ -43,7 +40,6 @@ def test_a_warm_up_comes_before_it_resumed_or_not(restored: int) -> None:
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / 5, total_iters=4)
     evaluator, trainer, rates = Engine(lambda *_: None), Engine(lambda *_: optimizer.step()), []
     evaluator.data_loader, evaluator.state.key_metric_name = [0], "score"
-    PlateauSchedule(scheduler, evaluator, warmup).attach(trainer)
 
     @trainer.on(Events.STARTED)
     def restore() -> None:
@@ -54,6 +50,7 @@ def test_a_warm_up_comes_before_it_resumed_or_not(restored: int) -> None:
     def validate() -> None:  # no gain from epoch 7 on
         evaluator.state.epoch, evaluator.state.metrics = trainer.state.epoch, {"score": min(trainer.state.epoch, 6)}
 
+    PlateauSchedule(scheduler, evaluator, warmup).attach(trainer)
     trainer.add_event_handler(Events.ITERATION_STARTED, lambda: rates.append(optimizer.param_groups[0]["lr"]))
     trainer.run([0], max_epochs=8)
     expected = [0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.25]

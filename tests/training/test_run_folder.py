@@ -40,6 +40,20 @@ def leave_state(folder: Path, iteration: int = 6, **changes: object) -> None:
     run.release()
 
 
+def test_of_processes_that_train_together_the_first_has_the_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = {"from": "rank 0"}
+    for module in ("ignite.distributed", "ignite.distributed.utils"):
+        monkeypatch.setattr(f"{module}.get_rank", lambda: 1)
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.broadcast_object_list", lambda objects: objects.__setitem__(0, sent))
+    run = claim(tmp_path)
+    run.begin()
+    assert run.state == sent
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["models/checkpoint_last.pt", "models/model.pt", "eval/history.csv"])
 def test_results_are_not_replaced_unasked(tmp_path: Path, name: str) -> None:
     leave_state(tmp_path)

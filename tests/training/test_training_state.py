@@ -1,6 +1,5 @@
 """A run that is killed, stopped or out of disk continues as if nothing had happened, to the last bit."""
 
-import io
 import json
 import multiprocessing
 import os
@@ -14,13 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import TRAIN, small_disk_at
 from training.processes import start
-
-from scripts.training.training_state import random_states, set_random_states
 
 EPOCHS = 60
 # Everything that draws random numbers, so that a state which forgets one of them cannot pass.
@@ -310,20 +306,34 @@ def test_skipped_fp16_steps_are_counted_and_the_scaler_belongs_to_the_state(tmp_
     assert state["scaler"] == engine.scaler.state_dict()
 
 
-def test_all_four_random_states_are_put_back() -> None:
-    def draw() -> list[float]:
-        return [torch.rand(1).item(), np.random.rand(), random.random(), np.random.randn()]  # randn keeps a second draw
+def test_a_rank_stops_by_another_s_signal_after_the_same_step_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ignite.engine import Engine
+    from monai.engines import IterationEvents
 
-    np.random.randn()
-    states = torch_round_trip(random_states())
-    first = draw()
-    assert draw() != first
-    set_random_states(states)
-    assert draw() == first
+    from scripts.training.run_folder import RunFolder
+    from scripts.training.training_state import TrainingState
 
+    votes = []
 
-def torch_round_trip(states: dict) -> dict:
-    """As a training's state is written and read, without running code."""
-    torch.save(states, file := io.BytesIO())
-    file.seek(0)
-    return torch.load(file, weights_only=True)
+    def highest(vote: int, op: str) -> int:
+        """What rank 1 of 2 gets where rank 0 was told to stop in its third step."""
+        votes.append((vote, op))
+        return signal.SIGTERM if len(votes) == 3 else vote
+
+    for name, value in {"get_rank": 1, "get_world_size": 2, "barrier": None}.items():
+        monkeypatch.setattr(f"ignite.distributed.{name}", lambda value=value: value)
+    monkeypatch.setattr("ignite.distributed.utils.get_rank", lambda: 1)
+    monkeypatch.setattr("ignite.distributed.all_reduce", highest)
+    monkeypatch.setattr("ignite.distributed.all_gather", lambda own: [own, own])
+    trainer, evaluator = Engine(lambda *_: None), Engine(lambda *_: None)
+    trainer.register_events(*IterationEvents)
+    trainer.accumulation_steps = 1
+    TrainingState({}, RunFolder(str(tmp_path), str(tmp_path), {}, "abc"), evaluator).attach(trainer)
+    with pytest.raises(SystemExit) as stop:
+        trainer.run([0, 1, 2, 3], max_epochs=2)
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert trainer.state.iteration == 3
+    assert votes == [(0, "MAX")] * 3
+    assert not list(tmp_path.iterdir())
