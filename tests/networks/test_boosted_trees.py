@@ -12,7 +12,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from scripts.common.errors import InputError
 from scripts.networks.boosted_trees import BoostedTrees
-from scripts.training.boosting import as_weights
+from scripts.techniques.boosting import as_weights
 from scripts.weights.card import network_from_card, read_card
 
 GRID = {"smoothing": (3.0, 8.0), "spacing": (2.0, 3.0, 4.0), "orientation": "PRS"}
