@@ -75,7 +75,8 @@ def _assumed(seconds: float | dict, name: str) -> float:
 
 def _measured(recipe: ConfigParser) -> float:
     """Return the seconds of the second of two training steps; the first one warms up."""
-    trainer, times = recipe.get_parsed_content("train#trainer"), []
+    trainer = recipe.get_parsed_content("train#trainer")
+    times = []
 
     def note() -> None:
         if torch.cuda.is_available():
