@@ -6,6 +6,7 @@ import time
 import torch
 from ignite.engine import Events
 from monai.bundle import ConfigParser
+from monai.engines import default_prepare_batch
 
 from scripts.common.errors import InputError
 from scripts.comparison.fit import takes_gradients, trains_by_steps
@@ -75,7 +76,9 @@ def _assumed(seconds: float | dict, name: str) -> float:
 
 def _measured(recipe: ConfigParser) -> float:
     """Return the seconds of the second of two training steps; the first one warms up."""
-    trainer, times = recipe.get_parsed_content("train#trainer"), []
+    trainer = recipe.get_parsed_content("train#trainer")
+    trainer.prepare_batch = default_prepare_batch  # an overlay's own needs its handler
+    times = []
 
     def note() -> None:
         if torch.cuda.is_available():

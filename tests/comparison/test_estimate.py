@@ -38,11 +38,11 @@ def test_hours_are_of_the_steps_of_an_assumed_cohort_and_device(
 
 
 def test_a_step_is_one_of_the_recipes_trainer(compare: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Its own update sleeps; the cohort is assumed, so its batches are random."""
+    """The slow one's update sleeps; the cohort is assumed, so batches are random; an overlay's handlers stay out."""
     slow = "$lambda trainer, batch: (__import__('time').sleep(1), {'loss': torch.zeros(1)})[1]"
     slow_one = {"name": "slow", "overrides": {"channels": 1, "train#trainer#iteration_update": slow}}
     flags = {"dataset_dir": str(tmp_path / "not there"), "assumed_scans": 6, "assumed_grid": [16, 16, 16]}
-    networks = [slow_one, {"name": "plain", "overrides": {"channels": 1}}]
+    networks = [slow_one, {"name": "plain", "overlays": ["progressive.json"], "overrides": {"channels": 1}}]
     compare(tmp_path / "protocol", dry_run=True, networks=networks, reference="slow", **flags)
     lines = capsys.readouterr().out.splitlines()
     slow, plain = (next(line for line in lines if line.startswith(f"{name} ")).split() for name in ("slow", "plain"))
