@@ -13,12 +13,16 @@ import numpy as np
 
 from scripts.browser.graphs import write_graphs
 from scripts.common.errors import InputError, one_line
+from scripts.common.files import sha256
+from scripts.inference.derivative import NAME
 from scripts.simulation.anatomy import box, load_head
 from scripts.simulation.scanner import RANGES, simulate_scan
 from scripts.weights.weights import Weights
 
 PAGE = Path(__file__).with_name("page")
 LIBRARIES = {  # by their name in the page: where npm puts them
+    "client-zip.js": "client-zip/index.js",
+    "idb-keyval.js": "idb-keyval/dist/index.js",
     "niivue.js": "@niivue/niivue/dist/index.js",
     **{
         name: f"onnxruntime-web/dist/{name}"
@@ -133,7 +137,10 @@ def add_page(made: Path, weights: Weights, example: bool) -> None:
             shutil.copy(path, made)
     settings = {key: weights.settings[key] for key in ("threshold", "min_volume", "flip_averaging", "norm_shift_limit")}
     card = {key: weights.card[key] for key in ("orientation", "spacing", "spatial_size", *SHOWN) if key in weights.card}
-    about = {**settings, "name": Path(*weights.members).stem, "example": example, **card}
+    (path,) = weights.members
+    version = json.loads((PAGE.parents[2] / "metadata.json").read_text())["version"]
+    made_by = {"Name": NAME, "Version": version, "Weights": Path(path).name, "WeightsSHA256": sha256(path)}
+    about = {**settings, "name": Path(path).stem, "example": example, "made_by": made_by, **card}
     (made / "card.json").write_text(json.dumps(about, indent=1) + "\n")
     if example:
         nib.save(example_scan(), made / EXAMPLE)

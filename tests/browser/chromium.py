@@ -109,16 +109,45 @@ class Chromium:
         for kind in ("dragEnter", "dragOver", "drop"):
             self.call("Input.dispatchDragEvent", type=kind, x=300, y=400, data=data)
 
-    def download(self, selector: str, name: str) -> Path:
-        """Click, and wait for the file."""
-        path = self.folder / name
-        path.unlink(missing_ok=True)
+    def draw(self, *points: tuple[float, float]) -> None:
+        """Press the mouse at the first of these places of the window, move it over the others, and let go."""
+        held = {"button": "left", "buttons": 1, "clickCount": 1}
+        self._mouse("mouseMoved", points[0])
+        self._mouse("mousePressed", points[0], **held)
+        for point in points[1:]:
+            self._mouse("mouseMoved", point, **held)
+        self._mouse("mouseReleased", points[-1], **held | {"buttons": 0})
+
+    def touch(self, *points: tuple[float, float]) -> None:
+        """As ``draw``, with a finger."""
+        for i, (x, y) in enumerate(points):
+            kind = "touchMove" if i else "touchStart"
+            self.call("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y}])
+            time.sleep(0.05)  # what touches it is told apart from two fingers by waiting
+        self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
+    def press(self, key: str, modifiers: int = 0) -> None:
+        """Press a key; ``modifiers`` are 2 for Ctrl, 8 for Shift, and their sum."""
+        told = {"key": key, "modifiers": modifiers} | ({"text": key} if len(key) == 1 and not modifiers & 2 else {})
+        if key in ("Enter", "Tab"):
+            told["windowsVirtualKeyCode"] = {"Enter": 13, "Tab": 9}[key]
+        self.call("Input.dispatchKeyEvent", type="keyDown", **told)
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key, modifiers=modifiers)
+
+    def _mouse(self, kind: str, point: tuple[float, float], **held: Any) -> None:
+        self.call("Input.dispatchMouseEvent", type=kind, x=point[0], y=point[1], **held)
+
+    def download(self, selector: str, *names: str) -> Path:
+        """Click, and wait for the files; the first of them."""
+        paths = [self.folder / name for name in names]
+        for path in paths:
+            path.unlink(missing_ok=True)
         self.click(selector)
         end = time.monotonic() + 30
-        while not path.is_file() or not path.stat().st_size:
-            assert time.monotonic() < end, f"{name}: not downloaded; {os.listdir(self.folder)}"
+        while not all(path.is_file() and path.stat().st_size for path in paths):
+            assert time.monotonic() < end, f"{names}: not downloaded; {os.listdir(self.folder)}"
             time.sleep(0.05)
-        return path
+        return paths[0]
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format=path.suffix[1:])["data"]))

@@ -24,6 +24,7 @@ from scripts.browser.site import build_site
 from scripts.common.errors import InputError
 
 DONE = "!document.querySelector('#result').hidden && document.querySelector('#work').hidden"
+DONE += " && !document.querySelector('#threshold').disabled"
 ITEM = "[...document.querySelectorAll('#list button')].findLast((item) => item.textContent.startsWith({}))"
 
 
@@ -125,7 +126,7 @@ def test_a_mask_that_comes_late_is_not_taken_for_that_of_the_next_scan(start: Ca
     page = start()
     page.open(address)
     page.click("#example")
-    page.wait_for("document.querySelectorAll('#list .done').length === 1")
+    page.wait_for(DONE)
     shown = page.text("#list .done")
     page.ask("""(async () => {
         const bytes = await (await fetch('example_T2w.nii.gz')).arrayBuffer(), files = new DataTransfer()
@@ -141,7 +142,9 @@ def test_a_mask_that_comes_late_is_not_taken_for_that_of_the_next_scan(start: Ca
     page.wait_for("document.querySelectorAll('#list .done').length === 2 && document.querySelector('#work').hidden")
     states = page.ask("[...document.querySelectorAll('#list button')].map((one) => one.lastChild.className)")
     assert states == ["done", "failed", "done"]
-    assert page.text("#list .done") == shown
+    assert page.text("#list li:last-child .done") == shown
+    saved = pandas.read_csv(page.download("#saveTable", "lesions.tsv"), sep="\t")
+    assert saved.min_volume.tolist() == [5000, 1000]  # of the scan in view when the slider was moved, and the card's
 
 
 @pytest.mark.slow

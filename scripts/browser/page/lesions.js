@@ -62,6 +62,25 @@ export function maskOf(probability, sides, threshold, minVolume, voxelVolume) {
   return { mask, lesions: kept.size }
 }
 
+/** What to change so that only what is at least ``threshold`` probable is in the mask, of the voxels of a ``region``. */
+export function changesInside(mask, probability, region, threshold) {
+  const least = Math.fround(threshold)
+  return region.filter((i) => mask[i] !== Number(probability[i] >= least))
+}
+
+/** What to change so that the connected part of a mask with the voxel ``at`` is gone, or so that it alone is kept. */
+export function changesOfPart(mask, sides, at, keep) {
+  const { starts, ends, of } = parts((i) => mask[i], sides, true), changes = []
+  const part = of[starts.findIndex((start, run) => start <= at && at < ends[run])]
+  starts.forEach((start, run) => {
+    if (part === undefined || (of[run] === part) === keep) return
+    for (let i = start; i < ends[run]; i++) changes.push(i)
+  })
+  return Int32Array.from(changes)
+}
+
+export const lesionsOf = (mask, sides) => parts((i) => mask[i], sides, true).size.size
+
 /**
  * The numbers of ``lesions.tsv``, in mm3, where left is what lies left of ``middle``, null where that is not known; and where
  * the mask's centre is, in mm.

@@ -250,8 +250,3 @@ export function maskFile(scan, mask) {
   float(two ? 200 : 128, 0)
   return bytes
 }
-
-/** The bytes, compressed. */
-export function gzip(bytes) {
-  return new Response(new Blob([bytes]).stream().pipeThrough(new CompressionStream('gzip'))).blob()
-}

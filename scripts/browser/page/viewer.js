@@ -1,22 +1,34 @@
-// NiiVue, and what it shows: a scan, and its mask in red.
+// NiiVue, and what it shows: a scan, and as a drawing over it the mask. Its voxels have an index in the scan's file.
 
 import { Niivue, NVImage, SHOW_RENDER, SLICE_TYPE } from './niivue.js'
 
+export const LESION = 1, REGION = 2 // bits of the drawing, of which pens draw one
+const COLOURS = { R: [0, 255, 40, 255], G: [0, 0, 150, 190], B: [0, 0, 255, 0], A: [0, 255, 160, 255] }
+const NEVER = 2 ** 31 - 1
+
 export class Viewer {
-  /** On a ``canvas``; ``onMove`` is told where the crosshair is, in words. */
-  constructor(canvas, onMove) {
-    this.canvas = canvas
+  /**
+   * On a ``canvas``; ``onMove`` is told where the crosshair is, in words, ``onStroke`` that something was drawn, and
+   * ``onClick`` that the crosshair was put somewhere.
+   */
+  constructor(canvas, onMove, onStroke, onClick) {
+    Object.assign(this, { canvas, onStroke, planes: SLICE_TYPE.MULTIPLANAR })
     this.niivue = new Niivue({
       backColor: [0, 0, 0, 1], crosshairColor: [0.4, 0.9, 1, 0.7], dragAndDropEnabled: false, isResizeCanvas: true,
-      loadingText: '', crosshairWidth: 0.5, show3Dcrosshair: true,
+      loadingText: '', crosshairWidth: 0.5, show3Dcrosshair: true, doubleTouchTimeout: 0, longTouchTimeout: NEVER,
     })
+    this.niivue.drawOpacity = 0.5
     this.niivue.onLocationChange = ({ mm }) => onMove(`x ${mm[0].toFixed(0)}, y ${mm[1].toFixed(0)}, z ${mm[2].toFixed(0)} mm`)
-    this.planes = SLICE_TYPE.MULTIPLANAR
+    this.niivue.onDrawingChanged = (what) => { if (what === 'draw') onStroke() }
+    this.niivue.onMouseUp = ({ fracPos, mouseButtonRightDown, mouseButtonCenterDown }) => {
+      if (fracPos[0] >= 0 && !mouseButtonRightDown && !mouseButtonCenterDown) onClick()
+    }
+    canvas.onpointerdown = ({ pointerId }) => canvas.setPointerCapture(pointerId) // or a stroke ends where it leaves
   }
 
   /** A NIfTI file's bytes, in place of all that was shown. */
   async showScan(bytes) {
-    this.attached ??= this.niivue.attachToCanvas(this.canvas)
+    this.attached ??= this.niivue.attachToCanvas(this.canvas).then(() => this.niivue.setDrawColormap(COLOURS))
     await this.attached
     this.clear()
     this.niivue.opts.multiplanarShowRender = SHOW_RENDER.NEVER // drawing in 3D and segmenting at once would slow both
@@ -25,26 +37,106 @@ export class Viewer {
   }
 
   clear() {
-    this.mask = undefined
+    this.setPen()
+    if (this.bits) this.niivue.closeDrawing()
+    this.bits = undefined
     for (const volume of [...this.niivue.volumes]) this.niivue.removeVolume(volume)
   }
 
-  /** A mask's bytes over the scan, looked at in its ``middle`` (mm); if one is there, only its voxels change. */
-  async showMask(bytes, middle, opacity) {
+  /** A mask, a byte a voxel of the file, over the scan, if there is one; at first looked at in its ``middle`` (mm). */
+  showMask(voxels, middle) {
     if (!this.niivue.volumes.length) return
-    if (this.mask) {
-      this.mask.img.set(bytes.subarray(bytes.length - this.mask.img.length))
-      return this.niivue.updateGLVolume()
+    const { dimsRAS, img2RASstart, img2RASstep } = this.niivue.volumes[0]
+    const [nx, ny, nz] = this.sides = dimsRAS.slice(1, 4), [sx, sy, sz] = this.steps = img2RASstep
+    this.first = img2RASstart.reduce((a, b) => a + b)
+    if (!this.bits) {
+      this.niivue.opts.multiplanarShowRender = SHOW_RENDER.ALWAYS
+      if (middle) this.niivue.scene.crosshairPos = this.niivue.mm2frac(middle, 0, true)
+      this.niivue.createEmptyDrawing()
+      this.niivue.createOnLocationChange()
     }
-    this.niivue.opts.multiplanarShowRender = SHOW_RENDER.ALWAYS
-    if (middle) this.niivue.scene.crosshairPos = this.niivue.mm2frac(middle)
-    this.mask = await NVImage.new(bytes.slice().buffer, 'mask.nii', 'red', opacity, null, 0, 1)
-    this.niivue.addVolume(this.mask)
-    this.niivue.createOnLocationChange()
+    this.bits = new Uint8Array(voxels.length)
+    for (let z = 0, i = 0; z < nz; z++) {
+      for (let y = 0; y < ny; y++) {
+        for (let x = 0, at = this.first + y * sy + z * sz; x < nx; x++, i++, at += sx) this.bits[i] = voxels[at]
+      }
+    }
+    this.paint()
   }
 
-  setOpacity(opacity) {
-    if (this.mask) this.niivue.setOpacity(1, opacity)
+  paint() {
+    this.niivue.drawBitmap.set(this.bits)
+    this.niivue.refreshDrawing(true)
+  }
+
+  /** The file's voxel of one of the drawing, whose axes go to the right, front and top. */
+  inFile(i) {
+    const [nx, ny] = this.sides, row = Math.floor(i / nx)
+    return this.first + (i - row * nx) * this.steps[0] + (row % ny) * this.steps[1] + Math.floor(row / ny) * this.steps[2]
+  }
+
+  ofFile(n) {
+    const at = this.steps.map((step, axis) => {
+      const place = Math.floor(n / Math.abs(step)) % this.sides[axis]
+      return step > 0 ? place : this.sides[axis] - 1 - place
+    })
+    return at[0] + this.sides[0] * (at[1] + this.sides[1] * at[2])
+  }
+
+  /** What was drawn since, and ``depth`` slices to either side of it, as voxels of the file; the picture is as before. */
+  takeStroke(depth) {
+    const { drawBitmap: drawn, drawPenAxCorSag: plane } = this.niivue, found = new Set()
+    const axis = 2 - plane, step = [1, this.sides[0], this.sides[0] * this.sides[1]][axis], side = this.sides[axis]
+    for (let i = 0; i < drawn.length; i++) {
+      if (drawn[i] === this.bits[i]) continue
+      const place = Math.floor(i / step) % side
+      for (let k = Math.max(-depth, -place); k <= Math.min(depth, side - 1 - place); k++) found.add(i + k * step)
+    }
+    this.paint()
+    return Int32Array.from(found, (i) => this.inFile(i))
+  }
+
+  isLesion(n) {
+    return this.bits[this.ofFile(n)] & LESION
+  }
+
+  /** Change the bits of these voxels. */
+  change(voxels, how) {
+    if (!this.bits || !voxels.length) return
+    for (const n of voxels) {
+      const i = this.ofFile(n)
+      this.bits[i] = how(this.bits[i])
+    }
+    this.paint()
+  }
+
+  /** Draw this value from now on; without one, do not draw. */
+  setPen(value, filled, size) {
+    const drawingEnabled = value !== undefined && Boolean(this.bits)
+    Object.assign(this.niivue.opts, { drawingEnabled, penValue: value ?? 0, isFilledPen: Boolean(filled), penSize: size })
+  }
+
+  /** As a pen of that size does that is put down at the crosshair. */
+  dab(size) {
+    const { opts, scene } = this.niivue, { penSize } = opts
+    opts.penSize = size
+    this.niivue.drawPenAxCorSag = this.planes <= SLICE_TYPE.SAGITTAL ? this.planes : SLICE_TYPE.AXIAL
+    this.niivue.drawPt(...this.niivue.frac2vox(scene.crosshairPos), opts.penValue)
+    this.onStroke()
+    this.niivue.drawPenAxCorSag = -1
+    opts.penSize = penSize
+  }
+
+  /** The file's voxel at the crosshair. */
+  here() {
+    const [x, y, z] = this.niivue.frac2vox(this.niivue.scene.crosshairPos)
+    return this.inFile(x + this.sides[0] * (y + this.sides[1] * z))
+  }
+
+  /** Move the crosshair by voxels to the right, up and out of the plane that is seen. */
+  move(right, up, out) {
+    const by = { [SLICE_TYPE.CORONAL]: [right, out, up], [SLICE_TYPE.SAGITTAL]: [out, right, up] }[this.planes]
+    this.niivue.moveCrosshairInVox(...(by ?? [right, up, out]))
   }
 
   setPlanes(planes) {

@@ -10,18 +10,56 @@ export function describe(card) {
   ]
 }
 
-/** ``sub-1`` of ``sub-1_T2w.nii.gz``, as inference names its masks. */
-export function stem(name) {
-  return name.replace(/\.gz$/, '').replace(/\.nii$/, '').replace(/_T2w$/, '')
+/** ``sub-1_desc-lesion_mask`` for ``sub-1_T2w.nii.gz``, as inference names its masks. */
+export const maskOf = ({ name }) => `${name.replace(/\.gz$/, '').replace(/\.nii$/, '').replace(/_T2w$/, '')}_desc-lesion_mask`
+
+/** The folder that BIDS has for a scan of that name, ``sub-1/ses-2/anat/``; none for other names. */
+const folderOf = ({ name }) => {
+  const [, subject, session] = name.match(/^(sub-[^_.]+)_(?:(ses-[^_.]+)_)?/) ?? []
+  return subject ? `${subject}/${session ? `${session}/` : ''}anat/` : ''
 }
 
-const COLUMNS = ['lesion_volume', 'lesions', 'left_volume', 'right_volume', 'laterality', 'threshold', 'min_volume']
+/** Of a mask: by what it was made, of which scan, and whether a hand corrected it. */
+export function sidecar(scan) {
+  const { lesions, threshold, min_volume, changed_by_hand, ...volumes } = scan.row, raw = `bids:raw:${folderOf(scan)}${scan.name}`
+  const hand = { Name: 'Correction by hand', Description: 'Corrected by hand on the page that segmented the scan' }
+  return JSON.stringify({
+    Description: `1 where the network finds a chronic stroke lesion${scan.corrected ? ', corrected by hand' : ''}`,
+    Type: 'Lesion', Manual: Boolean(scan.corrected), Sources: [raw], SpatialReference: raw,
+    GeneratedBy: [{ ...scan.maker, Settings: { threshold, min_volume } }, ...(scan.corrected ? [hand] : [])],
+    MaskSHA256: scan.sha256, // of the mask as the network drew it, as inference writes it
+    Lesions: { lesions, ...volumes, midline: scan.middle },
+  }, null, 4)
+}
+
+const COLUMNS = [
+  'lesion_volume', 'lesions', 'left_volume', 'right_volume', 'laterality', 'changed_by_hand', 'threshold', 'min_volume',
+]
 
 /** ``lesions.tsv``, a row for each scan: volumes in mm3; a name that a spreadsheet would take for a formula is disarmed. */
-export function table(scans) {
+export function table(scans, pathOf = maskOf) {
   const cell = (text) => text.replace(/[\t\r\n]/g, ' ').replace(/^(?=[=+\-@\s])/, './')
-  const number = (value) => (value === null ? 'n/a' : String(Number(value.toFixed(6))))
-  const rows = scans.map(({ name, row }) =>
-    [cell(`${stem(name)}_desc-lesion_mask.nii.gz`), ...COLUMNS.map((column) => number(row[column])), cell(name)])
+  const value = (cell) => (cell === null ? 'n/a' : typeof cell === 'number' ? String(Number(cell.toFixed(6))) : String(cell))
+  const rows = scans.map((scan) => [cell(`${pathOf(scan)}.nii.gz`), ...COLUMNS.map((key) => value(scan.row[key])), cell(scan.name)])
   return [['mask', ...COLUMNS, 'scan'], ...rows].map((row) => `${row.join('\t')}\n`).join('')
+}
+
+/** All masks as a BIDS derivative: what ``downloadZip`` takes. Those of scans of one name come into folders 2/, 3/, ... */
+export function derivative(scans) {
+  const paths = new Map(), taken = new Set()
+  for (const scan of scans) {
+    const path = `${folderOf(scan)}${maskOf(scan)}`
+    let free = path
+    for (let n = 2; taken.has(free); n++) free = `${n}/${path}`
+    taken.add(free)
+    paths.set(scan, free)
+  }
+  const about = { Name: 'Segmentations by MeshNet', BIDSVersion: '1.9.0', DatasetType: 'derivative', GeneratedBy: [scans[0].maker] }
+  return [
+    { name: 'dataset_description.json', input: JSON.stringify(about, null, 4) },
+    { name: 'lesions.tsv', input: table(scans, (scan) => paths.get(scan)) },
+    ...scans.flatMap((scan) => [
+      { name: `${paths.get(scan)}.nii.gz`, input: scan.mask }, { name: `${paths.get(scan)}.json`, input: sidecar(scan) },
+    ]),
+  ]
 }

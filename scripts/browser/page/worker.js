@@ -1,25 +1,19 @@
-// The work, away from the page so that it stays responsive: from a file to a probability, from a probability to a mask.
+// The network's work, away from the page so that it stays responsive: from a file to a mask.
 
-import { determinant, geometry } from './geometry.js'
-import { maskFile, readNifti, ScanError } from './nifti.js'
-import { extentOf, maskOf, measure, midline, percentiles } from './lesions.js'
+import { answer } from './ask.js'
+import { geometry } from './geometry.js'
+import { extentOf, maskOf, midline, percentiles } from './lesions.js'
+import { gzip, madeOf, voxelVolume } from './made.js'
+import { readNifti } from './nifti.js'
 
 const SLAB = 2 ** 21 // voxels of the scan that are restored at a time
-let ort, card, engine, sessions, create, scan, turn
+let ort, card, engine, sessions, create, scan
 
-const post = (kind, content = {}, moved = []) => self.postMessage({ kind, turn, ...content }, moved)
+const post = (kind, content) => self.postMessage({ news: { kind, ...content } })
 /** The bar goes from one share of the work to another, probably in so many seconds, of ``left`` to the end. */
 const progress = (text, from, to, seconds = 0, left = 0) => post('progress', { text, from, to, seconds, left })
 
-self.onmessage = async ({ data }) => {
-  try {
-    await { open, mask: sendMask }[data.kind](data)
-  } catch (error) {
-    const memory = error instanceof RangeError || /memory|alloc|OOM/i.test(error.message ?? error)
-    const known = error instanceof ScanError ? error.message : memory && 'the browser has not enough memory for it'
-    post('error', { message: known || `it could not be segmented (${error.message ?? error})` })
-  }
-}
+answer({ segment })
 
 async function start() {
   card = await (await fetch('card.json')).json()
@@ -70,32 +64,36 @@ async function probe() {
   return (performance.now() - began) / 1000 / voxels
 }
 
-/** Read a scan; segment it, unless its probability on the network's grid is known from before. */
-async function open({ file, probability, turn: now }) {
-  turn = now
+/**
+ * The mask of a scan under its settings; and, compressed, the scan and its probability, which is 0 where it is below
+ * ``least``: no mask of a threshold that can be chosen is another for it.
+ */
+async function segment({ file, threshold, minVolume, least }) {
   progress('Reading', 0, 0.02)
   scan = await readNifti(file)
-  scan.voxelVolume = Math.abs(determinant(scan.affine.slice(0, 3).map((row) => row.slice(0, 3))))
-  const shown = scan.bytes
   delete scan.bytes
   const [low, high] = scan.values.some((value) => value < 0) ? percentiles(scan.values, [2, 98]) : [0, 0]
   if (low < -0.1 * (high - low)) {
     scan.warnings.push('its values are standardized, or no MRI’s: air must be the darkest, so give the scan as it was stored')
   }
-  post('scan', { bytes: shown, warnings: scan.warnings }, [shown.buffer])
   if (!sessions) {
     progress('Loading the network', 0.02, 0.04)
     await start()
   } else post('engine', { name: engine })
   const lies = geometry(scan.affine, scan.sides, card, extentOf(scan.values, scan.sides))
-  const known = probability ?? (await segment(lies))
-  await restore(known, lies, probability ? 0 : 0.9)
-  scan.middle = scan.sidesKnown ? midline(scan.values, scan.sides, scan.affine) : null
+  const probability = await restore(await predict(lies), lies)
+  const middle = scan.sidesKnown ? midline(scan.values, scan.sides, scan.affine) : null
   delete scan.values
-  post('segmented', { probability: known })
+  const { mask, lesions } = maskOf(probability, scan.sides, threshold, minVolume, voxelVolume(scan))
+  for (let i = 0; i < probability.length; i++) if (probability[i] < Math.fround(least)) probability[i] = 0
+  const zipped = new Uint8Array(await file.slice(0, 1).arrayBuffer())[0] === 0x1f
+  return {
+    ...(await madeOf(scan, mask, lesions, middle)), middle, warnings: scan.warnings,
+    file: zipped ? file : await gzip(file), probability: await gzip(probability),
+  }
 }
 
-async function segment({ toScan, limits }) {
+async function predict({ toScan, limits }) {
   progress('Bringing the scan to the network’s grid', 0.04, 0.08)
   const grid = card.spatial_size, voxels = grid.reduce((a, b) => a * b)
   const image = await run('prepare', {
@@ -125,25 +123,19 @@ async function networkFor(image, grid) {
   return 'adapted'
 }
 
-async function restore(probability, { back }, done) {
+/** The probability on the scan's own grid. */
+async function restore(probability, { back }) {
   const [nx, ny, nz] = scan.sides, slices = Math.max(1, Math.floor(SLAB / (nx * ny)))
   const indices = (first, end) => tensor(Float32Array.from({ length: end - first }, (_, i) => first + i), [end - first])
-  scan.probability = new Float32Array(nx * ny * nz)
+  const restored = new Float32Array(nx * ny * nz)
   for (let z = 0; z < nz; z += slices) {
-    const end = Math.min(nz, z + slices), share = (i) => done + ((1 - done) * i) / nz
+    const end = Math.min(nz, z + slices), share = (i) => 0.9 + (0.1 * i) / nz
     progress('Bringing the mask to the scan’s grid', share(z), share(end))
     const part = await run('restore', {
       probability: tensor(probability, [1, 1, ...card.spatial_size.map((side) => side + 2)]), back: matrix(back),
       x: indices(0, nx), y: indices(0, ny), z: indices(z, end),
     })
-    scan.probability.set(part.data, z * nx * ny)
+    restored.set(part.data, z * nx * ny)
   }
-}
-
-function sendMask({ threshold, minVolume }) {
-  const { sides, affine, middle, voxelVolume } = scan
-  const { mask, lesions } = maskOf(scan.probability, sides, threshold, minVolume, voxelVolume)
-  const { row, centre } = measure(mask, lesions, sides, affine, middle, voxelVolume)
-  const bytes = maskFile(scan, mask)
-  post('mask', { bytes, row: { ...row, threshold, min_volume: minVolume }, middle: centre }, [bytes.buffer])
+  return restored
 }

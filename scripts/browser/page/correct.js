@@ -1,0 +1,154 @@
+// Corrections of the mask in view, by hand: tools, keys, undo and redo. The worker of the scan in view has the mask, too.
+
+import { latest } from './ask.js'
+import { LESION, REGION } from './viewer.js'
+
+const $ = (id) => document.getElementById(id)
+const TOOLS = { // what a pen draws, or what a click on a lesion does
+  look: {}, pen: { value: LESION }, outline: { value: LESION, filled: true }, eraser: { value: 0 },
+  region: { value: REGION, filled: true }, remove: { keep: false }, keep: { keep: true },
+}
+const MOVES = {
+  ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0], PageUp: [0, 0, 1], PageDown: [0, 0, -1],
+}
+
+export class Corrector {
+  /** Of what ``viewer`` shows; ``ask`` asks the worker, ``changed`` is called when the scan's mask is another. */
+  constructor(viewer, ask, changed) {
+    Object.assign(this, { viewer, ask, changed, tool: 'look', region: new Set(), edits: Promise.resolve() })
+    for (const radio of this.radios()) radio.onchange = () => this.choose(radio.value)
+    $('penSize').oninput = () => this.choose(this.tool)
+    $('undo').onclick = () => this.step(this.done, this.undone)
+    $('redo').onclick = () => this.step(this.undone, this.done)
+    const inside = latest(() => this.thresholdInside())
+    $('inside').oninput = inside
+    $('showKeys').onclick = () => $('keys').showModal()
+    $('stage').addEventListener('keydown', (event) => this.key(event), true)
+    document.addEventListener('keydown', (event) => this.undoKey(event))
+    this.begin()
+  }
+
+  radios() {
+    return document.querySelectorAll('[name=tool]')
+  }
+
+  /** With a ``scan`` whose mask is shown, or with none. */
+  begin(scan) {
+    Object.assign(this, { scan, before: scan?.corrected, done: [], undone: [] })
+    $('correct').hidden = !this.viewer.bits
+    this.choose(this.tool)
+  }
+
+  choose(tool) {
+    if (tool !== this.tool || !this.scan) {
+      this.viewer.change([...this.region], (bits) => bits & LESION)
+      this.region = new Set()
+    }
+    this.tool = tool
+    for (const radio of this.radios()) radio.checked = radio.value === tool
+    const { value, filled } = this.scan ? TOOLS[tool] : {}
+    this.viewer.setPen(value, filled, filled ? 1 : Number($('penSize').value)) // an outline is thin
+    this.show()
+  }
+
+  show() {
+    const size = Number($('penSize').value), threshold = Number($('inside').value)
+    $('penSizeShown').textContent = this.tool === 'region' ? `${size} slice${size > 1 ? 's' : ''}` : `${size} voxel${size > 1 ? 's' : ''}`
+    $('insideShown').textContent = threshold.toFixed(2)
+    $('undo').disabled = !this.done.length
+    $('redo').disabled = !this.undone.length
+    $('insideControl').hidden = this.tool !== 'region'
+  }
+
+  /** Something was drawn. */
+  stroke() {
+    const { value } = TOOLS[this.tool]
+    const voxels = this.viewer.takeStroke(value === REGION ? ($('penSize').value - 1) / 2 : 0)
+    if (value === REGION) {
+      for (const n of voxels) this.region.add(n)
+      this.viewer.change(voxels, (bits) => bits | REGION)
+    } else if (value !== undefined) this.change(() => voxels.filter((n) => this.viewer.isLesion(n) !== value))
+  }
+
+  /** The tool is used at the crosshair. */
+  click() {
+    const { keep } = TOOLS[this.tool], at = this.viewer.here()
+    if (keep !== undefined) this.change(async () => (await this.ask('part', { at, keep })).voxels)
+  }
+
+  async thresholdInside() {
+    const region = Int32Array.from(this.region), threshold = Number($('inside').value)
+    this.show()
+    if (this.done.at(-1)?.region === this.region) await this.step(this.done, []) // of its thresholds the last counts
+    await this.change(async () => (await this.ask('inside', { region, threshold })).voxels, this.region)
+  }
+
+  /** Changes are made one after the other: ``find`` finds the voxels to flip. */
+  change(find, region) {
+    return this.queue(async () => {
+      const { scan } = this, voxels = await find()
+      if (!voxels.length || scan !== this.scan) return
+      this.done.push({ voxels, region })
+      this.undone = []
+      this.flip(voxels)
+    })
+  }
+
+  step(from, to) {
+    return this.queue(() => {
+      const change = from.pop()
+      if (!change) return
+      to.push(change)
+      this.flip(change.voxels)
+    })
+  }
+
+  queue(edit) {
+    this.edits = this.edits.then(() => this.scan && edit()).catch((error) => console.warn(error))
+    return this.edits
+  }
+
+  /** Edit no more until something else is done. */
+  wait(promise) {
+    this.edits = this.edits.then(() => promise).catch((error) => console.warn(error))
+  }
+
+  flip(voxels) {
+    this.viewer.change(voxels, (bits) => bits ^ LESION)
+    this.ask('change', { voxels })
+    this.scan.corrected = this.before || this.done.length > 0
+    this.show()
+    this.changed()
+  }
+
+  undoKey(event) {
+    if (!(event.ctrlKey || event.metaKey) || !/^[zy]$/i.test(event.key) || !this.scan) return
+    event.preventDefault()
+    const redo = event.shiftKey || event.key.toLowerCase() === 'y'
+    $(redo ? 'redo' : 'undo').click()
+  }
+
+  /** Where the scan has the focus, letters choose tools, and what NiiVue would do at them is not done. */
+  key(event) {
+    const { key } = event, radio = [...this.radios()].find(({ dataset }) => dataset.key === key.toLowerCase())
+    if (event.ctrlKey || event.metaKey || event.altKey || !this.viewer.bits) return
+    if (MOVES[key]) this.viewer.move(...MOVES[key])
+    else if (key === '?') $('keys').showModal()
+    else if (!this.scan) return
+    else if (radio) this.choose(radio.value)
+    else if (key === 'Escape') this.choose('look')
+    else if (key === '[' || key === ']') this.turn('penSize', key === ']')
+    else if (key === '-' || key === '+') this.turn('inside', key === '+')
+    else if (key !== 'Enter') return
+    else if (TOOLS[this.tool].value === undefined) this.click()
+    else this.viewer.dab(Number($('penSize').value))
+    event.preventDefault()
+    event.stopPropagation()
+  }
+
+  turn(slider, up) {
+    if (up) $(slider).stepUp()
+    else $(slider).stepDown()
+    $(slider).dispatchEvent(new Event('input'))
+  }
+}
