@@ -20,6 +20,7 @@ from scripts.weights.weights import Weights
 PAGE = Path(__file__).with_name("page")
 LIBRARIES = {  # by their name in the page: where npm puts them
     "niivue.js": "@niivue/niivue/dist/index.js",
+    **{name: f"@niivue/dcm2niix/dist/{name}" for name in ("dcm2niix.jpeg.js", "dcm2niix.jpeg.wasm")},
     **{
         name: f"onnxruntime-web/dist/{name}"
         for kind in ("wasm", "jspi")  # jspi is the smallest build with WebGPU

@@ -1,5 +1,6 @@
 // The page: what a person sees and does. All work is the worker's; names of files are shown as text, never as markup.
 
+import { dropped, take } from './dicom.js'
 import { gzip } from './nifti.js'
 import { Viewer } from './viewer.js'
 import { describe, stem, table } from './words.js'
@@ -39,6 +40,12 @@ function add(files) {
   for (const file of files) scans.push({ name: file.name, file, state: 'waiting' })
   showList()
   if (!current || current.state !== 'working') next()
+}
+
+/** Files and folders with their paths, DICOM or not. */
+async function takeIn(found) {
+  const tell = (message) => { $('error').textContent = message }
+  await take(await found, $('series'), { add, tell, save }).catch((error) => tell(`It cannot be read (${error.message}).`))
 }
 
 function next() {
@@ -176,7 +183,12 @@ function save(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000)
 }
 
-$('files').onchange = () => { add($('files').files); $('files').value = '' }
+for (const id of ['files', 'folder']) {
+  $(id).onchange = () => {
+    takeIn([...$(id).files].map((file) => ({ file, path: file.webkitRelativePath || file.name })))
+    $(id).value = ''
+  }
+}
 $('example').onclick = async () => {
   const blob = await (await fetch('example_T2w.nii.gz')).blob()
   add([new File([blob], 'example_T2w.nii.gz')])
@@ -192,7 +204,7 @@ document.ondragleave = () => document.body.classList.remove('dropping')
 document.ondrop = (event) => {
   event.preventDefault()
   document.body.classList.remove('dropping')
-  add(event.dataTransfer.files)
+  takeIn(dropped(event.dataTransfer.items))
 }
 setInterval(showProgress, 250)
 start()
