@@ -1,6 +1,7 @@
 """DICOM on the page in a real browser: series from a folder, which are offered, and what of a person stays in them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +12,8 @@ from browser.dicom import NAME, write_series
 from browser.test_site import DONE, ITEM, segment
 from nibabel.processing import resample_from_to
 from scipy.spatial.transform import Rotation
+
+from scripts.data.bids import scans_in_bids
 
 SHOWN = "!document.querySelector('#series').hidden && !!document.querySelector('#series [type=checkbox]')"
 PICKS = """[...document.querySelectorAll('#series .pick')].map((row) => {
@@ -79,7 +82,7 @@ def test_the_likely_t2w_scan_of_a_folder_comes_first_and_what_is_no_scan_is_not_
 
 
 @pytest.mark.slow
-def test_the_mask_of_a_series_is_that_of_the_same_volume_as_nifti(
+def test_the_mask_of_a_series_is_that_of_the_same_volume_as_nifti_and_both_are_a_pair_for_training(
     page: Chromium, study: Path, sagittal: nib.Nifti1Image, tmp_path: Path
 ) -> None:
     nib.save(sagittal, tmp_path / "same.nii.gz")
@@ -87,13 +90,19 @@ def test_the_mask_of_a_series_is_that_of_the_same_volume_as_nifti(
     same = nib.load(page.download("#save", "same_desc-lesion_mask.nii.gz"))
     offered(page, study / "a" / "5")
     page.ask("document.querySelector('#series input:not([type])').value = 'sub-07'")
+    scan = page.download("#series .buttons [type=button]", "sub-07_acq-5t2tsesag_T2w.nii.gz")
     page.click("#series button:not([type])")
     page.wait_for(f"{DONE} && {ITEM.format(json.dumps('sub-07'))}?.getAttribute('aria-current') == 'true'")
-    mask = nib.load(page.download("#save", "sub-07_acq-5t2tsesag_desc-lesion_mask.nii.gz"))
-    ours, truth = nib.as_closest_canonical(mask), nib.as_closest_canonical(same)
+    mask = page.download("#save", "sub-07_acq-5t2tsesag_desc-lesion_mask.nii.gz")
+    ours, truth = nib.as_closest_canonical(nib.load(mask)), nib.as_closest_canonical(same)
     assert np.asarray(truth.dataobj).sum() > 100
     np.testing.assert_allclose(ours.affine, truth.affine, atol=1e-4)
     np.testing.assert_array_equal(np.asarray(ours.dataobj), np.asarray(truth.dataobj))
+    (tmp_path / "mine" / "corrected").mkdir(parents=True)
+    shutil.copy(scan, tmp_path / "mine")
+    shutil.copy(mask, tmp_path / "mine" / "corrected")
+    (pair,) = scans_in_bids(tmp_path / "mine", "T2w", "corrected")
+    assert (pair["image"], pair["label"], pair["subject"]) == (scan.name, f"corrected/{mask.name}", "07")
 
 
 @pytest.mark.slow

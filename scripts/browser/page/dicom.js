@@ -24,7 +24,8 @@ async function below(entry) {
 
 /** Give NIfTI files, and files that are alone and no DICOM, to ``add``; ask in ``form`` about the series of the rest. */
 export async function take(found, form, { add, tell, save }) {
-  const sorted = found.toSorted((a, b) => a.path.localeCompare(b.path, 'en', { numeric: true }))
+  const sorted = found.every(({ path }) => path.includes('/')) // else they have the order in which they were given
+    ? found.toSorted((a, b) => a.path.localeCompare(b.path, 'en', { numeric: true })) : found
   const nifti = ({ path }) => /\.nii(\.gz)?$/i.test(path), scans = sorted.filter(nifti), slices = [], alone = []
   if (scans.length) add(scans.map(({ file }) => file))
   for (const one of sorted.filter((one) => one.file && !nifti(one))) {
