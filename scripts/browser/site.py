@@ -24,6 +24,7 @@ LIBRARIES = {  # by their name in the page: where npm puts them
     "client-zip.js": "client-zip/index.js",
     "idb-keyval.js": "idb-keyval/dist/index.js",
     "niivue.js": "@niivue/niivue/dist/index.js",
+    **{name: f"@niivue/dcm2niix/dist/{name}" for name in ("dcm2niix.jpeg.js", "dcm2niix.jpeg.wasm")},
     **{
         name: f"onnxruntime-web/dist/{name}"
         for kind in ("wasm", "jspi")  # jspi is the smallest build with WebGPU

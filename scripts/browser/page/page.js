@@ -3,6 +3,7 @@
 import { Helper, latest } from './ask.js'
 import { downloadZip } from './client-zip.js'
 import { Corrector } from './correct.js'
+import { dropped, take } from './dicom.js'
 import { count, forget, keep, kept } from './keep.js'
 import { Viewer } from './viewer.js'
 import { derivative, describe, maskOf, sidecar, table } from './words.js'
@@ -45,6 +46,12 @@ function add(files) {
   showList()
   if (!computed && scans[first]) show(scans[first])
   compute()
+}
+
+/** Files and folders with their paths, DICOM or not. */
+async function takeIn(found) {
+  const tell = (message) => { $('error').textContent = message }
+  await take(await found, $('series'), { add, tell, save }).catch((error) => tell(`It cannot be read (${error.message}).`))
 }
 
 /** Segment what waits, one scan after the other. */
@@ -230,7 +237,12 @@ function save(content, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000)
 }
 
-$('files').onchange = () => { add($('files').files); $('files').value = '' }
+for (const id of ['files', 'folder']) {
+  $(id).onchange = () => {
+    takeIn([...$(id).files].map((file) => ({ file, path: file.webkitRelativePath || file.name })))
+    $(id).value = ''
+  }
+}
 $('example').onclick = async () => {
   const blob = await (await fetch('example_T2w.nii.gz')).blob()
   add([new File([blob], 'example_T2w.nii.gz')])
@@ -279,7 +291,7 @@ document.ondragleave = () => document.body.classList.remove('dropping')
 document.ondrop = (event) => {
   event.preventDefault()
   document.body.classList.remove('dropping')
-  add(event.dataTransfer.files)
+  takeIn(dropped(event.dataTransfer.items))
 }
 setInterval(showProgress, 250)
 start()

@@ -1,0 +1,134 @@
+// What is dropped or chosen, files and folders: NIfTI goes on as it is, of DICOM a person picks the series to segment.
+
+import { gzip } from './nifti.js'
+
+const FEWEST = 10 // voxels along each side: a localizer has fewer slices
+const NOT_T2W = /flair|tirm|stir|dark.?fl|t1|t2 ?\*|t2.?star|swi|swan|hemo|diff|dwi|adc|trace|map|bold|perf|mip|(^|[^a-z])loc|scout/i
+const UNSOUND = /Interslice distance varies|Missing images|order is not spatial/i
+const TEXTS = [[4, 32], [148, 252], [328, 344]] // of a NIfTI-1 header: a scanner's comment may name somebody
+let studies = 0
+
+/** Of a drop, the files and those in its folders, each with its path; to be called before the drop is over. */
+export function dropped(items) {
+  const entries = [...items].map((item) => item.webkitGetAsEntry()).filter(Boolean)
+  return Promise.all(entries.map(below)).then((found) => found.flat())
+}
+
+async function below(entry) {
+  const path = entry.fullPath.slice(1)
+  if (entry.isFile) return [{ path, file: await new Promise((...done) => entry.file(...done)) }]
+  const reader = entry.createReader(), found = []
+  for (let some; (some = await new Promise((...done) => reader.readEntries(...done))).length;) found.push(...some)
+  return [{ path: `${path}/` }, ...(await Promise.all(found.map(below))).flat()]
+}
+
+/** Give NIfTI files, and files that are alone and no DICOM, to ``add``; ask in ``form`` about the series of the rest. */
+export async function take(found, form, { add, tell, save }) {
+  const sorted = found.every(({ path }) => path.includes('/')) // else they have the order in which they were given
+    ? found.toSorted((a, b) => a.path.localeCompare(b.path, 'en', { numeric: true })) : found
+  const nifti = ({ path }) => /\.nii(\.gz)?$/i.test(path), scans = sorted.filter(nifti), slices = [], alone = []
+  if (scans.length) add(scans.map(({ file }) => file))
+  for (const one of sorted.filter((one) => one.file && !nifti(one))) {
+    if (await one.file.slice(128, 132).text() === 'DICM') slices.push(one)
+    else if (!one.path.includes('/')) alone.push(one.file)
+  }
+  if (alone.length) add(alone)
+  const where = sorted[0]?.path.split('/')[0]
+  if (!slices.length && sorted.length && !scans.length && !alone.length) tell(`${where}: no NIfTI or DICOM file in it.`)
+  if (!slices.length) return
+  form.hidden = false
+  form.replaceChildren(make('p', { className: 'hint', textContent: `Converting ${slices.length} DICOM files …` }))
+  const { made = [], said = [], error } = await convert(slices.map(({ file }) => file))
+  const series = seriesOf(made, said, slices), cut = said.join('\n').match(/not large enough[^\n]*\/(\d+)\.dcm/)
+  const none = series.map(({ title, unfit }) => `${title} has ${unfit}`).join('; ') || 'its DICOM files hold no image'
+  form.hidden = series.every(({ unfit }) => unfit)
+  const problem = error ?? (cut ? `${slices[cut[1]].path} is broken or not whole` : form.hidden && none)
+  if (problem) tell(`${where}: ${problem}.`)
+  if (!form.hidden) offer(series, form, add, save)
+}
+
+function convert(files) {
+  const worker = new Worker('dicom_worker.js', { type: 'module' })
+  return new Promise((resolve) => {
+    worker.onmessage = ({ data }) => resolve(data)
+    worker.onerror = ({ message }) => resolve({ error: `its DICOM files cannot be converted (${message})` })
+    worker.postMessage(files)
+  }).finally(() => worker.terminate())
+}
+
+/** Of each volume that dcm2niix made, what it is and why it is unfit; a likely T2w scan comes first, then large ones. */
+function seriesOf(made, said, slices) {
+  const warnings = {}
+  for (let i = 0, first = 0; i < said.length; i++) {
+    const name = said[i].match(/^Convert \d+ DICOM as \/output\/(\S+)/)?.[1]
+    if (name) [warnings[name], first] = [said.slice(first, i).some((line) => UNSOUND.test(line)), i + 1]
+  }
+  return made.map(({ name, bytes, about }) => {
+    for (const [start, end] of TEXTS) bytes.fill(0, start, end)
+    const [, study, , first, more] = name.match(/^(.*?)_(\d*)_(\d+)\.dcm(.*)$/), view = new DataView(bytes.buffer)
+    const sides = [1, 2, 3].map((i) => view.getInt16(40 + 2 * i, true)), volumes = view.getInt16(48, true)
+    const sizes = [1, 2, 3].map((i) => Number(view.getFloat32(76 + 4 * i, true).toPrecision(2)))
+    const title = `${about.SeriesNumber ?? ''} ${about.SeriesDescription ?? about.ProtocolName ?? ''}${more}`.trim()
+    const unfit = Math.min(...sides) < FEWEST ? `${Math.min(...sides)} slices, as localizers have`
+      : volumes > 1 ? `${volumes} volumes` : warnings[name] ? 'slices that are missing or not evenly spaced' : ''
+    const te = Number(((about.EchoTime ?? 0) * 1000).toPrecision(3)), named = /t2/i.test(title)
+    const t2w = !unfit && !NOT_T2W.test(title) && !about.InversionTime && about.ScanningSequence !== 'GR'
+    return {
+      study, title, bytes, unfit, likely: t2w && (te ? te >= 60 : named) ? 1 + named : 0,
+      shown: `${sides.join('x')} voxels of ${sizes.join('x')} mm${te ? `, TE ${te} ms` : ''}.`,
+      size: unfit ? 0 : bytes.length, folder: slices[first].path.split('/').slice(0, -1).join('/'),
+    }
+  }).sort((a, b) => a.study.localeCompare(b.study) || b.likely - a.likely || b.size - a.size || (a.title < b.title ? -1 : 1))
+}
+
+const make = (kind, properties, ...children) => {
+  const made = Object.assign(document.createElement(kind), properties)
+  made.append(...children)
+  return made
+}
+
+/** The list of series; those picked go on under names that hold nothing of a person but what is typed there. */
+function offer(series, form, add, save) {
+  const picks = []
+  const parts = [...Map.groupBy(series, ({ study }) => study).values()].map((members) => {
+    const name = make('input', { value: `sub-${++studies}`, required: true, pattern: '[A-Za-z0-9_\\-]+', spellcheck: false })
+    const rows = members.map((one, i) => {
+      const box = make('input', { type: 'checkbox', checked: !i && one.likely > 0, disabled: one.unfit !== '' })
+      const tag = one.unfit ? ` Not offered: it has ${one.unfit}.` : !i && one.likely ? ' Likely the T2w scan.' : ''
+      picks.push({ ...one, box, name })
+      return make('label', { className: 'pick' }, box, make('span', {}, one.title,
+        make('span', { className: 'hint' }, one.shown, tag)))
+    })
+    let { folder } = members[0] // that all of them share
+    while (folder && members.some((one) => !`${one.folder}/`.startsWith(`${folder}/`))) folder = folder.replace(/[/]?[^/]*$/, '')
+    const legend = make('legend', {}, `Series in ${folder || 'the files'}`)
+    return make('fieldset', {}, legend, ...rows, make('label', {}, 'Name in files ', name))
+  })
+  const picked = () => {
+    const times = {} // that a name was given
+    return picks.filter(({ box }) => box.checked).map(({ title, bytes, name }) => {
+      const stem = `${name.value}_acq-${title.replace(/[^A-Za-z0-9]/g, '')}`
+      times[stem] = (times[stem] ?? 0) + 1
+      return new File([bytes], `${stem}${times[stem] > 1 ? `_run-${times[stem]}` : ''}_T2w.nii`)
+    })
+  }
+  const keep = make('button', { type: 'button', textContent: 'Save as NIfTI' })
+  keep.onclick = async () => {
+    for (const file of form.reportValidity() ? picked() : []) save(await gzip(file), `${file.name}.gz`)
+  }
+  const close = () => { // and hold no series any longer
+    form.hidden = true
+    form.onsubmit = form.onreset = null
+    form.replaceChildren()
+  }
+  form.onreset = close
+  form.onsubmit = (event) => {
+    event.preventDefault()
+    const files = picked()
+    if (!files.length) return
+    close()
+    add(files)
+  }
+  form.replaceChildren(...parts, make('p', { className: 'buttons' },
+    make('button', { className: 'button', textContent: 'Segment' }), keep, make('button', { type: 'reset', textContent: 'Cancel' })))
+}
