@@ -19,16 +19,8 @@ METHOD = 2  # counted up when the same weights and settings would draw other mas
 MASK, PICTURE, PROBABILITY = (f"desc-lesion_{end}" for end in ("mask.nii.gz", "qc.png", "probseg.nii.gz"))
 UNCERTAINTY, LABELS = "desc-uncertainty_probseg.nii.gz", "dseg.nii.gz"
 DESCRIPTION, TABLE, LEGEND, FAILURES = "dataset_description.json", "lesions.tsv", "lesions.json", "failures.tsv"
-IGNORED = (
-    "*_qc.png",
-    "*_xfm.*",
-    "*_roi.nii.gz",
-    TABLE,
-    LEGEND,
-    FAILURES,
-    "logs/",
-    "group/",
-)  # BIDS has no name for them
+# What BIDS has no name for.
+IGNORED = ("*_qc.png", "*_xfm.*", "*_roi.nii.gz", TABLE, LEGEND, FAILURES, "logs/", "group/")
 ABOUT_ALL = {"Name": "Segmentations by MeshNet", "BIDSVersion": "1.9.0", "DatasetType": "derivative"}
 ABOUT = {
     MASK: {"Description": "1 where the network finds a chronic stroke lesion", "Type": "Lesion"},
