@@ -19,7 +19,7 @@ USAGE = """segment.py SCAN [--output_dir FOLDER] [--key value ...]
        segment.py BIDS OUT group [the same labels] [--atlas FILE --atlas_labels TSV]"""
 KEYS = """--key value is any key of configs/inference.json, such as --ckpt_path or --threshold; see docs/segmenting.md.
 Exit code: 0 all is done; 1 nothing could start, or 2 the command is not understood; 3 scans were left out.
-OUT/failures.tsv names these after participant and group, and OUT/logs has a log of each such call."""
+OUT/failures.tsv names these after participant and group. logs/, beside what is written, has a log of each call."""
 
 
 def main() -> int:

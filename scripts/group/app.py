@@ -50,7 +50,9 @@ def segment(input: Path, output_dir: Path | None = None, **overrides: Any) -> in
         root = Path(root_of(str(input)))
         if read_ours(root / DESCRIPTION) is None and ((root / DESCRIPTION).exists() or root != output_dir):
             raise InputError(f"{input}: lies in the dataset {root}; give --output_dir, as {root}/derivatives/meshnet")
-    left_out = _run(_workflow(input, output_dir, **overrides))
+    workflow = _workflow(input, output_dir, **overrides)
+    with _logged(output_dir, "scan"):
+        left_out = _run(workflow)
     return LEFT_OUT if any(left_out.values()) else 0
 
 

@@ -81,8 +81,6 @@ def normalize(scan: Path, t1w: Path | None, mask: Path, prefix: Path, spaces: li
         InputError: another space, no ANTsPy, no T1w for its space or one of another subject, a scan without sides.
     """
     check_spaces(spaces)
-    if t1w is None and T1W in spaces:
-        raise InputError(f"{scan}: there is no T1w beside it, which --space {T1W} needs")
     for entity in ("sub", "ses") if t1w else ():
         ours, theirs = ("".join(re.findall(f"(?:^|_)({entity}-[^_.]+)", path.name)) for path in (scan, t1w))
         if ours != theirs:
@@ -110,6 +108,8 @@ def normalize(scan: Path, t1w: Path | None, mask: Path, prefix: Path, spaces: li
         with replace_files(paths, "wb") as files:
             for file, content in zip(files, [*contents, f"{json.dumps(about, indent=4)}\n".encode()], strict=True):
                 file.write(content)
+    if t1w is None and T1W in spaces:  # told last, as the template does without
+        raise InputError(f"{scan}: there is no T1w beside it, which --space {T1W} needs")
     return done
 
 

@@ -19,6 +19,8 @@ METHOD = 2  # counted up when the same weights and settings would draw other mas
 MASK, PICTURE, PROBABILITY = (f"desc-lesion_{end}" for end in ("mask.nii.gz", "qc.png", "probseg.nii.gz"))
 UNCERTAINTY, LABELS = "desc-uncertainty_probseg.nii.gz", "dseg.nii.gz"
 DESCRIPTION, TABLE, LEGEND, FAILURES = "dataset_description.json", "lesions.tsv", "lesions.json", "failures.tsv"
+# What BIDS has no name for.
+IGNORED = ("*_qc.png", "*_xfm.*", "*_roi.nii.gz", TABLE, LEGEND, FAILURES, "logs/", "group/")
 ABOUT_ALL = {"Name": "Segmentations by MeshNet", "BIDSVersion": "1.9.0", "DatasetType": "derivative"}
 ABOUT = {
     MASK: {"Description": "1 where the network finds a chronic stroke lesion", "Type": "Lesion"},
@@ -67,9 +69,11 @@ class Derivative:
         description = {**ABOUT_ALL, "GeneratedBy": [self.made_by], "DatasetLinks": {"raw": raw}}
         with replace_file(self.folder / DESCRIPTION) as file:
             file.write(json.dumps(description, indent=4) + "\n")
-        if not (self.folder / ".bidsignore").exists():
-            with replace_file(self.folder / ".bidsignore") as file:
-                file.write(f"*_qc.png\n*_xfm.*\n*_roi.nii.gz\n{TABLE}\n{LEGEND}\n{FAILURES}\nlogs/\ngroup/\n")
+        path = self.folder / ".bidsignore"
+        there = path.read_bytes().splitlines() if path.exists() else []  # of an older version, or people's own
+        if missing := [line for name in IGNORED if (line := name.encode()) not in there]:
+            with replace_file(path, "wb") as file:
+                file.write(b"\n".join([*there, *missing, b""]))
 
     def path(self, scan: str, output: str) -> Path:
         """For ``sub-1/anat/sub-1_T2w.nii.gz`` and ``MASK``: ``sub-1/anat/sub-1_desc-lesion_mask.nii.gz``."""

@@ -389,7 +389,8 @@ def test_a_scan_of_any_name_is_segmented_beside_itself(weights: Path, tmp_path: 
     (row,) = rows(scan.with_name("lesions.tsv"))
     voxels = nib.load(scan.with_name("2024_01_15_desc-lesion_mask.nii.gz")).get_fdata().sum()
     assert float(row["lesion_volume"]) == voxels * 12 > 5000
-    assert not scan.with_name("logs").exists()
+    (log,) = scan.with_name("logs").glob("*_scan_*.log")
+    assert log.read_text().splitlines()[0].endswith("2024_01_15.nii.gz --ckpt_path 007 --device=cpu --qc false")
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -181,6 +182,16 @@ def test_what_cannot_be_normalized_is_told_in_a_line_before_anything_is_written(
         normalize(**{**arguments, "spaces": [TEMPLATE], **given})
     assert "\n" not in str(error.value)
     assert len([*folder.iterdir()]) == 2
+
+
+def test_a_scan_without_a_t1w_comes_to_mni_all_the_same(pair: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is told that it cannot come to the T1w's space."""
+    monkeypatch.setattr(spaces, "_ants", lambda: SimpleNamespace(__version__="0"))
+    monkeypatch.setattr(spaces, "_to_template", lambda *_: ([b"mask", b"", b"", b""], {"Fit": 0.9}))
+    with pytest.raises(InputError, match="there is no T1w beside it, which --space T1w needs"):
+        normalize(pair["T2w"], None, pair["lesion"], pair["lesion"].parent / "sub-1", [T1W, TEMPLATE])
+    assert in_space(pair["lesion"], TEMPLATE).read_bytes() == b"mask"
+    assert not in_space(pair["lesion"], T1W).exists()
 
 
 def test_a_missing_library_is_asked_for_by_the_command_that_installs_it(

@@ -176,13 +176,18 @@ def test_the_folder_of_another_dataset_is_refused_as_long_as_that_is_there(tmp_p
     refuse_other_dataset(out, tmp_path / "moved")
 
 
-def test_a_bidsignore_that_is_there_stays(tmp_path: Path, weights: Path) -> None:
-    ours = Derivative(str(tmp_path), str(tmp_path / "out"), [str(weights)], {})
+def test_a_bidsignore_of_people_or_of_an_older_version_keeps_its_lines_and_gets_ours(
+    tmp_path: Path, weights: Path
+) -> None:
+    ours, path = Derivative(str(tmp_path), str(tmp_path / "out"), [str(weights)], {}), tmp_path / "out" / ".bidsignore"
     ours.write_description()
-    assert "*_qc.png" in (tmp_path / "out" / ".bidsignore").read_text().splitlines()
-    (tmp_path / "out" / ".bidsignore").write_text("mine\n")
-    ours.write_description()
-    assert (tmp_path / "out" / ".bidsignore").read_text() == "mine\n"
+    written = path.read_bytes().splitlines()
+    assert b"*_qc.png" in written
+    path.write_bytes(b"m\xfcll/\n*_qc.png")
+    for _ in range(2):
+        ours.write_description()
+        assert path.read_bytes().endswith(b"\n")
+        assert path.read_bytes().splitlines() == [b"m\xfcll/", b"*_qc.png", *written[1:]]
 
 
 def test_done_depends_on_the_method_and_not_on_the_version(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
