@@ -15,7 +15,12 @@ from scripts.comparison.table import PAPER
 from scripts.search.space import check_count
 
 ROW = "{:<24}{:>12}{:>14}{:>6}{:>13}{:>10}{:>9}"
-TWO_STEPS = {"cache": "none", "train#handlers": [], "train#trainer#max_epochs": 1, "train#trainer#epoch_length": 2}
+TWO_STEPS = {
+    "cache": "none",
+    "train#trainer#train_handlers": [],
+    "train#trainer#max_epochs": 1,
+    "train#trainer#epoch_length": 2,
+}
 RANDOM = "$[dict.fromkeys(('image', 'label'), (torch.rand(@batch_size, 1, *@spatial_size) > 0.5).float())] * 2"
 
 

@@ -15,7 +15,7 @@ BUNDLE = Path(__file__).resolve().parents[2]
 NAME = "meshnet_stroke_lesion_segmentation"
 PARTS = {"LICENSE", "configs", "docs", "models", "scripts"}
 # Of use to who changes the bundle, not to who uses it.
-UNIT_TEST = BUNDLE / "tests" / "sharing" / "zoo_unit_test.py"
+UNIT_TEST = BUNDLE / "tests" / "sharing" / "zoo.py"
 LEFT_OUT = ("configs/benchmark", "configs/overlays/benchmark", "docs/experiments", "scripts/benchmark")
 
 

@@ -152,7 +152,7 @@ def test_without_git_the_same_is_packaged_but_for_caches(
     packaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unpacked = packaged / NAME
-    (unpacked / "scripts" / "__pycache__").mkdir()
+    (unpacked / "scripts" / "__pycache__").mkdir(exist_ok=True)
     (unpacked / "scripts" / "__pycache__" / "package.pyc").touch()
     monkeypatch.setattr(packaging, "BUNDLE", unpacked)
     package(str(tmp_path))

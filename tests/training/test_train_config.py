@@ -223,7 +223,8 @@ def test_log_says_what_runs_and_where_everything_is(trained: dict) -> None:
     log = trained["stdout"]
     for fact in (
         "bfloat16 on cpu" if has_bfloat16() else "float32 on cpu",
-        "epochs 20, channels 8",
+        "channels 8, ",
+        "epochs 20",
         "torch 2.13.0",
         "SIMULATED",
         "epoch 20/20",
