@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -118,10 +119,11 @@ def test_weights_on_a_web_host_are_listed_and_monai_fetches_them(
 
 
 @pytest.mark.slow
-def test_the_unit_test_passes_in_a_folder_laid_out_as_the_zoo(packaged: Path) -> None:
+def test_the_unit_test_passes_in_a_folder_laid_out_as_the_zoo(packaged: Path, tmp_path: Path) -> None:
+    shutil.copytree(packaged, tmp_path / "models")
     command = [sys.executable, "-m", "unittest", f"models/test_{NAME}.py"]
-    environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "2", "HOME": str(packaged.parent)}
-    result = subprocess.run(command, cwd=packaged.parent, env=environment, capture_output=True, text=True, timeout=300)
+    environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "2", "HOME": str(tmp_path)}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "Ran 2 tests" in result.stderr
 
@@ -152,7 +154,7 @@ def test_without_git_the_same_is_packaged_but_for_caches(
     packaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unpacked = packaged / NAME
-    (unpacked / "scripts" / "__pycache__").mkdir(exist_ok=True)
+    (unpacked / "scripts" / "__pycache__").mkdir()
     (unpacked / "scripts" / "__pycache__" / "package.pyc").touch()
     monkeypatch.setattr(packaging, "BUNDLE", unpacked)
     package(str(tmp_path))
