@@ -120,15 +120,7 @@ def test_techniques_json_compares_every_entry_of_a_menu_and_every_overlay_that_n
     by_menu = [({"name": f"{kind}-{n}", "overrides": {f"{kind}_name": n}}) for kind, n in entries]
     assert [row for row in rows if "overrides" in row and "overlays" not in row] == by_menu
     given = {path for row in rows for path in row.get("overlays", [])}
-    others = {
-        "baseline",
-        "contrasts",
-        "distill",
-        "multi_gpu_train",
-        "events",
-        "finetune",
-        "keep_checkpoints",
-    }
+    others = {"baseline", "contrasts", "distill", "events", "finetune", "keep_checkpoints", "multi_gpu_train"}
     others |= {"simulated_patients", "teacher_agreement", "tracking", *NOT_OF_TRAIN}
     assert given == {path.name for path in OVERLAYS.glob("*.json") if path.stem not in others}
 

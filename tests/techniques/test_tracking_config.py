@@ -1,5 +1,6 @@
 """tracking.json: TensorBoard and MLflow have the history, once, however often the run was stopped."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from conftest import OVERLAYS, train_here
 from ignite.engine import Engine, Events
+from PIL import Image
 
 from scripts.training.run_log import RunLog
 
@@ -105,8 +107,10 @@ def test_tensorboard_has_each_epoch_once_and_pictures_of_each_validation(
         assert [event.value for event in events.Scalars(name)] == pytest.approx(column.tolist(), rel=1e-6)
     assert len(events.Tags()["images"]) == 3  # image, label and prediction
     for name in events.Tags()["images"]:
-        pictures = [(picture.step, picture.width, picture.height) for picture in events.Images(name)]
-        assert pictures == [(epoch, 32, 32) for epoch in (1, 2, 3, 4)]
+        pictures = [(event.step, Image.open(io.BytesIO(event.encoded_image_string))) for event in events.Images(name)]
+        assert [(step, picture.format, picture.size) for step, picture in pictures] == [
+            (epoch, "GIF", (32, 32)) for epoch in (1, 2, 3, 4)
+        ]
 
 
 def test_the_run_is_that_of_one_without_trackers(cohort_dir: Path, folder: Path, tmp_path: Path) -> None:
