@@ -333,6 +333,24 @@ def test_text_has_the_contrast_that_wcag_aa_asks_for(page: Chromium, dark: bool)
 
 
 @pytest.mark.slow
+def test_axe_finds_no_barrier(page: Chromium, scans: Path, tmp_path: Path) -> None:
+    npm = [shutil.which("npm"), "install", "axe-core@4.14.1", "--ignore-scripts", "--no-audit", "--no-fund"]
+    if subprocess.run(npm, cwd=tmp_path, capture_output=True).returncode:
+        pytest.skip("npm cannot reach its registry")
+    segment(page, scans / "plain_T2w.nii.gz")
+    page.ask((tmp_path / "node_modules" / "axe-core" / "axe.min.js").read_text())
+    rules = json.dumps(["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"])
+    for dark in (False, True):
+        page.resize(820, 1180, dark)
+        found = page.ask(
+            f"axe.run({{ runOnly: {rules} }}).then(({{ violations, passes }}) => [violations, passes.length])"
+        )
+        assert found[0] == []
+        assert found[1] > 10
+    page.resize(1280, 800)
+
+
+@pytest.mark.slow
 def test_it_weighs_at_most_45_mb_and_has_all_that_it_lists(site: Path) -> None:
     assert sum(path.stat().st_size for path in site.iterdir()) <= 45e6
     listed = json.loads((site / "files.js").read_text().split("self.FILES = ")[1])
