@@ -14,8 +14,8 @@ from scripts.weights.card import read_card
 BUNDLE = Path(__file__).resolve().parents[2]
 NAME = "meshnet_stroke_lesion_segmentation"
 PARTS = {"LICENSE", "configs", "docs", "models", "scripts"}
-# Of use to who changes the bundle, not to who uses it.
 UNIT_TEST = BUNDLE / "tests" / "sharing" / "zoo.py"
+# Of use to who changes the bundle, not to who uses it.
 LEFT_OUT = ("configs/benchmark", "configs/overlays/benchmark", "docs/experiments", "scripts/benchmark")
 
 
@@ -45,8 +45,8 @@ def package(output_dir: str, weights_url: str | None = None) -> None:
             for path in files:
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(BUNDLE / path, folder / path)
-            for page in folder.glob("docs/*.md"):  # experiments are left out, and so are links to them
-                page.write_text(re.sub(r"\[([^\]]+)\]\(experiments/[^)]+\)", r"\1", page.read_text()))
+            for page in folder.rglob("*.md"):  # experiments are left out, and so are links to them
+                page.write_text(re.sub(r"\[([^\]]+)\]\((?:\.\./docs/)?experiments/[^)]+\)", r"\1", page.read_text()))
             if weights_url:
                 _list_weights(folder, weights_url)
             train = folder / "configs" / "train.json"

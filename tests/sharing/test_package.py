@@ -99,7 +99,7 @@ def test_monai_loads_verifies_and_exports_the_unpacked_zip(packaged: Path, tmp_p
 
 
 def test_no_page_links_to_what_is_left_out(packaged: Path) -> None:
-    for page in (packaged / NAME / "docs").glob("*.md"):
+    for page in (packaged / NAME).rglob("*.md"):
         links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
         assert [link for link in links if not (page.parent / link).exists()] == [], page.name
 
