@@ -96,7 +96,7 @@ def test_it_asks_no_other_host_and_breaks_no_rule_of_its_own(page: Chromium, add
     assert any("Content Security Policy" in line for line in page.problems)  # so it was looked for in the right place
 
 
-@pytest.mark.slow
+@pytest.mark.kept
 def test_the_card_is_in_sight_from_the_first_moment(page: Chromium) -> None:
     shown = page.text("#card")
     assert shown.startswith("Not for clinical use.")

@@ -1,6 +1,6 @@
 // What is dropped or chosen, files and folders: NIfTI goes on as it is, of DICOM a person picks the series to segment.
 
-import { gzip } from './nifti.js'
+import { gzip } from './made.js'
 
 const FEWEST = 10 // voxels along each side: a localizer has fewer slices
 const NOT_T2W = /flair|tirm|stir|dark.?fl|t1|t2 ?\*|t2.?star|swi|swan|hemo|diff|dwi|adc|trace|map|bold|perf|mip|(^|[^a-z])loc|scout/i
