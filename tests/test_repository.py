@@ -68,7 +68,7 @@ def test_metadata_describes_this_version() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.json")), ids=lambda path: path.name)
 def test_every_class_a_config_names_exists(path: Path) -> None:
-    targets = re.findall(r'''["']scripts\.([\w.]+)\.(\w+)["']''', path.read_text())
+    targets = re.findall(r"""["']scripts\.([\w.]+)\.(\w+)["']""", path.read_text())
     for module, name in targets:
         code = (ROOT / "scripts" / f"{module.replace('.', '/')}.py").read_text()
         assert re.search(rf"^(class|def) {name}\b", code, re.MULTILINE)

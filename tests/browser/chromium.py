@@ -137,17 +137,16 @@ class Chromium:
     def _mouse(self, kind: str, point: tuple[float, float], **held: Any) -> None:
         self.call("Input.dispatchMouseEvent", type=kind, x=point[0], y=point[1], **held)
 
-    def download(self, selector: str, *names: str) -> Path:
-        """Click, and wait for the files; the first of them."""
-        paths = [self.folder / name for name in names]
-        for path in paths:
-            path.unlink(missing_ok=True)
+    def download(self, selector: str, name: str) -> Path:
+        """Click, and wait for the file."""
+        path = self.folder / name
+        path.unlink(missing_ok=True)
         self.click(selector)
         end = time.monotonic() + 30
-        while not all(path.is_file() and path.stat().st_size for path in paths):
-            assert time.monotonic() < end, f"{names}: not downloaded; {os.listdir(self.folder)}"
+        while not path.is_file() or not path.stat().st_size:
+            assert time.monotonic() < end, f"{name}: not downloaded; {os.listdir(self.folder)}"
             time.sleep(0.05)
-        return paths[0]
+        return path
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format=path.suffix[1:])["data"]))

@@ -48,8 +48,7 @@ def segment(page: Chromium, scan: Path) -> np.ndarray:
 def saved(page: Chromium, scan: Path) -> np.ndarray:
     """The mask in the page's view, as it is saved."""
     name = scan.name.split(".")[0].removesuffix("_T2w") + "_desc-lesion_mask"
-    page.folder.joinpath(f"{name}.json").unlink(missing_ok=True)
-    mask = nib.load(page.download("#save", f"{name}.nii.gz", f"{name}.json"))
+    mask = nib.load(page.download("#save", f"{name}.nii.gz"))
     np.testing.assert_allclose(mask.affine, nib.load(scan).affine, atol=1e-5)
     return np.asarray(mask.dataobj).astype(bool)
 
@@ -298,6 +297,7 @@ def test_a_corrected_mask_is_taken_for_training_and_its_sidecar_says_what_made_i
             choose(page, "pen", 3)
             stroke(page, scan, beside(mask, scan)[2000], [(20, 0)])
             mask = saved(page, scan)
+        page.download("#saveSidecar", f"sub-{subject}_ses-1_desc-lesion_mask.json")
         volumes[subject] = mask.sum() * 27
         for end in ("nii.gz", "json"):
             name = f"sub-{subject}_ses-1_desc-lesion_mask.{end}"

@@ -9,7 +9,9 @@ from scripts.execution.air import infer_in_air
 from scripts.networks.interleaved import forward, infer
 from scripts.networks.meshnet import MeshNet
 
-needs_openvino = pytest.mark.skipif(not openvino_runtime.has_openvino, reason="OpenVINO is optional: pip install openvino")
+needs_openvino = pytest.mark.skipif(
+    not openvino_runtime.has_openvino, reason="OpenVINO is optional: pip install openvino"
+)
 
 
 def network_of(**kind: object) -> MeshNet:

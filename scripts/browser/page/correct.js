@@ -13,15 +13,14 @@ const MOVES = {
 }
 
 export class Corrector {
-  /** Of what ``viewer`` shows; ``ask`` asks the worker, ``changed`` is called when the scan's mask is another. */
-  constructor(viewer, ask, changed) {
-    Object.assign(this, { viewer, ask, changed, tool: 'look', region: new Set(), edits: Promise.resolve() })
+  /** Of what ``viewer`` shows; ``ask`` asks the worker, ``changed`` and ``failed`` are told what became of the mask. */
+  constructor(viewer, ask, changed, failed) {
+    Object.assign(this, { viewer, ask, changed, failed, tool: 'look', region: new Set(), edits: Promise.resolve() })
     for (const radio of this.radios()) radio.onchange = () => this.choose(radio.value)
     $('penSize').oninput = () => this.choose(this.tool)
     $('undo').onclick = () => this.step(this.done, this.undone)
     $('redo').onclick = () => this.step(this.undone, this.done)
-    const inside = latest(() => this.thresholdInside())
-    $('inside').oninput = inside
+    $('inside').oninput = latest(() => this.thresholdInside())
     $('showKeys').onclick = () => $('keys').showModal()
     $('stage').addEventListener('keydown', (event) => this.key(event), true)
     document.addEventListener('keydown', (event) => this.undoKey(event))
@@ -52,9 +51,9 @@ export class Corrector {
   }
 
   show() {
-    const size = Number($('penSize').value), threshold = Number($('inside').value)
-    $('penSizeShown').textContent = this.tool === 'region' ? `${size} slice${size > 1 ? 's' : ''}` : `${size} voxel${size > 1 ? 's' : ''}`
-    $('insideShown').textContent = threshold.toFixed(2)
+    const { value } = $('penSize'), unit = this.tool === 'region' ? 'slice' : 'voxel'
+    $('penSizeShown').textContent = `${value} ${unit}${value > 1 ? 's' : ''}`
+    $('insideShown').textContent = Number($('inside').value).toFixed(2)
     $('undo').disabled = !this.done.length
     $('redo').disabled = !this.undone.length
     $('insideControl').hidden = this.tool !== 'region'
@@ -104,13 +103,13 @@ export class Corrector {
   }
 
   queue(edit) {
-    this.edits = this.edits.then(() => this.scan && edit()).catch((error) => console.warn(error))
+    this.edits = this.edits.then(() => this.scan && edit()).catch(this.failed)
     return this.edits
   }
 
   /** Edit no more until something else is done. */
   wait(promise) {
-    this.edits = this.edits.then(() => promise).catch((error) => console.warn(error))
+    this.edits = this.edits.then(() => promise).catch(this.failed)
   }
 
   flip(voxels) {

@@ -13,7 +13,9 @@ const viewer = new Viewer($('canvas'), (mm) => { $('location').textContent = mm 
 const scans = [] // {name, file, state, settings, and once it is done what the worker made of it}
 // ``current`` is chosen, ``opened`` the one of these whose mask is in view, ``computed`` the one that the network works on
 let card, network, bench, current, opened, computed, bar, engine = '', showing = Promise.resolve(), measuring
-const corrector = new Corrector(viewer, (kind, content) => bench.ask(kind, content), () => { measuring = measure() })
+const corrector = new Corrector(
+  viewer, (kind, content) => bench.ask(kind, content), () => { measuring = measure().catch(notDone) }, notDone,
+)
 
 async function start() {
   card = await (await fetch('card.json')).json()
@@ -62,12 +64,13 @@ async function compute() {
 
 async function segment(scan) {
   Object.assign(scan, { state: 'working', settings: { threshold: card.threshold, minVolume: card.min_volume } })
+  if (!['done', 'working'].includes(current?.state)) show(scan)
   showAll()
   try {
     network ??= new Helper('worker.js', (news) => tell[news.kind](news))
     const made = await network.ask('segment', { file: scan.file, ...scan.settings, least: Number($('threshold').min) })
     finish(scan, { ...made, state: 'done', maker: { ...card.made_by, Device: engine, Precision: 'float32' } })
-    if (scan === current) showing = showing.then(() => showMask(scan))
+    if (scan === current) showing = showing.then(() => showMask(scan)).catch(notDone)
   } catch (error) {
     network?.end() // what it holds may be half a scan
     network = undefined
@@ -117,10 +120,17 @@ function show(scan) {
   if (['failed', 'cancelled'].includes(scan.state)) scan.state = 'waiting'
   viewer.setPen()
   showAll()
-  showing = showing.then(() => change(scan)).catch((error) => {
-    if (scan === current) $('error').textContent = `${scan.name}: ${error.message}.`
-  })
+  showing = showing.then(() => change(scan)).catch((error) => notDone(error, scan))
   compute()
+}
+
+/** What was to be done with the scan in view; a click on it brings back what there was before. */
+function notDone(error, scan = current) {
+  if (scan && scan === current) $('error').textContent = `${current.name}: ${error.message}.`
+  bench?.end()
+  bench = opened = undefined
+  corrector.begin()
+  showResult()
 }
 
 async function change(scan) {
@@ -183,11 +193,16 @@ function showProgress() {
 function showResult() {
   $('saving').hidden = $('result').hidden = current?.state !== 'done'
   if ($('result').hidden) return
-  const { row, settings, corrected } = current, mL = (mm3) => (mm3 === null ? 'n/a' : `${(mm3 / 1000).toFixed(1)} mL`)
+  const { row } = current, mL = (mm3) => (mm3 === null ? 'n/a' : `${(mm3 / 1000).toFixed(1)} mL`)
   $('volume').textContent = mL(row.lesion_volume)
   $('lesions').textContent = row.lesions
   $('onLeft').textContent = mL(row.left_volume)
   $('onRight').textContent = mL(row.right_volume)
+  showSettings()
+}
+
+function showSettings() {
+  const { settings, corrected } = current
   $('corrected').hidden = !corrected
   const disabled = corrected || current !== opened
   for (const [id, value] of Object.entries(settings)) Object.assign($(id), { value, disabled })
@@ -252,6 +267,10 @@ $('save').onclick = async () => {
   const scan = current
   await finished()
   save(scan.mask, `${maskOf(scan)}.nii.gz`)
+}
+$('saveSidecar').onclick = async () => { // by its own click: of one, browsers let a page save one file only
+  const scan = current
+  await finished()
   save(sidecar(scan), `${maskOf(scan)}.json`)
 }
 $('saveTable').onclick = async () => save(table(await finished()), 'lesions.tsv')
@@ -259,7 +278,7 @@ $('saveAll').onclick = async () => save(await downloadZip(derivative(await finis
 for (const id of ['threshold', 'minVolume']) {
   $(id).oninput = () => {
     current.settings[id] = Number($(id).value)
-    showResult()
+    showSettings()
     corrector.wait(remask())
   }
 }
