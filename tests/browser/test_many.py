@@ -73,6 +73,7 @@ def test_one_looks_at_finished_scans_while_others_are_computed(page: Chromium, s
     volume = page.text("#volume")
     others = [scan for scan in sorted(scans.iterdir()) if not scan.name.startswith(("sagittal", "M2265"))]
     page.drop(*others)
+    page.wait_for(f"document.querySelectorAll('#list li').length == {len(others) + 1}")  # a drop is read first
     show(page, "sagittal.nii.gz")
     slide(page, "threshold", 0.9)
     page.wait_for(f"document.querySelector('#volume').textContent != {json.dumps(volume)}")
