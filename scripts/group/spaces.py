@@ -36,17 +36,13 @@ from scripts.inference.scan_header import encode
 
 ANTSPYX = "0.6.3"
 T1W, TEMPLATE = "T1w", "MNI152NLin2009aSym"  # what nilearn ships, by the name that TemplateFlow has for it
-METHOD = 2  # counted up when the same scans and mask would give other masks, which are then made again
+METHOD = 1  # counted up when the same scans and mask would give other masks, which are then made again
 COARSE = 2  # mm, in which scans are registered
 RIM, SPARED = 2, 4  # mm around the brain of the template that count in the fit, and around the lesion that do not
 GREY, WHITE = 0.45, 0.3  # brightness in T2w, fluid having 1
 PITCHES = (-20, 0, 20)  # degrees of nodding from which a fit to the template is tried
 DEPTH, SCALP = 75.0, 12.0  # mm from a brain's top to its middle, and from a head's top to the brain's
-LIMITS = {T1W: 0.17, TEMPLATE: 0.5}  # a fit below is poor
-METRICS = {
-    T1W: "mean squared cosine between gradients of scan and target in the inner half of the head",
-    TEMPLATE: "root of the correlation ratio of scan and target, lesion left out",
-}
+LIMITS = {T1W: 0.3, TEMPLATE: 0.5}  # a fit below is poor
 ABOUT = "1 where the native mask is, brought to this space by the transforms beside it"
 
 
@@ -151,18 +147,6 @@ def correlation_ratio(scan: np.ndarray, reference: np.ndarray, where: np.ndarray
     return float(np.sqrt(np.sum(n * (means - x.mean()) ** 2) / max(np.sum((x - x.mean()) ** 2), 1e-12)))
 
 
-def edge_agreement(scan: np.ndarray, reference: np.ndarray, where: np.ndarray) -> float:
-    """How parallel edges of ``scan`` and ``reference``, both (D, H, W), are in the voxels ``where`` (bool), 0 to 1.
-
-    The mean squared cosine of the angle between their gradients, less where these are weak (normalised gradient fields,
-    Haber & Modersitzki 2007, doi.org/10.1160/ME9046). Two people's sulci differ, whatever the contrasts.
-    """
-    slopes = [np.stack(np.gradient(ndimage.gaussian_filter(x, 0.7)))[:, where] for x in (scan, reference)]
-    strengths = [(slope**2).sum(0) for slope in slopes]
-    first, second = (strength + max(np.median(strength), 1e-12) for strength in strengths)
-    return float(np.mean((slopes[0] * slopes[1]).sum(0) ** 2 / (first * second)))
-
-
 def _ants() -> ModuleType:
     """ANTsPy, on as many threads as torch has, with numbers that are the same each time."""
     os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", str(torch.get_num_threads()))  # read as it loads
@@ -210,7 +194,7 @@ def _to_t1w(ants: Any, scan: Volume, t1w: Volume, mask: Volume, folder: Path) ->
     found = _linear(ants, *pair, "Rigid", [None, np.eye(4), _anchored(*pair)], where, {}, folder)
     images = [_image(one.get_fdata(), one.affine) for one in pair]
     inner = depth >= np.median(depth[where])  # the brain: what is around it varies with the sequence
-    fit = edge_agreement(ants.apply_transforms(*images, found).numpy(), head, inner)
+    fit = correlation_ratio(ants.apply_transforms(*images, found).numpy(), head, inner)
     if fit < LIMITS[T1W]:
         raise InputError(
             f"{t1w.path}: its fit to {Path(scan.path).name} is {fit:.2f}, below {LIMITS[T1W]}; is it of another "
@@ -286,7 +270,7 @@ def _target(contrast: str) -> tuple[nib.Nifti1Image, np.ndarray]:
 def _told(fit: float, space: str) -> dict:
     """What a sidecar says of a fit."""
     told = {"Fit": round(fit, 3), "FitLimit": LIMITS[space], "PoorFit": fit < LIMITS[space]}
-    return {**told, "FitMetric": METRICS[space]}
+    return {**told, "FitMetric": "root of the correlation ratio of scan and target, lesion left out"}
 
 
 def _linear(

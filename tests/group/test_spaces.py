@@ -16,16 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from scripts.common.errors import InputError
 from scripts.group import spaces
-from scripts.group.spaces import (
-    T1W,
-    TEMPLATE,
-    correlation_ratio,
-    edge_agreement,
-    in_space,
-    normalize,
-    sidecar_of,
-    template,
-)
+from scripts.group.spaces import T1W, TEMPLATE, correlation_ratio, in_space, normalize, sidecar_of, template
 from scripts.inference.derivative import NAME
 from scripts.simulation.anatomy import CENTRE, box, load_head
 from scripts.simulation.lesions import load_mask
@@ -34,7 +25,6 @@ from scripts.simulation.scanner import RANGES, simulate_scan
 ants, has_ants = optional_import("ants")
 needs_ants = pytest.mark.skipif(not has_ants, reason="ANTsPy is optional: pip install antspyx")
 REAL = Path(__file__).resolve().parents[3] / "shared" / "real" / "lesions"
-HEADS = REAL.with_name("heads")
 needs_lesions = pytest.mark.skipif(not REAL.is_dir(), reason="the real lesion masks are not in this checkout")
 STILL = {"turn": 0, "shift": 0, "size": [1, 1], "warp": [0, 0], "noise": [0.01, 0.03], "bias": [0.05, 0.15]}
 VOXEL = 2.0
@@ -240,37 +230,6 @@ def test_the_number_of_a_fit_is_that_of_its_formula_whatever_the_contrast() -> N
     between = sum((reference == k).mean() * (scan[reference == k].mean() - scan.mean()) ** 2 for k in range(4))
     assert correlation_ratio(scan, reference, where) == pytest.approx((between / scan.var()) ** 0.5, rel=1e-6)
     assert correlation_ratio(noise, reference, where) < 0.1
-
-
-def test_edges_agree_by_their_angle_whatever_the_contrast() -> None:
-    x, y, _ = np.indices((12, 12, 12)).astype(np.float32)
-    inner = np.zeros(x.shape, bool)
-    inner[3:-3, 3:-3, 3:-3] = True
-    for degrees in (0, 40, 90):
-        turned = 7 * (np.cos(np.radians(degrees)) * x + np.sin(np.radians(degrees)) * y)
-        assert edge_agreement(-x, turned, inner) == pytest.approx(np.cos(np.radians(degrees)) ** 2 / 4, abs=1e-4)
-    assert edge_agreement(x, 0 * x, inner) == 0
-
-
-@needs_ants
-@pytest.mark.skipif(not HEADS.is_dir(), reason="the heads of single people are not in this checkout")
-@pytest.mark.slow  # two registrations and two simulations
-def test_the_t1w_of_another_head_is_refused_under_its_name(tmp_path: Path) -> None:
-    ranges, shown = RANGES["patients"] | RANGES["easy"] | STILL, []
-    for i in (3, 4):
-        setting = [load_head(HEADS / f"head{i:02}_dseg.nii.gz", VOXEL)], [], SHAPE, VOXEL
-        t2w, lesion = simulate_scan(*setting, np.random.default_rng(i), ranges)
-        t1w, _ = simulate_scan(*setting, np.random.default_rng(i), ranges | RANGES["T1w"], scanner=None)
-        shown.append({"T2w": t2w, "T1w": t1w, "lesion": lesion.astype(np.float32)})
-    arguments = []
-    for name, t1w in (("own", shown[0]["T1w"]), ("other", shown[1]["T1w"])):
-        paths = write(tmp_path / name, shown[0] | {"T1w": t1w})
-        arguments.append((*(paths[key] for key in ("T2w", "T1w", "lesion")), paths["lesion"].parent / "sub-1"))
-    (found,) = normalize(*arguments[0], [T1W])
-    assert json.loads(sidecar_of(found).read_text())["PoorFit"] is False
-    with pytest.raises(InputError, match=r"sub-1_T1w.nii.gz: its fit to sub-1_T2w.nii.gz is .* of another subject\?"):
-        normalize(*arguments[1], [T1W])
-    assert not in_space(arguments[1][2], T1W).exists()
 
 
 def test_names_are_those_of_bids() -> None:
