@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import queue
 import subprocess
 import threading
 import time
@@ -35,7 +34,8 @@ class Chromium:
         self, program: str, folder: Path, size: tuple[int, int] = (1280, 800), dark: bool = False, *flags: str
     ):
         self.folder, self.answers, self.number = folder, {}, 0
-        self.requests, self.problems, self.arrived = [], [], queue.Queue()
+        self.requests, self.problems = [], []
+        self.downloads, self.complete = {}, set()
         (their_in, self.out), (self.incoming, their_out) = os.pipe(), os.pipe()
         arguments = [program, *FLAGS, *flags, f"--user-data-dir={folder / 'profile'}", "about:blank"]
         self.process = subprocess.Popen(
@@ -52,7 +52,7 @@ class Chromium:
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self._watch(self.session)
         self.call("Page.enable")
-        self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+        self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder), eventsEnabled=True)
         self.resize(*size, dark)
 
     def resize(self, width: int, height: int, dark: bool = False) -> None:
@@ -141,11 +141,12 @@ class Chromium:
         """Click, and wait for the file."""
         path = self.folder / name
         path.unlink(missing_ok=True)
+        with self.lock:
+            self.complete.discard(name)
         self.click(selector)
-        end = time.monotonic() + 30
-        while not path.is_file() or not path.stat().st_size:
-            assert time.monotonic() < end, f"{name}: not downloaded; {os.listdir(self.folder)}"
-            time.sleep(0.05)
+        with self.lock:
+            arrived = self.lock.wait_for(lambda: name in self.complete, 60)
+        assert arrived, f"{name}: not downloaded; {os.listdir(self.folder)}"
         return path
 
     def screenshot(self, path: Path) -> None:
@@ -189,6 +190,12 @@ class Chromium:
                 self.lock.notify_all()
         elif method == "Target.attachedToTarget" and parameters["targetInfo"]["type"] != "page":
             self._watch(parameters["sessionId"])
+        elif method == "Browser.downloadWillBegin":
+            self.downloads[parameters["guid"]] = parameters["suggestedFilename"]
+        elif method == "Browser.downloadProgress" and parameters["state"] == "completed":
+            with self.lock:
+                self.complete.add(self.downloads[parameters["guid"]])
+                self.lock.notify_all()
         elif method == "Network.requestWillBeSent":
             self.requests.append(parameters["request"]["url"])
         elif method == "Log.entryAdded" and parameters["entry"]["level"] == "error":

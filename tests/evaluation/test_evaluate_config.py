@@ -138,7 +138,7 @@ def test_the_dice_is_that_of_the_masks_that_inference_writes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("own", [{"threshold": 0.9}, {"min_volume": 100_000}, {"flip_averaging": False}])
+@pytest.mark.parametrize("own", [{"threshold": 0.9}, {"min_volume": 1_000_000}, {"flip_averaging": False}])
 def test_each_setting_of_ones_own_changes_the_figures(
     own: dict, as_the_card: list[dict], trained: dict, weights: Path, tmp_path: Path
 ) -> None:

@@ -87,7 +87,7 @@ def test_a_network_is_what_its_card_says_not_what_is_shipped(tmp_path: Path, cap
 def test_a_network_that_adapts_to_the_scan_does_so_when_exported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = save(tmp_path / "adaptive.pt", channels=4, norm_adaptation=0.5)
     exporting.export(str(path))  # which compares with torch on three grids
-    assert capsys.readouterr().out.count("largest difference") == 2 + exporting.has_openvino
+    assert capsys.readouterr().out.count("largest difference") == 3 + exporting.has_openvino
 
 
 @pytest.mark.slow

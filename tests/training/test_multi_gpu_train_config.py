@@ -79,7 +79,7 @@ def test_two_processes_train_on_each_scan_once_and_as_one_does_with_the_doubled_
     alone = arguments(cohort_dir, one, batch_size=2, inner_fold=0)
     result = bundle("training", "--config_file", f"['{TRAIN}','{overlay(one, **plain)}']", *alone)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert started.wait(240) == 0, printed(two, 0)[-2000:]
+    assert started.wait(240) == 0, printed(two, 0)[-2000:] + printed(two, 1)[-2000:]
 
     scans = [[line.split()[1] for line in (two / f"{rank}.txt").read_text().splitlines()] for rank in (0, 1)]
     expected = [line.split()[1] for line in (one / "0.txt").read_text().splitlines()]
@@ -122,7 +122,7 @@ def test_stopped_by_one_rank_s_signal_and_killed_with_another_it_continues_bit_i
     settings = {"batch_size": 2, "learning_rate": 0.02, "dropout": 0.2, "epochs": 5, "resume": True, "report": False}
     settings |= {"spacing": [16.0] * 3, "spatial_size": [16] * 3}
     undisturbed = ranks(cohort_dir, whole, [TRAIN, overlay(whole), MULTI_GPU], **settings)
-    assert undisturbed.wait(240) == 0, printed(whole, 0)[-2000:]
+    assert undisturbed.wait(240) == 0, printed(whole, 0)[-2000:] + printed(whole, 1)[-2000:]
 
     configs, state = [TRAIN, overlay(cut), MULTI_GPU], cut / "eval" / "checkpoint_last.pt"
     stopped = ranks(cohort_dir, cut, configs, **settings)
