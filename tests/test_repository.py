@@ -130,9 +130,22 @@ RECORDS = sorted(ROOT.glob("docs/experiments/*.json"))
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_in_the_docs_lead_somewhere(path: Path) -> None:
-    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
+    for link in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+        page, _, anchor = link.partition("#")
         if not link.startswith("http"):
-            assert (path.parent / link).exists(), link
+            target = path.parent / page if page else path
+            assert target.exists(), link
+            assert not anchor or anchor in _anchors(target.read_text()), link
+
+
+def test_a_heading_is_linked_to_as_github_writes_it() -> None:
+    text = "# A page\n\n## What is refused, and why?\n```bash\n# no heading\n```\n### `loss_name`\n"
+    assert _anchors(text) == {"a-page", "what-is-refused-and-why", "loss_name"}
+
+
+def _anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.+)", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.name)
