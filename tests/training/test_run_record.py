@@ -44,6 +44,7 @@ def test_recorded_overrides_are_an_overlay_that_repeats_the_run(trained: dict, t
     [
         ({"a": 1}, {"a": 1}, []),
         ({"a": 1}, {"a": 2, "b": None}, [("a", 1, 2)]),
+        ({"_desc_": "x", "a": {"_desc_": "x", "b": 1}}, {"_desc_": "y", "a": {"_desc_": "y", "b": 1}}, []),
         ({"a": {"b": {"c": 1}, "d": 2}}, {"a": {"b": {"c": 3}, "d": 2}}, [("a#b#c", 1, 3)]),
         ({"a": {"b": 1}}, {"a": [1]}, [("a", {"b": 1}, [1])]),
         ({"device": "cpu", "_meta_": {}, "x": {"device": 1}}, {"device": "cuda", "x": {}}, [("x#device", 1, None)]),
