@@ -32,6 +32,11 @@ from scripts.simulation.cohort import simulate_cohort
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN, EVALUATE, INFERENCE = (str(ROOT / "configs" / f"{name}.json") for name in ("train", "evaluate", "inference"))
 OVERLAYS = ROOT / "configs" / "overlays"
+MENUS = {  # the names of their entries; what begins with _ is a piece that entries quote
+    path.stem: [name for name in json.loads(path.read_text()) if name[0] != "_"]
+    for path in sorted((ROOT / "configs" / "menus").glob("*.json"))
+}
+REAL = ROOT.parent / "shared" / "real"  # public scans, masks and atlases, which no checkout has
 NOT_OF_TRAIN = {
     "benchmark_gpu",
     "hpo_augmentation",

@@ -74,6 +74,11 @@ def test_every_class_a_config_names_exists(path: Path) -> None:
         assert re.search(rf"^(class|def) {name}\b", code, re.MULTILINE)
 
 
+def test_no_line_of_a_config_is_over_120_characters() -> None:
+    paths = [ROOT / "metadata.json", *(ROOT / "configs").rglob("*.json")]
+    assert [(path.name, line) for path in paths for line in path.read_text().splitlines() if len(line) > 120] == []
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*/[a-z]*.py")), ids=lambda path: path.name)
 def test_every_file_says_what_it_does_and_has_its_tests_in_the_room_of_its_name(path: Path) -> None:
     assert path.read_text().startswith('"""')
@@ -81,8 +86,9 @@ def test_every_file_says_what_it_does_and_has_its_tests_in_the_room_of_its_name(
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("[a-z]*.py")), ids=lambda path: path.name)
-def test_a_command_is_at_most_60_lines(path: Path) -> None:
+def test_a_command_is_at_most_60_lines_and_is_in_the_list_of_commands(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 60
+    assert f"scripts/{path.name} " in (ROOT / "docs" / "README.md").read_text()
 
 
 def test_a_test_that_takes_over_three_seconds_is_marked_slow_or_kept(request: pytest.FixtureRequest) -> None:
@@ -130,9 +136,29 @@ RECORDS = sorted(ROOT.glob("docs/experiments/*.json"))
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_in_the_docs_lead_somewhere(path: Path) -> None:
-    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
+    for link in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+        page, _, anchor = link.partition("#")
         if not link.startswith("http"):
-            assert (path.parent / link).exists(), link
+            target = path.parent / page if page else path
+            assert target.exists(), link
+            assert not anchor or anchor in _anchors(target.read_text()), link
+
+
+def test_a_heading_is_linked_to_as_github_writes_it() -> None:
+    text = "# A page\n\n## What is refused, and why?\n```bash\n# no heading\n```\n### `loss_name`\n"
+    assert _anchors(text) == {"a-page", "what-is-refused-and-why", "loss_name"}
+
+
+def _anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.+)", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("docs/experiments/*.md")), ids=lambda path: path.name)
+def test_an_experiment_is_told_in_300_words_and_links_to_its_json(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.split()) <= 300
+    assert not path.with_suffix(".json").exists() or f"({path.stem}.json)" in text
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.name)

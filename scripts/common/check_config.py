@@ -102,7 +102,8 @@ def _wrong_kinds(config: dict, shipped: list[dict]) -> Iterator[str]:
     defaults = {key: value for part in reversed(shipped) for key, value in part.items() if key in config}
     for key, default in defaults.items():
         kind, words = KINDS.get(type(default), ("", ""))
-        if not kind or any(value is None or is_computed(value) for value in (default, config[key])):
+        is_text = key.startswith("_")
+        if not kind or is_text or any(value is None or is_computed(value) for value in (default, config[key])):
             continue
         if not StrictValidator({"type": kind}).is_valid(config[key]):
             yield f"{key} {config[key]!r}: expected {words}, like the shipped {json.dumps(default)}"

@@ -60,6 +60,10 @@ class Config(dict):
         make.__qualname__ = block["_target_"]  # for messages
         return make
 
+    def made(self, key: str) -> Any:
+        """Return what ``key`` makes, only when asked; an expression's ``@key`` is made whether it is needed or not."""
+        return self.parser.get_parsed_content(key)
+
     def given(self, *places: str) -> bool:
         """Return whether the config itself has a value at one of the ``places``, such as "optimizer#momentum"."""
         return any(at(self.parser.get(), place.replace(ID_SEP_KEY, "#")) != {} for place in places)

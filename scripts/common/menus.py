@@ -8,6 +8,7 @@ An argument that the config has changed in a replaced block is changed in the ne
 import functools
 import logging
 import re
+from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -23,8 +24,8 @@ MENUS = CONFIGS / "menus"
 
 @functools.cache
 def menus() -> dict[str, dict[str, dict]]:
-    """Return the entries as they stand in their files, by kind and name."""
-    return {path.stem: ConfigParser.load_config_file(path) for path in sorted(MENUS.glob("*.json"))}
+    """Return the entries by kind and name; a file's other keys, such as ``_flip_``, are pieces that entries quote."""
+    return {path.stem: _entries(path) for path in sorted(MENUS.glob("*.json"))}
 
 
 @functools.cache
@@ -84,6 +85,12 @@ def at(config: dict, place: str) -> Any:
     for key in place.split("#"):
         config = config.get(key, {}) if isinstance(config, dict) else {}
     return config
+
+
+def _entries(path: Path) -> dict[str, dict]:
+    parser = ConfigParser(ConfigParser.load_config_file(path))
+    parser.resolve_macro_and_relative_ids()
+    return {name: entry for name, entry in parser.get().items() if not name.startswith("_")}
 
 
 def _block(config: dict, place: str, theirs: dict | list | None) -> dict | list:

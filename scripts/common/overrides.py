@@ -50,7 +50,7 @@ def as_given() -> None:
         default = _shipped(shipped, key)
         read = DefaultParseValue(text)
         meant = as_typed(text)
-        if WORDS.get(text.lower(), True) is None and not isinstance(default, str) and not _takes_text(key, default):
+        if WORDS.get(text.lower(), True) is None and not _takes_text(key, default):
             meant = None
         if read is None and "#" in key and key not in parser:
             raise InputError(f"{key} {text}: MONAI leaves this out; type {text.lower()}")

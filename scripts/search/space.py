@@ -17,6 +17,7 @@ from scripts.training.run_record import RECIPE
 # Keys of train.json that who starts several trainings sets for each of them.
 OF_EACH_RUN = {"epochs", "fold", "inner_fold", "output_dir", "ckpt_dir", "resume", "overwrite", "report"}
 OWN = OF_EACH_RUN | {"val_interval"}
+BECAME = {"instance_norm.json": "norm: instance", "no_decay.json": "decay_norm_and_bias: false"}  # overlays, keys
 
 
 def check_count(minimum: int, **values: Any) -> None:
@@ -38,9 +39,12 @@ def overlay_paths(names: str | Sequence[str], of: str) -> list[str]:
     overlays = RECIPE.parent / "overlays"
     paths = [Path(name) if Path(name).is_file() else overlays / name for name in names]
     if missing := [path for path in paths if not path.is_file()]:
-        is_ours = (overlays / missing[0].name).is_file()
-        hint = f"it is {overlays / missing[0].name}" if is_ours else "no such file here or in configs/overlays/"
-        raise InputError(f"{of}: overlay {missing[0].name}: {hint}")
+        name = missing[0].name
+        hint = f"is a key now, give the override {BECAME.get(name)}"
+        if name not in BECAME:
+            is_ours = (overlays / name).is_file()
+            hint = f"it is {overlays / name}" if is_ours else "no such file here or in configs/overlays/"
+        raise InputError(f"{of}: overlay {name}: {hint}")
     return [str(path.resolve()) for path in paths]
 
 

@@ -69,7 +69,7 @@ def differences(theirs: dict, ours: dict, above: str = "") -> Iterator[tuple[str
     for key in {**theirs, **ours}:
         there = theirs.get(key)
         here = ours.get(key)
-        if there == here or (not above and (key[0] == "_" or key in MAY_DIFFER)):
+        if there == here or key == "_desc_" or (not above and (key[0] == "_" or key in MAY_DIFFER)):
             continue
         if not (isinstance(there, dict) and isinstance(here, dict)):
             yield f"{above}{key}", there, here

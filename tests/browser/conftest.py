@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from browser.chromium import Chromium
-from conftest import INFERENCE, ROOT
+from conftest import INFERENCE, REAL, ROOT
 from monai.bundle import ConfigWorkflow
 from nibabel.processing import resample_from_to
 from scipy.spatial.transform import Rotation
@@ -19,7 +19,7 @@ from scripts.browser.serve import server_of
 from scripts.browser.site import build_site, example_scan
 from scripts.common.errors import InputError
 
-PATIENT = ROOT.parent / "shared" / "real" / "patients" / "M2265_T2w.nii.gz"
+PATIENT = REAL / "patients" / "M2265_T2w.nii.gz"
 
 
 @pytest.fixture(scope="session")

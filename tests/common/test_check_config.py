@@ -147,6 +147,8 @@ def test_new_keys_that_are_read_are_no_misspellings(cohort_dir: Path, tmp_path: 
         "train#random_transforms": [{"_target_": "RandFlipd", "keys": ["image", "label"], "prob": "@flip_probability"}],
         "+initialize": ["$print('started')"],
         "look": ["$print('a run of one\\'s own')"],
+        "_desc_": "a text",
+        "_grid_": ["two", "texts"],
     }
     overlay.write_text(json.dumps(new))
     (line,) = run(TRAIN, str(overlay), run_id="training", dataset_dir=str(cohort_dir), fold=7)

@@ -1,15 +1,12 @@
 """Entries of the menus are what their names say, by their formulas."""
 
-import json
 import math
 
 import pytest
 import torch
-from conftest import OVERLAYS, TRAIN
+from conftest import MENUS, TRAIN
 from monai.bundle import ConfigParser
 from monai.transforms import Compose, RandomizableTrait
-
-from scripts.common.menus import MENUS
 
 N = 100  # steps
 
@@ -74,7 +71,7 @@ def test_arguments_of_a_schedule_behind_a_warm_up_can_be_changed() -> None:
 
 
 def test_every_schedule_has_a_formula_here() -> None:
-    assert {*FORMULAS, *BEHIND, "one_cycle", "plateau"} == set(json.loads((MENUS / "schedule.json").read_text()))
+    assert {*FORMULAS, *BEHIND, "one_cycle", "plateau"} == set(MENUS["schedule"])
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "rmsprop"])
@@ -106,16 +103,7 @@ def test_one_cycle_keeps_a_momentum_that_was_given(given: dict, momentum: float)
         scheduler.step()
 
 
-def test_norms_and_biases_can_do_without_weight_decay() -> None:
-    parser = config(**json.loads((OVERLAYS / "no_decay.json").read_text()))
-    decayed, free = parser.get_parsed_content("optimizer").param_groups
-    assert (decayed["weight_decay"], free["weight_decay"]) == (3e-5, 0)
-    assert {p.ndim for p in decayed["params"]} == {5}
-    assert {p.ndim for p in free["params"]} == {1}
-    assert len(decayed["params"]) + len(free["params"]) == len(list(parser.get_parsed_content("network").parameters()))
-
-
-LOSSES = list(json.loads((MENUS / "loss.json").read_text()))
+LOSSES = MENUS["loss"]
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -133,7 +121,7 @@ def test_a_loss_is_least_for_the_truth_and_takes_soft_labels(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(json.loads((MENUS / "augmentation.json").read_text()))[1:])
+@pytest.mark.parametrize("name", MENUS["augmentation"][1:])
 def test_an_augmentation_is_random_keeps_masks_masks_and_grids_grids(name: str) -> None:
     transforms = config(augmentation_name=name, spatial_size=[32, 32, 32]).get_parsed_content("train#augmentation")
     assert all(isinstance(transform, RandomizableTrait) for transform in transforms)

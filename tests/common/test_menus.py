@@ -1,17 +1,15 @@
 """A name chooses from a menu: what it puts in, what stays the user's, and what is said of a wrong one."""
 
-import json
 from pathlib import Path
 
 import pytest
-from conftest import EVALUATE, OVERLAYS, ROOT, TRAIN
+from conftest import EVALUATE, MENUS, OVERLAYS, ROOT, TRAIN
 from monai.bundle import ConfigParser
 
 from scripts.common.errors import describe
-from scripts.common.menus import MENUS
 
 KINDS = ("augmentation", "loss", "network", "optimizer", "schedule")
-ENTRIES = [(kind, name) for kind in KINDS for name in json.loads((MENUS / f"{kind}.json").read_text())]
+ENTRIES = [(kind, name) for kind in KINDS for name in MENUS[kind]]
 
 
 def config(*overlays: dict, files: tuple[str, ...] = (TRAIN,), **overrides: object) -> ConfigParser:
@@ -35,9 +33,7 @@ def refused(**overrides: object) -> str:
 
 
 def test_the_defaults_are_the_recipe_as_it_stands() -> None:
-    assert {kind: config().get(f"{kind}_name") for kind in KINDS} == {
-        kind: next(iter(json.loads((MENUS / f"{kind}.json").read_text()))) for kind in KINDS
-    }
+    assert {kind: config().get(f"{kind}_name") for kind in KINDS} == {kind: MENUS[kind][0] for kind in KINDS}
     parser = config()
     assert [type(parser.get_parsed_content(key)).__name__ for key in ("loss_def", "optimizer", "network_def")] == [
         "WeightedCrossEntropyLoss", "AdamW", "MeshNet",
@@ -46,7 +42,7 @@ def test_the_defaults_are_the_recipe_as_it_stands() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_unknown_name_is_a_line_with_the_choices(kind: str) -> None:
-    names = ", ".join(json.loads((MENUS / f"{kind}.json").read_text()))
+    names = ", ".join(MENUS[kind])
     assert refused(**{f"{kind}_name": "adamm"}) == f"{kind}_name 'adamm': expected one of {names}"
 
 
@@ -114,7 +110,7 @@ def test_networks_have_the_sizes_of_the_papers_table(name: str) -> None:
 
 def test_menus_are_complete_and_they_and_the_overlays_are_named_in_the_docs() -> None:
     page = (ROOT / "docs" / "techniques.md").read_text()
-    assert {path.stem for path in MENUS.glob("*.json")} == set(KINDS)
+    assert set(MENUS) == set(KINDS)
     assert [name for _, name in ENTRIES if f"`{name}`" not in page] == []
     assert [path.name for path in OVERLAYS.glob("*.json") if f"`{path.name}`" not in page] == []
 

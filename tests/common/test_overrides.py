@@ -77,8 +77,9 @@ def test_words_and_texts_below_a_block_are_read(told: Callable) -> None:
 
 def test_a_word_that_monai_leaves_out_below_a_block_is_refused(told: Callable) -> None:
     with pytest.raises(Exception) as error:  # noqa: PT011, MONAI wraps it
-        told(TRAIN, [], "--network_def#norm", "None")
-    assert describe(error.value) == "network_def#norm None: MONAI leaves this out; type none"
+        told(TRAIN, [], "--network_def#act", "None")
+    assert describe(error.value) == "network_def#act None: MONAI leaves this out; type none"
+    assert told(TRAIN, ["network_def#norm"], "--network_def#norm", "None") == {"network_def#norm": None}
 
 
 def test_a_program_may_give_a_path_with_a_number_sign() -> None:

@@ -1,15 +1,13 @@
 """A comparison is all restarts of all folds of all networks, and what is wrong with it is said before it begins."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import NOT_OF_TRAIN, OVERLAYS, ROOT
+from conftest import MENUS, NOT_OF_TRAIN, OVERLAYS, ROOT
 from monai.bundle import ConfigParser
 
 from scripts.common.errors import InputError, describe
-from scripts.common.menus import MENUS
 from scripts.comparison.plan import Run
 
 STUDENT = {"name": "student", "overrides": {"+model_card": {"taught_by": "{output_dir}/wide/fold-{fold}"}}}
@@ -116,9 +114,13 @@ def test_techniques_json_compares_every_entry_of_a_menu_and_every_overlay_that_n
     parser.read_config([str(ROOT / "configs" / "protocol.json"), str(OVERLAYS / "techniques.json")])
     rows = parser["networks"]
     assert rows[0] == {"name": parser["reference"]} == {"name": "plain"}
-    entries = [(p.stem, n) for p in sorted(MENUS.glob("*.json")) for n in list(json.loads(p.read_text()))[1:]]
+    entries = [(kind, name) for kind, names in MENUS.items() for name in names[1:]]
     by_menu = [({"name": f"{kind}-{n}", "overrides": {f"{kind}_name": n}}) for kind, n in entries]
-    assert [row for row in rows if "overrides" in row and "overlays" not in row] == by_menu
+    by_key = [
+        {"name": "instance_norm", "overrides": {"norm": "instance"}},
+        {"name": "no_decay", "overrides": {"decay_norm_and_bias": False}},
+    ]
+    assert [row for row in rows if "overrides" in row and "overlays" not in row] == [*by_key, *by_menu]
     given = {path for row in rows for path in row.get("overlays", [])}
     others = {"baseline", "contrasts", "distill", "events", "finetune", "keep_checkpoints", "multi_gpu_train"}
     others |= {"simulated_patients", "teacher_agreement", "tracking", *NOT_OF_TRAIN}

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pandas
 import pytest
+from conftest import REAL
 
 from scripts.common.errors import InputError
 from scripts.common.files import sha256
@@ -16,7 +17,7 @@ from scripts.group.regions import read_labels, write_overlap, write_regions
 from scripts.group.spaces import TEMPLATE, in_mni, in_space, sidecar_of, template
 from scripts.inference.derivative import NAME
 
-REAL = Path(__file__).resolve().parents[3] / "shared" / "real" / "atlas"
+ATLAS = REAL / "atlas"
 SHAPE, AFFINE = (49, 58, 47), np.array([[4.0, 0, 0, -96], [0, 4, 0, -134], [0, 0, 4, -72], [0, 0, 0, 1]])
 TABLE = "index\tname\n1\tright box\n2\tmiddle\n3\tleft box\n"
 DATA = np.zeros(SHAPE, np.uint8)
@@ -198,10 +199,10 @@ def test_the_template_is_the_symmetric_one_that_its_name_says() -> None:
 
 
 @pytest.mark.slow  # on the template's own grid
-@pytest.mark.skipif(not REAL.is_dir(), reason="the arterial atlas is not in this checkout")
+@pytest.mark.skipif(not ATLAS.is_dir(), reason="the arterial atlas is not beside this checkout")
 def test_the_arterial_atlas_has_each_territory_beside_that_of_the_other_side(tmp_path: Path, cohort: Callable) -> None:
     rows = cohort(box(np.s_[58:78, 100:130, 80:100], (197, 233, 189)))
-    atlas, labels = REAL / "ArterialAtlas136.nii.gz", REAL / "ArterialAtlas136.txt"
+    atlas, labels = ATLAS / "ArterialAtlas136.nii.gz", ATLAS / "ArterialAtlas136.txt"
     table = read(write_regions(tmp_path, rows, atlas, labels))
     assert [*table.hemisphere[:-1]] == ["L", "R"] * 16
     other = table.pair[:-1].str.replace("anteior", "anterior")  # its spelling differs on one side

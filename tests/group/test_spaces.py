@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pandas
 import pytest
+from conftest import REAL
 from monai.utils import optional_import
 from nibabel.affines import apply_affine, from_matvec
 from nibabel.processing import resample_from_to
@@ -24,8 +25,8 @@ from scripts.simulation.scanner import RANGES, simulate_scan
 
 ants, has_ants = optional_import("ants")
 needs_ants = pytest.mark.skipif(not has_ants, reason="ANTsPy is optional: pip install antspyx")
-REAL = Path(__file__).resolve().parents[3] / "shared" / "real" / "lesions"
-needs_lesions = pytest.mark.skipif(not REAL.is_dir(), reason="the real lesion masks are not in this checkout")
+LESIONS = REAL / "lesions"
+needs_lesions = pytest.mark.skipif(not LESIONS.is_dir(), reason="the real lesion masks are not beside this checkout")
 STILL = {"turn": 0, "shift": 0, "size": [1, 1], "warp": [0, 0], "noise": [0.01, 0.03], "bias": [0.05, 0.15]}
 VOXEL = 2.0
 SHAPE = box(VOXEL)[0]
@@ -35,7 +36,7 @@ AFFINE = from_matvec(np.eye(3) * VOXEL, np.array(CENTRE) - VOXEL * (np.array(SHA
 def simulate(lesion: str, seed: int) -> dict[str, np.ndarray]:
     """T2w, T1w and lesion (D, H, W) of the template's own head, in MNI space on the grid of ``AFFINE``."""
     ranges = RANGES["patients"] | RANGES["easy"] | STILL
-    setting = [load_head("MNI152", VOXEL)], [load_mask(REAL / lesion)], SHAPE, VOXEL
+    setting = [load_head("MNI152", VOXEL)], [load_mask(LESIONS / lesion)], SHAPE, VOXEL
     t2w, mask = simulate_scan(*setting, np.random.default_rng(seed), ranges)
     other = np.random.default_rng(seed + 1)
     t1w, _ = simulate_scan(*setting, np.random.default_rng(seed), ranges | RANGES["T1w"], scanner=other)

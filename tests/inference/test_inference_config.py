@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import INFERENCE, ROOT, TRAIN, bundle
+from conftest import INFERENCE, REAL, ROOT, TRAIN, bundle
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import ScaleIntensityd
 from nibabel.processing import conform, resample_from_to
@@ -361,11 +361,11 @@ def test_wrong_input_is_one_line(segment: Callable, tmp_path: Path, overrides: d
     assert describe(error.value).startswith(line)
 
 
-HEAD = Path(__file__).resolve().parents[3] / "shared" / "real" / "anatomy_colin27_t1.nii.gz"
+HEAD = REAL / "anatomy_colin27_t1.nii.gz"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not HEAD.is_file(), reason=f"the real head is not here: {HEAD}")
+@pytest.mark.skipif(not HEAD.is_file(), reason="the real head is not beside this checkout")
 @pytest.mark.parametrize("sagittal_and_anisotropic", [False, True])
 def test_preprocessing_conforms_a_real_head_as_freesurfer_does(sagittal_and_anisotropic: bool, tmp_path: Path) -> None:
     """Against nibabel's conform, which follows mri_convert --conform; docs/experiments/2026-11-20-conforming.md."""

@@ -123,5 +123,7 @@ def test_keys_of_an_overlay_can_be_searched(
 def test_an_overlay_that_is_not_there_is_refused(refusal: Callable, tmp_path: Path) -> None:
     unknown = "overlays: overlay emma.json: no such file here or in configs/overlays/"
     assert refusal(tmp_path, overlays="emma.json") == unknown
+    became = refusal(tmp_path, overlays="instance_norm.json")
+    assert became == "overlays: overlay instance_norm.json: is a key now, give the override norm: instance"
     moved = refusal(tmp_path, overlays="configs/ema.json")
     assert moved == f"overlays: overlay ema.json: it is {OVERLAYS / 'ema.json'}"

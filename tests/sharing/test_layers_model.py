@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import REAL, ROOT
 from torch.nn.functional import conv3d, elu, gelu, instance_norm, pad
 
 from scripts.common.errors import InputError
@@ -135,11 +135,11 @@ def test_what_tensorflow_js_saves_is_read(answers: dict, case: str) -> None:
         torch.testing.assert_close(again(x), network(x), rtol=1e-5, atol=1e-5)
 
 
-PATIENT = ROOT.parent / "shared" / "real" / "patients"
+PATIENT = REAL / "patients"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not PATIENT.is_dir(), reason=f"no published network and no scan in {PATIENT}")
+@pytest.mark.skipif(not PATIENT.is_dir(), reason="no published network beside this checkout")
 def test_a_published_network_gives_the_published_mask_in_a_box_at_the_lesions_edge() -> None:
     arguments, state, _ = layers_model.read(PATIENT / "t2lesion" / "model.json")
     network = MeshNet(**arguments).eval()

@@ -5,11 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import OVERLAYS, TRAIN
 from ignite.engine import Engine, State
+from monai.bundle import ConfigParser
 from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedEvaluator
 
-from scripts.common.errors import InputError
+from scripts.common.errors import InputError, describe
 from scripts.techniques.loss_terms import LesionPriors, LossTerms
 
 ONE = dict.fromkeys(("volume", "smoothness", "outside", "symmetry"), 1.0)
@@ -114,3 +116,19 @@ def test_a_validation_has_the_mean_of_each_term_and_changes_no_loss() -> None:
     )
     evaluator.run()
     assert evaluator.state.metrics == {"val_mean": 3.0}
+
+
+def test_the_volume_of_the_priors_is_two_keys_and_their_earlier_name_says_so() -> None:
+    parser = ConfigParser()
+    parser.read_config([TRAIN, str(OVERLAYS / "priors.json")])
+    parser.update(
+        {"spacing": [1.0] * 3, "spatial_size": [8] * 3, "lesion_volume_median": 5.0, "lesion_volume_log_sd": 2.0}
+    )
+    priors = parser.get_parsed_content("priors")
+    assert (priors.volume_median, priors.volume_log_sd) == (5.0, 2.0)
+    parser.update({"lesion_volume": [5.0, 2.0]})
+    with pytest.raises(RuntimeError) as refused:
+        parser.get_parsed_content("config")
+    assert describe(refused.value).startswith(
+        "lesion_volume: nothing reads this key, did you mean lesion_volume_median?"
+    )

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import EVALUATE, NOT_OF_TRAIN, OVERLAYS, ROOT, TRAIN
+from conftest import EVALUATE, MENUS, NOT_OF_TRAIN, OVERLAYS, ROOT, TRAIN
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
 
 from scripts.common.errors import describe
-from scripts.common.menus import MENUS
 from scripts.networks.meshnet import MeshNet
 from scripts.training.training_state import TrainingState
 
-TECHNIQUES = sorted({path.stem for path in OVERLAYS.glob("*.json")} - NOT_OF_TRAIN)
-ENTRIES = [(p.stem, name) for p in sorted(MENUS.glob("*.json")) for name in list(json.loads(p.read_text()))[1:]]
+KEYS = {"instance_norm": {"norm": "instance"}, "no_decay": {"decay_norm_and_bias": False}}  # without an overlay
+TECHNIQUES = sorted({path.stem for path in OVERLAYS.glob("*.json")} - NOT_OF_TRAIN | KEYS.keys())
+ENTRIES = [(kind, name) for kind, names in MENUS.items() for name in names[1:]]
 SMALLER = {  # whole they take minutes, and states of a gigabyte
     "unetr": {"network_def#hidden_size": 48, "network_def#mlp_dim": 96},
     "swin_unetr": {"network_def#feature_size": 12, "spatial_size": [64, 64, 64]},
@@ -37,6 +37,7 @@ NEEDED = {
     "fast_convergence": {"epochs": 2},
     "early_stopping": {"patience": 1},
     "baseline": {"trees": 5, "leaves": 7, "voxels_per_scan": 300},
+    **KEYS,
 }
 
 
@@ -195,7 +196,7 @@ def built(files: list[str], overrides: dict) -> None:
 @pytest.mark.parametrize("name", chosen(TECHNIQUES, {"contrasts", "gradients", "kspace", "priors"}))
 def test_an_overlay(name: str, few: Path, tmp_path: Path) -> None:
     skip_without_its_packages(name)
-    train_stop_resume_evaluate(few, tmp_path, [TRAIN, str(OVERLAYS / f"{name}.json")], (name,))
+    train_stop_resume_evaluate(few, tmp_path, overlays(name), (name,))
 
 
 @pytest.mark.parametrize("entry", chosen(ENTRIES, {("network", "unet")}), ids="-".join)
@@ -240,7 +241,7 @@ NOT_TOGETHER = {
 
 
 def overlays(*names: str) -> list[str]:
-    return [TRAIN, *(str(OVERLAYS / f"{name}.json") for name in names)]
+    return [TRAIN, *(str(OVERLAYS / f"{name}.json") for name in names if name not in KEYS)]
 
 
 TOGETHER = [pair for pair in dict.fromkeys([*TOUCHING, *PAIRS]) if not {pair, pair[::-1]} & {*NOT_TOGETHER}]

@@ -178,7 +178,7 @@ def test_class_weights_can_come_from_the_data(cohort_dir: Path) -> None:
     parser.read_config(TRAIN)
     parser.update({"dataset_dir": str(cohort_dir), "class_weights": "balanced"})
     weights = parser.get_parsed_content("loss").weight.tolist()
-    assert weights == pytest.approx(parser.get_parsed_content("balanced_weights"))
+    assert weights == pytest.approx(parser.get_parsed_content("balanced"))
     assert 1 / weights[0] + 1 / weights[1] == pytest.approx(2)  # the two shares are a whole
     assert weights[1] > 5
     parser = ConfigParser()

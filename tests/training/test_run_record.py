@@ -8,10 +8,10 @@ from pathlib import Path
 import monai
 import pytest
 import torch
-from conftest import ROOT, TRAIN
+from conftest import NOT_OF_TRAIN, OVERLAYS, ROOT, TRAIN
 from monai.bundle import ConfigParser
 
-from scripts.training.run_record import command, differences, facts_of
+from scripts.training.run_record import command, differences, facts_of, recipe
 
 
 def test_a_run_is_on_record_with_all_that_is_needed_to_repeat_it(trained: dict) -> None:
@@ -44,6 +44,7 @@ def test_recorded_overrides_are_an_overlay_that_repeats_the_run(trained: dict, t
     [
         ({"a": 1}, {"a": 1}, []),
         ({"a": 1}, {"a": 2, "b": None}, [("a", 1, 2)]),
+        ({"_desc_": "x", "a": {"_desc_": "x", "b": 1}}, {"_desc_": "y", "a": {"_desc_": "y", "b": 1}}, []),
         ({"a": {"b": {"c": 1}, "d": 2}}, {"a": {"b": {"c": 3}, "d": 2}}, [("a#b#c", 1, 3)]),
         ({"a": {"b": 1}}, {"a": [1]}, [("a", {"b": 1}, [1])]),
         ({"device": "cpu", "_meta_": {}, "x": {"device": 1}}, {"device": "cuda", "x": {}}, [("x#device", 1, None)]),
@@ -67,3 +68,18 @@ def test_a_password_is_not_on_record(given: list[str], monkeypatch: pytest.Monke
     assert "postgresql+psycopg://me:***@host:5432/optuna" in command()
     facts = facts_of({"tracking_uri": "https://me:s3cret@host/mlflow", "epochs": 3}, "abc")
     assert facts["config"] == {"tracking_uri": "https://me:***@host/mlflow", "epochs": 3}
+
+
+@pytest.mark.parametrize("path", sorted(OVERLAYS.glob("*.json")), ids=lambda path: path.stem)
+def test_an_overlay_says_what_it_does_and_its_text_is_no_part_of_a_run(path: Path) -> None:
+    overlay = json.loads(path.read_text())
+    text = overlay["_desc_"]
+    assert 1 <= len(text) <= 3
+    assert text[-1].startswith("Start: ")
+    if path.stem not in NOT_OF_TRAIN - {"usual"}:
+        parser = ConfigParser()
+        parser.read_config([TRAIN, str(OVERLAYS / "ema.json"), str(path)])
+        assert parser["_desc_"] == text  # not what the trained network is
+        facts = facts_of(parser.get(), "abc")
+        found = {name.split("#")[0] for name, *_ in differences(recipe(), facts["config"])}
+        assert {name for name in found | {*facts["overrides"]} if name.startswith("_")} == set()

@@ -1,24 +1,22 @@
-"""instance_norm.json normalizes by the scan's own statistics, in validation and inference too."""
+"""norm "instance" normalizes by the scan's own statistics, in validation and inference too."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import OVERLAYS, TRAIN
+from conftest import TRAIN
 from monai.bundle import ConfigParser
 
 from scripts.weights.card import network_from_card
 
-INSTANCE_NORM = str(OVERLAYS / "instance_norm.json")
 
-
-@pytest.mark.parametrize(("files", "is_own"), [([TRAIN, INSTANCE_NORM], True), ([TRAIN], False)])
+@pytest.mark.parametrize(("norm", "is_own"), [("instance", True), ("batch", False)])
 def test_network_of_the_card_sees_a_brighter_scan_as_the_same(
-    files: list[str], is_own: bool, cohort_dir: Path, tmp_path: Path
+    norm: str, is_own: bool, cohort_dir: Path, tmp_path: Path
 ) -> None:
     parser = ConfigParser()
-    parser.read_config(files)
-    parser.update({"dataset_dir": str(cohort_dir), "output_dir": str(tmp_path / "eval"), "channels": 3})
+    parser.read_config(TRAIN)
+    parser.update({"dataset_dir": str(cohort_dir), "output_dir": str(tmp_path / "eval"), "channels": 3, "norm": norm})
     parser.get_parsed_content("config")
     network = network_from_card(parser.get_parsed_content("model_card")).eval()
     network.load_state_dict(parser.get_parsed_content("network").state_dict())
