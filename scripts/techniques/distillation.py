@@ -39,8 +39,7 @@ class Distillation(LossTerms):
         cache_gigabytes: most memory for answers that are kept.
 
     Raises:
-        InputError: a teacher for which scans are prepared differently, or that was trained on the student's test fold;
-            a temperature that is not positive.
+        InputError: a teacher for which scans are prepared differently, or that was trained on the student's test fold.
     """
 
     def __init__(
@@ -55,8 +54,6 @@ class Distillation(LossTerms):
         cache_gigabytes: float = 0.0,
     ) -> None:
         super().__init__({"distillation": weight})
-        if not temperature > 0:
-            raise InputError(f"temperature {temperature}: expected a number above 0")
         for path, card in teacher.members.items():
             _refuse_other_scans(path, card, sees, cohort, fold)
         with torch.random.fork_rng(devices=[]):  # the student begins as it would without a teacher

@@ -9,7 +9,6 @@ from ignite.engine import Engine, State
 from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedEvaluator
 
-from scripts.common.errors import InputError
 from scripts.techniques.loss_terms import LesionPriors, LossTerms
 
 ONE = dict.fromkeys(("volume", "smoothness", "outside", "symmetry"), 1.0)
@@ -90,13 +89,6 @@ def test_weights_are_constant_grow_or_follow_the_loss(weighting: str, factors: l
         assert (w.grad.item() if factor else 0) == pytest.approx(factor * 2)  # an adaptive weight is no part of it
         in_force = {} if weighting == "constant" else {"two_weight": factor}
         assert trainer.state.terms == {"data_loss": 3.0, "two": 2.0, **in_force}
-
-
-def test_wrong_weights_are_refused() -> None:
-    with pytest.raises(InputError, match=r"^volume_weight -1: expected 0 \(off\) or more$"):
-        Two({"volume": -1})
-    with pytest.raises(InputError, match=r"^weighting linear: expected constant, scheduled or adaptive$"):
-        Two({}, "linear")
 
 
 def test_a_validation_has_the_mean_of_each_term_and_changes_no_loss() -> None:
