@@ -4,21 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import OVERLAYS, TRAIN
-from monai.bundle import ConfigParser
+from conftest import recipe
 
 from scripts.weights.card import network_from_card
 
-INSTANCE_NORM = str(OVERLAYS / "instance_norm.json")
 
-
-@pytest.mark.parametrize(("files", "is_own"), [([TRAIN, INSTANCE_NORM], True), ([TRAIN], False)])
+@pytest.mark.parametrize(("files", "is_own"), [(["instance_norm"], True), ([], False)])
 def test_network_of_the_card_sees_a_brighter_scan_as_the_same(
     files: list[str], is_own: bool, cohort_dir: Path, tmp_path: Path
 ) -> None:
-    parser = ConfigParser()
-    parser.read_config(files)
-    parser.update({"dataset_dir": str(cohort_dir), "output_dir": str(tmp_path / "eval"), "channels": 3})
+    parser = recipe(*files, dataset_dir=cohort_dir, output_dir=tmp_path / "eval", channels=3)
     parser.get_parsed_content("config")
     network = network_from_card(parser.get_parsed_content("model_card")).eval()
     network.load_state_dict(parser.get_parsed_content("network").state_dict())
