@@ -1,13 +1,3 @@
-"""Import a MeshNet from brainchop or T2lesion: ``python scripts/import_brainchop.py --help``."""
+"""The old name of ``scripts/import_weights.py``."""
 
-import sys
-from pathlib import Path
-
-if __name__ == "__main__":  # run as a command, Python looks in scripts/ instead of the bundle's root
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from scripts.common.command import run_command
-from scripts.sharing.brainchop import import_brainchop
-
-if __name__ == "__main__":
-    run_command(import_brainchop)
+raise SystemExit("scripts/import_brainchop.py is scripts/import_weights.py now, and --model_json is --path")

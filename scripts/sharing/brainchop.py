@@ -9,48 +9,41 @@ import torch
 from scripts.common.json_file import check_json, read_json
 from scripts.sharing import layers_model
 from scripts.weights.card import CARD, network_from_card
-from scripts.weights.checkpoint import new_weights, write_weights
 
 # How brainchop's pages hand a scan to a network, which the model does not say.
 CONFORMED = {"spacing": [1.0, 1.0, 1.0], "spatial_size": [256, 256, 256], "orientation": "LIA"}
 MIN_MAX = {"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0}
-QUANTILES = {"_target_": "ScaleIntensityRangePercentilesd", "keys": "image", "lower": 5, "upper": 95}
-ABOUT = "Imported from a TensorFlow.js model: which scans it was trained on is unknown. Not for clinical use."
+QUANTILES = {
+    "_target_": "ScaleIntensityRangePercentilesd",
+    "keys": "image",
+    "lower": 5,
+    "upper": 95,
+    "b_min": 0.0,
+    "b_max": 1.0,
+}
 Answer = Callable[[np.ndarray], np.ndarray]
 
 
-def import_brainchop(model_json: str, output: str, license: str = "unknown", quantiles: bool = False) -> None:
-    """Write the weights and the card of a MeshNet that is published as a TensorFlow.js layers model.
-
-    Args:
-        model_json: its ``model.json``; the weight files that it lists lie beside it.
-        output: the weights to write, such as ``models/name.pt``; the card goes beside them. Neither is replaced.
-        license: of the model, for the card.
-        quantiles: intensities are scaled from their 5th and 95th percentile instead of their least and most, for the
-            models with ``enableQuantileNorm`` in brainchop's list. A model that we exported says it itself.
-
-    Raises:
-        InputError: a file that cannot be read, or a network that MeshNet cannot express; the line names the layer.
-    """
-    weights = new_weights(output)
-    network, card = read(model_json)
-    card |= {"license": license} if license != "unknown" else {}
-    if quantiles:
-        card["intensity"] = [{**QUANTILES, "b_min": 0.0, "b_max": 1.0}]
-    write_weights(weights, network, card)
-    count = sum(parameter.numel() for parameter in network.parameters())
-    print(f"Written: {weights} and its card ({count:,} parameters, {card['network_def']['out_channels']} classes)")
+def about(kind: str) -> str:
+    """What the card of a model says that another published."""
+    return f"Imported from a {kind} model: which scans it was trained on is unknown. Not for clinical use."
 
 
 def read(model_json: str | Path) -> tuple[torch.nn.Module, dict]:
     """The network in ``model_json`` and its card: the one that ``write`` put there, else brainchop's habits.
 
     Raises:
-        InputError: see ``import_brainchop``.
+        InputError: a file that cannot be read, or a network that MeshNet cannot express; the line names the layer.
     """
     arguments, state, metadata = layers_model.read(model_json)
     definition = {"_target_": "scripts.networks.meshnet.MeshNet", **arguments}
-    card = {"about": ABOUT, **CONFORMED, "intensity": [MIN_MAX], "threshold": 0.5, "license": "unknown"}
+    card = {
+        "about": about("TensorFlow.js"),
+        **CONFORMED,
+        "intensity": [MIN_MAX],
+        "threshold": 0.5,
+        "license": "unknown",
+    }
     kept = metadata.get("card") if isinstance(metadata, dict) else None
     card = {**(kept if isinstance(kept, dict) else card), "network_def": definition}
     check_json(model_json, card, CARD, layers_model.HINT)

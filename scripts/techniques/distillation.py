@@ -24,9 +24,10 @@ class Distillation(LossTerms):
 
         T^2 KL(softmax(t / T) || softmax(s / T)), mean over voxels,
 
-    t and s the logits; several teachers give their mean probability. The teacher sees what the student sees, augmented
-    or mixed, and computes as validation does. Where each epoch shows the same scans, and there is room for it, its
-    answers are kept.
+    t and s the logits; several teachers give their mean probability. With class weights, a voxel counts in the mean by
+    the weight that the softened teacher expects of its class, as it counts in a weighted cross-entropy. The teacher
+    sees what the student sees, augmented or mixed, and computes as validation does. Where each epoch shows the same
+    scans, and there is room for it, its answers are kept.
 
     Args:
         teacher: one or several.
@@ -37,6 +38,7 @@ class Distillation(LossTerms):
         fold: its outer fold.
         sees: orientation, spacing, spatial_size and intensity of the student's scans, as a card has them.
         cache_gigabytes: most memory for answers that are kept.
+        class_weight: (C,), of the classes, as the student's loss has them; None for equal ones.
 
     Raises:
         InputError: a teacher for which scans are prepared differently, or that was trained on the student's test fold.
@@ -52,6 +54,7 @@ class Distillation(LossTerms):
         fold: int,
         sees: dict[str, Any],
         cache_gigabytes: float = 0.0,
+        class_weight: torch.Tensor | None = None,
     ) -> None:
         super().__init__({"distillation": weight})
         for path, card in teacher.members.items():
@@ -61,6 +64,7 @@ class Distillation(LossTerms):
         self.network.eval().requires_grad_(False)
         self.temperature = temperature
         self.room = cache_gigabytes * 1e9
+        self.class_weight = class_weight
         self.ancestry = teacher.ancestry
         self._kept: dict[str, torch.Tensor] = {}
 
@@ -114,7 +118,11 @@ class Distillation(LossTerms):
             ours = student.shape[1]
             raise InputError(f"teacher: has {theirs} classes, its student {ours}; give a teacher with as many")
         soft = student.div(self.temperature).log_softmax(dim=1)
-        return self.temperature**2 * kl_div(soft, self._taught, reduction="none").sum(dim=1).mean()
+        apart = self.temperature**2 * kl_div(soft, self._taught, reduction="none").sum(dim=1)
+        if self.class_weight is None:
+            return apart.mean()
+        weight = torch.einsum("c,bc...->b...", self.class_weight.to(self._taught), self._taught)
+        return (weight * apart).sum() / weight.sum()
 
 
 def _refuse_other_scans(path: str, card: dict, sees: dict[str, Any], cohort: Cohort, fold: int) -> None:

@@ -12,8 +12,9 @@ from monai.bundle import ConfigWorkflow
 
 from scripts.common.errors import InputError
 from scripts.networks.meshnet import MeshNet
-from scripts.sharing import brainchop, layers_model
+from scripts.sharing import layers_model
 from scripts.sharing.export import export
+from scripts.sharing.import_weights import import_weights
 from scripts.weights.card import network_from_card, read_card
 from scripts.weights.checkpoint import write_weights
 
@@ -35,7 +36,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The released weights, exported by the one command and imported by the other from another directory."""
     folder = tmp_path_factory.mktemp("imported")
     command(folder, "export", "--ckpt_path", RELEASED, "--output_dir", "out", "--formats", "brainchop")
-    command(folder, "import_brainchop", "--model_json", "out/model_5_brainchop/model.json", "--output", "mine.pt")
+    command(folder, "import_weights", "--path", "out/model_5_brainchop/model.json", "--output", "mine.pt")
     assert sorted(p.name for p in folder.rglob("*")) == [
         "mine.json", "mine.pt", "model.bin", "model.json", "model_5_brainchop", "out",
     ]  # fmt: skip
@@ -87,7 +88,7 @@ def test_a_model_of_which_nothing_is_known_is_taken_as_brainchop_takes_scans(
 ) -> None:
     labels = {"R": [0, 1, 2], "labels": ["background", "white", "grey"]}
     published.with_name("colormap.json").write_text(json.dumps(labels))
-    brainchop.import_brainchop(str(published), str(tmp_path / "new.pt"), license="MIT", quantiles=True)
+    import_weights(str(published), str(tmp_path / "new.pt"), license="MIT", quantiles=True)
     card = json.loads((tmp_path / "new.json").read_text())
     assert card["network_def"] == {
         "_target_": "scripts.networks.meshnet.MeshNet",
@@ -103,12 +104,12 @@ def test_a_model_of_which_nothing_is_known_is_taken_as_brainchop_takes_scans(
 def test_nothing_that_is_there_is_replaced_and_nothing_half_is_left(published: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text("mine")
     with pytest.raises(InputError, match=r"mine.json: is there already, so not replaced; give another --output"):
-        brainchop.import_brainchop(str(published), str(tmp_path / "mine.pt"))
+        import_weights(str(published), str(tmp_path / "mine.pt"))
     with pytest.raises(InputError, match=r"--output .*: expected a name that ends with .pt"):
-        brainchop.import_brainchop(str(published), str(tmp_path / "mine.json"))
+        import_weights(str(published), str(tmp_path / "mine.json"))
     published.with_name("model.bin").unlink()
     with pytest.raises(InputError, match=r"model.bin: cannot be read"):
-        brainchop.import_brainchop(str(published), str(tmp_path / "new.pt"))
+        import_weights(str(published), str(tmp_path / "new.pt"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.json", "theirs"]
 
 

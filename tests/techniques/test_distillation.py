@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import EVALUATE, recipe, refused, train_here
@@ -59,6 +60,23 @@ def test_the_term_is_the_divergence_of_the_softened_probabilities(teacher: Calla
     expected = 9 * rel_entr(p, q).sum(axis=1).mean()
     assert term_of(theirs.float(), ours, teacher(), 3.0).item() == pytest.approx(expected, rel=1e-5)
     assert term_of(ours, ours, teacher(), 3.0).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_voxels_count_by_the_class_weights_of_the_loss(teacher: Callable) -> None:
+    """Against NumPy's weighted average."""
+    torch.manual_seed(0)
+    theirs, ours = torch.randn(1, 2, 3, 4, 5), torch.randn(1, 2, 3, 4, 5)
+    one = distillation(teacher(), 3.0, class_weight=torch.tensor([0.5, 4.0]))
+    one._taught = theirs.div(3).softmax(dim=1)
+    p, q = (softmax(logits.numpy() / 3, axis=1) for logits in (theirs, ours))
+    expected = np.average(9 * rel_entr(p, q).sum(axis=1), weights=0.5 * p[:, 0] + 4 * p[:, 1])
+    assert one.term("distillation", {"pred": ours}).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_overlay_gives_the_weights_of_the_loss(cohort_dir: Path, teacher: Callable, tmp_path: Path) -> None:
+    given = {"dataset_dir": cohort_dir, "output_dir": tmp_path, "teacher": teacher()}
+    parser = recipe("distill", **given, background_weight=0.25, lesion_weight=3.0)
+    assert parser.get_parsed_content("distillation").class_weight.tolist() == [0.25, 3.0]
 
 
 def test_at_a_high_temperature_its_gradient_is_the_difference_of_the_logits(teacher: Callable) -> None:
