@@ -8,8 +8,7 @@ from pathlib import Path
 import monai
 import pytest
 import torch
-from conftest import ROOT, TRAIN
-from monai.bundle import ConfigParser
+from conftest import ROOT, TRAIN, recipe
 
 from scripts.training.run_record import command, differences, facts_of
 
@@ -33,9 +32,7 @@ def test_a_run_is_on_record_with_all_that_is_needed_to_repeat_it(trained: dict) 
 def test_recorded_overrides_are_an_overlay_that_repeats_the_run(trained: dict, tmp_path: Path) -> None:
     record = json.loads((trained["root"] / "eval" / "run.json").read_text())
     (tmp_path / "again.json").write_text(json.dumps(record["overrides"]))
-    parser = ConfigParser()
-    parser.read_config([TRAIN, str(tmp_path / "again.json")])
-    config = parser.get_parsed_content("config")
+    config = recipe(str(tmp_path / "again.json")).get_parsed_content("config")
     assert {key: value for key, value in config.items() if key[0] != "_"} == record["config"]
 
 
