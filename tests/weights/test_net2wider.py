@@ -110,7 +110,7 @@ def test_card_keeps_what_is_true_of_the_wider_network_too(tmp_path: Path) -> Non
     card |= {"classes": ["background", "lesion"], "trained_on": ["0123"], "teachers": [{"trained_on": ["4567"]}]}
     torch.save(torch.load(ROOT / "models" / "model.pt"), tmp_path / "mine.pt")
     (tmp_path / "mine.json").write_text(json.dumps(card))
-    net2wider.widen(str(tmp_path / "mine.pt"), 17, str(tmp_path / "wide.pt"))
+    net2wider.widen(str(tmp_path / "mine.pt"), 27, str(tmp_path / "wide.pt"))
     found = read_card(str(tmp_path / "wide.pt"))
     kept = ("trained_on", "classes", "anatomies", "lesion_shapes", "fold", "intensity", "spacing")
     assert {key: found[key] for key in kept} == {key: card[key] for key in kept}
