@@ -4,6 +4,8 @@ import glob
 import json
 import os
 import pickle
+import re
+import runpy
 import shutil
 import signal
 import socket
@@ -27,6 +29,7 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 
+from scripts.common.errors import describe
 from scripts.simulation.cohort import simulate_cohort
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,16 +40,7 @@ MENUS = {  # the names of their entries; what begins with _ is a piece that entr
     for path in sorted((ROOT / "configs" / "menus").glob("*.json"))
 }
 REAL = ROOT.parent / "shared" / "real"  # public scans, masks and atlases, which no checkout has
-NOT_OF_TRAIN = {
-    "benchmark_gpu",
-    "hpo_augmentation",
-    "hpo_baseline",
-    "labels",
-    "techniques",
-    "usual",
-}  # of other commands
-
-
+NOT_OF_TRAIN = {"benchmark_gpu", "hpo_augmentation", "hpo_baseline", "labels", "techniques", "usual"}  # other commands
 ALL = 'pytest tests -m "slow or not slow"'
 LEFT_OUT = pytest.StashKey[int]()
 # Tests run side by side, and what they compare to the last bit must not depend on the machine's cores.
@@ -113,6 +107,16 @@ def bundle(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedP
     command = [sys.executable, "-m", "monai.bundle", "run", *map(str, arguments)]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     return subprocess.run(command, cwd=cwd or ROOT, env=environment, capture_output=True, text=True, timeout=900)
+
+
+def command(cwd: Path, name: str, *arguments: object) -> None:
+    """Run a command of scripts/ as a user does in the folder ``cwd``, but in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        patch.setattr(sys, "excepthook", sys.excepthook)
+        patch.setattr(sys, "path", [*sys.path])
+        runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
 
 
 @pytest.fixture(scope="session")
@@ -206,21 +210,44 @@ def restoring(trainer: Engine, log: Callable[[Engine], None], restored: int) -> 
     trainer.add_event_handler(Events.EPOCH_COMPLETED, log)
 
 
-def train_here(cohort_dir: Path, folder: Path, *overlays: str, stop: object = None, **overrides: object) -> None:
-    """A training in this process, told to stop by SIGTERM at ``stop``, an event of its trainer."""
-    torch.set_num_threads(1)
+def recipe(*files: str, **overrides: object) -> ConfigParser:
+    """train.json with more configs, of which overlays may be named without folder and ending, and with overrides."""
+    paths = [TRAIN, *(file if "/" in file else str(OVERLAYS / f"{file}.json") for file in files)]
     parser = ConfigParser()
-    parser.read_config([TRAIN, *overlays])
-    values = {"channels": 2, "cache": "none", "dataset_dir": str(cohort_dir), "output_dir": str(folder)}
-    parser.update({**values, **overrides})
+    parser.read_config(paths)
+    parser.update({key: str(value) if isinstance(value, Path) else value for key, value in overrides.items()})
+    return parser
+
+
+@contextmanager
+def refused(match: str) -> Iterator[None]:
+    """As ``pytest.raises``, for the line that a user sees, whatever MONAI and Ignite have wrapped around the cause."""
+    with pytest.raises(Exception) as error:  # noqa: PT011
+        yield
+    assert re.search(match, describe(error.value)), describe(error.value)
+
+
+def train_here(cohort_dir: Path, folder: Path, *files: str, **options: object) -> ConfigParser:
+    """A training in this process, by ``recipe``.
+
+    ``stop`` is an event of its trainer at which it is told to stop by SIGTERM; ``watch`` has handlers of what an
+    iteration leaves, by "train#trainer" and "validate#evaluator".
+    """
+    torch.set_num_threads(1)
+    watch, stop = options.pop("watch", {}), options.pop("stop", None)
+    values = {"channels": 2, "cache": "none", "dataset_dir": cohort_dir, "output_dir": folder}
+    parser = recipe(*files, **{**values, **options})
     set_determinism(seed=0)  # as "run" does before it builds the network, which may be built here
     if stop is not None:
         trainer = parser.get_parsed_content("train#trainer")
         trainer.add_event_handler(stop, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    for engine, handler in watch.items():
+        parser.get_parsed_content(engine).add_event_handler(Events.ITERATION_COMPLETED, handler)
     try:
         parser.get_parsed_content("run")
     finally:
         parser.get_parsed_content("run_folder").release()
+    return parser
 
 
 @contextmanager

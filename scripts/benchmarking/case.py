@@ -32,9 +32,7 @@ class DilatedMeshNet(MeshNet):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map an image (B, in_channels, D, H, W) to class logits (B, out_channels, D, H, W)."""
-        for layer in self.layers:
-            x = layer(x)
-        return self.classifier(x)
+        return self.plain(x)
 
 
 class HeadMeshNet(MeshNet):

@@ -24,10 +24,11 @@ def report(plan: Plan, study: optuna.Study) -> None:
     none = {"state": "NOT BEGUN", "reason": ""}
     found = {run: states.get((run.network, run.fold, run.restart, run.members), none) for run in plan.runs}
     done = [run for run in plan.runs if (plan.folder / run.name / "result.json").is_file()]
-    subjects = pandas.DataFrame(row for run in done for row in _subjects(plan, run))
-    runs = pandas.DataFrame([_run(plan, run, subjects if run in done else None, found[run]) for run in plan.runs])
+    scans = {run: list(_subjects(plan, run)) for run in done}
+    runs = pandas.DataFrame([_run(plan, run, scans.get(run), found[run]) for run in plan.runs])
     _csv(runs, plan.folder / "runs.csv")
-    if len(done):
+    if done:
+        subjects = pandas.DataFrame([row for rows in scans.values() for row in rows])
         tests = against(subjects, row_name(plan, Run(plan.reference, 0, 0)))
         for content, name in ((subjects, "subjects.csv"), (tests, "statistics.csv")):
             _csv(content, plan.folder / name)
@@ -50,23 +51,24 @@ def row_name(plan: Plan, run: Run) -> str:
 
 def _subjects(plan: Plan, run: Run) -> Iterator[dict]:
     """Yield a row for each scan that a run was tested on."""
-    who = {"row": row_name(plan, run), "network": run.network, "fold": run.fold, "restart": run.restart}
+    who = _who(plan, run)
     for scan in pandas.read_csv(plan.folder / run.name / "metrics.csv", dtype={"subject": str}).to_dict("records"):
         yield {**who, **scan}
 
 
-def _run(plan: Plan, run: Run, subjects: pandas.DataFrame | None, state: dict) -> dict:
+def _run(plan: Plan, run: Run, scans: list[dict] | None, state: dict) -> dict:
     """Return a run's mean over its test scans, and its cost."""
-    who = {"row": row_name(plan, run), "network": run.network, "fold": run.fold, "restart": run.restart}
-    if subjects is None:
-        return {**who, **state}
+    if scans is None:
+        return {**_who(plan, run), **state}
     result = read_json(plan.folder / run.name / "result.json", "delete it to do the run again")
-    one = subjects
-    for key, value in who.items():
-        one = one[one[key].isna()] if value is None else one[one[key] == value]
-    means = {metric: one[metric].mean() for metric in METRICS if metric in one}
+    table = pandas.DataFrame(scans)
+    means = {metric: table[metric].mean() for metric in METRICS if metric in table}
     costs = {key: result.get(key) for key in ("parameters", "train_seconds", "scan_seconds")}
-    return {**who, "state": "COMPLETE", "reason": "", "scans": len(one), **means, **costs}
+    return {**_who(plan, run), "state": "COMPLETE", "reason": "", "scans": len(table), **means, **costs}
+
+
+def _who(plan: Plan, run: Run) -> dict:
+    return {"row": row_name(plan, run), "network": run.network, "fold": run.fold, "restart": run.restart}
 
 
 def _csv(content: pandas.DataFrame, path: Path) -> None:

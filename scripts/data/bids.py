@@ -1,4 +1,4 @@
-"""Finds lesion masks and the scans that they were drawn on, by their names in a BIDS dataset or in a table."""
+"""Find lesion masks and the scans that they were drawn on, by their names in a BIDS dataset or in a table."""
 
 import json
 import os

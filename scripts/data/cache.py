@@ -1,4 +1,4 @@
-"""Computes deterministic transforms once: in memory, or on disk under a name that says what a file was made of."""
+"""Compute deterministic transforms once: in memory, or on disk under a name that says what a file was made of."""
 
 import json
 import logging
@@ -41,8 +41,8 @@ def cached_dataset(
         values: for "disk", JSON of what ``made_of`` refers to: {"spacing": [1, 1, 1]} for ``@spacing``.
 
     Raises:
-        InputError: another ``cache``; for "disk", if ``made_of`` and ``values`` do not tell what ``transform`` does, or
-            if ``cache_dir`` cannot be made.
+        InputError: for "disk", if ``made_of`` and ``values`` do not tell what ``transform`` does, or if ``cache_dir``
+            cannot be made.
     """
     recipe = partial(_hash_recipe, made_of, values or {})
     if cache == "disk":
@@ -51,8 +51,6 @@ def cached_dataset(
         except OSError as error:  # as beside the datalist of a dataset that is read-only
             line = f"cache_dir {cache_dir}: cannot be written ({error.strerror}); give another --cache_dir"
             raise InputError(f"{line}, or --cache none") from error
-    if cache not in ("memory", "none"):
-        raise InputError(f"cache {cache}: expected memory, disk or none")
     return SharedCacheDataset(data, transform, recipe) if cache == "memory" else Dataset(data, transform)
 
 

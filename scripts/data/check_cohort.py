@@ -1,4 +1,4 @@
-"""Training reads the scans of its own folds: this lists what is wrong in a whole cohort, test fold included."""
+"""List what is wrong in a whole cohort, the test fold included, which training does not read."""
 
 import os
 from pathlib import Path

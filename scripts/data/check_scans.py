@@ -1,4 +1,4 @@
-"""MONAI's readers die on the first bad scan, often without its name: this reads them all and says all that is wrong."""
+"""Read all scans and say all that is wrong with them; MONAI's readers stop at the first, often without its name."""
 
 import json
 import logging

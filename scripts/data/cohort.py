@@ -1,4 +1,4 @@
-"""MONAI's datalist readers know no grid and no nested folds: this splits a cohort and checks its scans."""
+"""Split a cohort by its datalist, and check the scans of the split."""
 
 import hashlib
 import json

@@ -1,6 +1,5 @@
-"""Writes the datalist of a BIDS dataset or a table: its scans, their lesion volumes, and nested folds."""
+"""Write the datalist of a BIDS dataset or a table: its scans, their lesion volumes, and nested folds."""
 
-import json
 import os
 import shlex
 from collections import Counter
@@ -13,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from scripts.common.errors import InputError
-from scripts.common.files import replace_file
+from scripts.common.json_file import write_json
 from scripts.data.bids import check_files, read_description, scans_in_bids, scans_in_csv
 from scripts.data.folds import assign_folds, table_of_folds
 from scripts.data.placement import MARGIN, STEP, head_in_mm
@@ -62,36 +61,32 @@ def prepare_datalist(
         Path of the file written. An ``InputError``, a line per problem, says what is not usable; nothing is written.
     """
     numbers = {"seed": seed, "outer_folds": outer_folds, "inner_folds": inner_folds}
-    around_heads = spatial_size == "head"
-    settings = _settings(spacing, 1 if around_heads else spatial_size, numbers)
+    settings = _settings(spacing, spatial_size, numbers)
     root, target = _places(dataset_dir, csv, labels, output)
-    told = read_description(root / "dataset_description.json")
+    about = _about(root, name)
     others = [contrasts] if isinstance(contrasts, str) else [*map(str, contrasts)]
-    if csv is None:
-        found = scans_in_bids(root, str(suffix), labels, others)
-    else:
-        found = scans_in_csv(Path(str(csv)), root, others)
-    scans = _usable(root, found, keep_tse)
-    for contrast in others:
-        if not any(contrast in scan.get("contrasts", {}) for scan in scans):
-            raise InputError(f"contrasts {contrast}: none of the {len(scans)} scans has one; is it the BIDS suffix?")
-    if around_heads:
+    scans = _usable(root, _found(root, csv, str(suffix), labels, others), keep_tse, others)
+    if settings["spatial_size"] == "head":
         settings["spatial_size"] = _around_heads(root, scans, settings["spacing"])
     assign_folds(scans, outer_folds, inner_folds, seed)
-    content = {"name": str(name or told.get("Name") or root.name), "simulated": told.get("Simulated") is True}
-    with replace_file(target) as file:
-        file.write(json.dumps(content | settings | {"training": scans}, indent=4) + "\n")
+    write_json(target, about | settings | {"training": scans})
+    _print_what_next(root, target, scans)
+    return str(target)
+
+
+def _print_what_next(root: Path, target: Path, scans: list[dict]) -> None:
     option = "" if target == root / "datalist.json" else f" --datalist {shlex.quote(str(target))}"
     command = "python -m monai.bundle run training --config_file configs/train.json"
     print(f"{table_of_folds(scans)}\n\nWritten: {target}")
     print(f"Next: {command} --dataset_dir {shlex.quote(str(root))}{option}")
-    return str(target)
 
 
 def _settings(spacing: object, spatial_size: object, numbers: dict) -> dict:
-    """The grid, three values each, and ``numbers``; an ``InputError`` says which is out of its range."""
+    """The grid, three values each or "head", and ``numbers``; an ``InputError`` says which is out of its range."""
     grid = {"spacing": spacing, "spatial_size": spatial_size}
     for key, value in grid.items():
+        if (key, value) == ("spatial_size", "head"):
+            continue
         kinds, what = (int,), "whole number of voxels, three, or head"
         if key == "spacing":
             kinds, what = (int, float), "number of mm, or three"
@@ -121,7 +116,18 @@ def _places(dataset_dir: str | None, csv: str | None, labels: str | None, output
     return root, target
 
 
-def _usable(root: Path, scans: list[dict], keep_tse: bool) -> list[dict]:
+def _about(root: Path, name: str | None) -> dict:
+    told = read_description(root / "dataset_description.json")
+    return {"name": str(name or told.get("Name") or root.name), "simulated": told.get("Simulated") is True}
+
+
+def _found(root: Path, csv: str | None, suffix: str, labels: str | None, contrasts: Sequence[str]) -> list[dict]:
+    if csv is None:
+        return scans_in_bids(root, suffix, labels, contrasts)
+    return scans_in_csv(Path(str(csv)), root, contrasts)
+
+
+def _usable(root: Path, scans: list[dict], keep_tse: bool, contrasts: Sequence[str]) -> list[dict]:
     """The scans to use in the order of their images, each with a subject and its ``lesion_volume`` in mm3."""
     kept = [scan for scan in scans if keep_tse or not (scan["acquisition"] or "").startswith("tse")]
     if not kept:
@@ -145,6 +151,9 @@ def _usable(root: Path, scans: list[dict], keep_tse: bool) -> list[dict]:
             print(f"Warning: {scan['label']}: its lesion volume is 0")
     for software in makers.keys() - {None}:
         print(f"Warning: {makers[software]} masks were made by {software}: predictions, taken as the truth")
+    for contrast in contrasts:
+        if not any(contrast in scan.get("contrasts", {}) for scan in kept):
+            raise InputError(f"contrasts {contrast}: none of the {len(kept)} scans has one; is it the BIDS suffix?")
     return kept
 
 

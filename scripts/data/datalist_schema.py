@@ -1,4 +1,4 @@
-"""Reads a datalist.json, with a line for every field that is not as datalist.schema.json beside this file says."""
+"""Read a datalist.json, with a line for every field that is not as datalist.schema.json beside this file says."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The connected parts of a mask; MONAI's RemoveSmallObjects wants scikit-image, this does it with SciPy."""
+"""Remove the connected parts of a mask that are too small, by SciPy: MONAI's transform wants scikit-image."""
 
 import numpy as np
 import torch

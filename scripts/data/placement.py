@@ -1,4 +1,4 @@
-"""MONAI pads and crops about a scan's centre, where a head need not be: this says which voxels the grid should take."""
+"""Say which voxels of a scan the grid takes; MONAI crops about the scan's centre, where no head may be."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""MONAI's loaders draw from random states that depend on what ran before: here order and augmentation follow a seed."""
+"""Draw order and augmentation by a seed and the epoch; MONAI's loaders draw by what ran before."""
 
 from collections.abc import Iterator
 from copy import copy

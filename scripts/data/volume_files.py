@@ -1,4 +1,4 @@
-"""Which files of a folder are volumes, and which of these are scans: decided once, here, by what disks have beside."""
+"""Tell which files of a folder are volumes, and which of the volumes are scans."""
 
 import os
 import re

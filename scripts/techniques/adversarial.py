@@ -5,7 +5,6 @@ from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
 from monai.utils import convert_to_tensor
 
-from scripts.common.errors import InputError
 from scripts.networks.interleaved import spare_statistics
 
 
@@ -21,16 +20,9 @@ class AdversarialLoss:
     Args:
         epsilon: e, in units of the scaled intensities.
         weight: w, in [0, 1].
-
-    Raises:
-        InputError: a value out of range.
     """
 
     def __init__(self, epsilon: float, weight: float) -> None:
-        if epsilon <= 0:
-            raise InputError(f"adversarial_epsilon {epsilon}: expected a number above 0")
-        if not 0 <= weight <= 1:
-            raise InputError(f"adversarial_weight {weight}: expected a number in [0, 1]")
         self.epsilon, self.weight = epsilon, weight
 
     def attach(self, engine: Engine) -> None:

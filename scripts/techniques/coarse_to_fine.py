@@ -9,7 +9,6 @@ from monai.data import MetaTensor
 from monai.engines import PrepareBatch, default_prepare_batch
 from torch.nn.functional import interpolate
 
-from scripts.common.errors import InputError
 from scripts.networks.meshnet import is_meshnet
 
 
@@ -23,14 +22,9 @@ class CoarseToFine(PrepareBatch):
 
     Args:
         shares: of the side of the grid, above 0, at most 1.
-
-    Raises:
-        InputError: a share is out of its range, or there is none.
     """
 
     def __init__(self, shares: Sequence[float]) -> None:
-        if not shares or not all(0 < share <= 1 for share in shares):
-            raise InputError(f"progressive_shares {shares}: expected shares of the side, above 0, at most 1")
         self.shares = shares
 
     def attach(self, engine: Engine) -> None:

@@ -41,15 +41,13 @@ class ContrastiveTerm(LossTerms):
         temperature: see ``supervised_contrastive_loss``.
 
     Raises:
-        InputError: the network has no such layer, or fewer than two voxels are wanted.
+        InputError: the network has no such layer.
     """
 
     def __init__(
         self, network: torch.nn.Module, layer: str, weight: float, voxels: int = 256, temperature: float = 0.1
     ) -> None:
         super().__init__({"contrastive": weight})
-        if voxels < 2:
-            raise InputError(f"contrastive_voxels {voxels}: expected at least 2")
         named = dict(network.named_modules())
         if layer not in named:
             last = [name for name, module in named.items() if not list(module.children())][-1]

@@ -41,8 +41,7 @@ class Distillation(LossTerms):
         class_weight: (C,), of the classes, as the student's loss has them; None for equal ones.
 
     Raises:
-        InputError: a teacher for which scans are prepared differently, or that was trained on the student's test fold;
-            a temperature that is not positive.
+        InputError: a teacher for which scans are prepared differently, or that was trained on the student's test fold.
     """
 
     def __init__(
@@ -58,8 +57,6 @@ class Distillation(LossTerms):
         class_weight: torch.Tensor | None = None,
     ) -> None:
         super().__init__({"distillation": weight})
-        if not temperature > 0:
-            raise InputError(f"temperature {temperature}: expected a number above 0")
         for path, card in teacher.members.items():
             _refuse_other_scans(path, card, sees, cohort, fold)
         with torch.random.fork_rng(devices=[]):  # the student begins as it would without a teacher

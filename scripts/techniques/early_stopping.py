@@ -22,12 +22,10 @@ class EarlyStopping:
         interval: epochs from one validation to the next.
 
     Raises:
-        InputError: ``patience`` is below 1, or nothing is validated.
+        InputError: nothing is validated.
     """
 
     def __init__(self, evaluator: Engine, patience: int, interval: int = 1) -> None:
-        if patience < 1:
-            raise InputError(f"patience {patience}: expected at least 1 validation")
         if not len(evaluator.data_loader):
             raise InputError("early_stopping.json: there is no validation to stop by; give --inner_fold 0")
         self.evaluator = evaluator

@@ -8,7 +8,6 @@ import torch
 from ignite.engine import Engine, Events
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 
-from scripts.common.errors import InputError
 from scripts.networks.meshnet import unwrapped
 
 logger = logging.getLogger("meshnet")
@@ -26,9 +25,6 @@ class GradientClipping:
         warn_above: norm before clipping that is worth a line in the log, once in an epoch; None says nothing.
         warn_below: norm that is too small to learn by, and worth a line likewise.
         per_layer: whether each layer's norm has a column, too, such as ``gradient_norm_classifier``.
-
-    Raises:
-        InputError: a limit is not positive.
     """
 
     def __init__(
@@ -39,9 +35,6 @@ class GradientClipping:
         warn_below: float | None = None,
         per_layer: bool = False,
     ) -> None:
-        for name, value in (("norm", max_norm), ("value", max_value)):
-            if value is not None and not value > 0:
-                raise InputError(f"max_gradient_{name} {value}: expected a number above 0, or none")
         self.max_norm = max_norm
         self.max_value = max_value
         self.per_layer = per_layer

@@ -8,7 +8,6 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 
-from scripts.common.errors import InputError
 from scripts.training.checkpoint import dated
 from scripts.weights.checkpoint import write_weights
 
@@ -27,9 +26,6 @@ class KeepCheckpoints:
         evaluator: the validation engine, whose key metric says what is best.
         keep_best: number of epochs, the earlier of equals; epochs without validation do not count.
         keep_every: epochs from one that is kept to the next, 0 for none.
-
-    Raises:
-        InputError: a negative number.
     """
 
     def __init__(
@@ -41,9 +37,6 @@ class KeepCheckpoints:
         keep_best: int = 3,
         keep_every: int = 10,
     ) -> None:
-        for key, value in (("keep_best", keep_best), ("keep_every", keep_every)):
-            if value < 0:
-                raise InputError(f"{key} {value}: expected a number of epochs, or 0 for none")
         self.network = network
         self.folder = Path(folder) / "epochs"
         self.card = card

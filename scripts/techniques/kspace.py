@@ -8,8 +8,6 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 
-from scripts.common.errors import InputError
-
 
 class RandKSpaceLinesd(RandomizableTransform, MapTransform):
     """Zeroes random phase-encoding lines of images (C, D, H, W), along one axis that is drawn, as if never measured.
@@ -23,9 +21,6 @@ class RandKSpaceLinesd(RandomizableTransform, MapTransform):
         prob: probability that a scan loses lines.
         fraction: up to this share of the lines outside of the centre is lost; the share is uniform.
         centre: this share of the frequencies, the lowest, is always kept; that of 0 always is.
-
-    Raises:
-        InputError: a number is not within 0 and 1.
     """
 
     def __init__(
@@ -36,9 +31,6 @@ class RandKSpaceLinesd(RandomizableTransform, MapTransform):
         centre: float = 0.1,
         allow_missing_keys: bool = False,
     ) -> None:
-        for name, value in {"probability": prob, "fraction": fraction, "centre": centre}.items():
-            if not 0 <= value <= 1:
-                raise InputError(f"k-space lines: {name} {value}: expected 0 to 1")
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
         self.fraction, self.centre = fraction, centre

@@ -11,8 +11,6 @@ from monai.engines import Evaluator
 from monai.engines.utils import IterationEvents
 from monai.utils import convert_to_tensor
 
-from scripts.common.errors import InputError
-
 
 class LossTerms(ABC):
     """Adds weighted terms to the loss of each step; their means over an epoch are columns of ``history.csv``.
@@ -24,17 +22,9 @@ class LossTerms(ABC):
         weights: of each term, by its name; a term of weight 0 is not computed.
         weighting: "constant"; "scheduled": grows linearly from 0 to the weight in the first half of the epochs;
             "adaptive": the weight is the term's share of the other loss, whatever its scale.
-
-    Raises:
-        InputError: a negative weight, or another weighting.
     """
 
     def __init__(self, weights: dict[str, float], weighting: str = "constant") -> None:
-        if weighting not in ("constant", "scheduled", "adaptive"):
-            raise InputError(f"weighting {weighting}: expected constant, scheduled or adaptive")
-        for name, weight in weights.items():
-            if weight < 0:
-                raise InputError(f"{name}_weight {weight}: expected 0 (off) or more")
         self.weights, self.weighting = weights, weighting
 
     def attach(self, engine: Engine) -> None:

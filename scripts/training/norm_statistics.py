@@ -23,14 +23,12 @@ class NormStatistics:
         dtype: to autocast to, as in training; None is float32.
 
     Raises:
-        InputError: ``n_scans`` is negative, or the network's statistics stand still (``norm_eval``).
+        InputError: the network's statistics stand still (``norm_eval``).
     """
 
     def __init__(
         self, network: torch.nn.Module, n_scans: int, interval: int = 1, dtype: torch.dtype | None = None
     ) -> None:
-        if n_scans < 0:
-            raise InputError(f"update_bn_scans {n_scans}: expected 0 (off) or more")
         if n_scans and getattr(network, "norm_eval", False):
             raise InputError("update_bn_scans: the network trains by its statistics, leave it 0; or --norm_eval false")
         self.network = network

@@ -1,7 +1,6 @@
 """The folders of one run: claimed while it lives, never an earlier run's unless asked for, and recorded."""
 
 import datetime
-import json
 import logging
 import uuid
 from pathlib import Path
@@ -11,8 +10,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from scripts.common.errors import InputError, one_line
-from scripts.common.files import replace_file
-from scripts.common.json_file import read_json
+from scripts.common.json_file import read_json, write_json
 from scripts.training.run_record import command, differences, facts_of, recipe
 from scripts.weights.checkpoint import read_checkpoint
 
@@ -127,9 +125,7 @@ class RunFolder:
         elif self.record.is_file():
             record = read_json(self.record, "put the run's own record back, or delete it")
             record["continued"].append({**now, "from_iteration": self._continued_from})
-        with replace_file(self.record) as file:
-            json.dump(record, file, indent=4)
-            file.write("\n")
+        write_json(self.record, record)
 
     def release(self) -> None:
         """Give the folders back, in a process that goes on after the run."""
@@ -151,10 +147,7 @@ class RunFolder:
 
     def _different(self, config: dict) -> list[str]:
         found = differences(config, self.facts["config"])
-        return [
-            f"{name} is {one_line(str(theirs), 200)} there and {one_line(str(ours), 200)} here"
-            for name, theirs, ours in found
-        ]
+        return [f"{name} is {one_line(str(a), 200)} there and {one_line(str(b), 200)} here" for name, a, b in found]
 
     def _refuse_other_run(self, state: dict) -> None:
         if not isinstance(state, dict) or state.get("format") != FORMAT:

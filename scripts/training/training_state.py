@@ -39,9 +39,6 @@ class TrainingState:
         evaluator: the validation engine, whose best metric belongs to the state.
         save_interval: epochs between states.
         card: of the network, so that an evaluation can take it from the state; see ``scripts.weights.card.CARD``.
-
-    Raises:
-        InputError: ``save_interval`` is below 1.
     """
 
     def __init__(
@@ -52,8 +49,6 @@ class TrainingState:
         save_interval: int = 1,
         card: dict | None = None,
     ) -> None:
-        if save_interval < 1:
-            raise InputError(f"save_interval {save_interval}: expected at least 1 epoch")
         self.save_dict = save_dict
         self.run_folder = run_folder
         self.evaluator = evaluator
@@ -78,8 +73,6 @@ class TrainingState:
             engine.add_event_handler(event, handler)
 
     def _started(self, trainer: Engine) -> None:
-        if trainer.state.max_epochs < 1:
-            raise InputError(f"epochs {trainer.state.max_epochs}: expected at least 1")
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:  # a program that has its own handlers keeps them
                 if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):

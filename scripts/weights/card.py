@@ -10,7 +10,6 @@ import monai
 import torch
 
 from scripts.common.errors import InputError
-from scripts.common.files import sha256
 from scripts.common.json_file import RANGES, check_json, read_json
 from scripts.weights.checkpoint import read_checkpoint
 
@@ -84,18 +83,6 @@ def without_adaptation(card: dict) -> dict:
 def lineage(card: dict) -> list[dict]:
     """The card, and what it tells of weights that its own were started from or taught by."""
     return [card, *card.get("ancestry", []), *card.get("teachers", [])]
-
-
-def ancestry(ckpt_path: str) -> list[dict]:
-    """What stays known of weights that a training starts from or is taught by, and of their own, oldest first.
-
-    Raises:
-        InputError: as ``read_card``.
-    """
-    card = read_card(ckpt_path)
-    kept = ("cohort", "simulated", "fold", "inner_fold", "epochs", "trained_on")
-    parent = {"weights": Path(ckpt_path).name, "sha256": sha256(ckpt_path)}
-    return [*lineage(card)[1:], {**parent, **{key: card[key] for key in kept if key in card}}]
 
 
 def network_from_card(card: dict, **arguments: Any) -> torch.nn.Module:

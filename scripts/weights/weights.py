@@ -9,22 +9,16 @@ from monai.inferers import Inferer
 from monai.transforms import Compose, Lambdad
 
 from scripts.common.errors import InputError
+from scripts.common.files import sha256
 from scripts.common.json_file import problems_of
 from scripts.data.lesion_parts import remove_small_lesions
 from scripts.execution.agreement import Agreed, PredictionsInferer
 from scripts.networks.meshnet import MeshNet
-from scripts.weights.card import (
-    CARD,
-    ancestry,
-    intensity_from_card,
-    lineage,
-    network_from_card,
-    read_card,
-    without_adaptation,
-)
+from scripts.weights.card import CARD, intensity_from_card, lineage, network_from_card, read_card, without_adaptation
 from scripts.weights.checkpoint import load_weights
 
 SHARED = ("spacing", "spatial_size", "intensity", "orientation")  # what a scan is made into before a network sees it
+INHERITED = ("cohort", "simulated", "fold", "inner_fold", "epochs", "trained_on")  # by the cards of others
 DEFAULTS = {"threshold": 0.5, "min_volume": 0, "flip_averaging": False}  # where neither user nor card say more
 
 
@@ -90,8 +84,12 @@ class Weights:
 
     @property
     def ancestry(self) -> list[dict]:
-        """What stays known of these weights in the card of others that are made of them, or taught by them."""
-        return [one for path in self.members for one in ancestry(path)]
+        """What a card of others tells of these weights, which they start from or are taught by; the oldest first."""
+        known = []
+        for path, card in self.members.items():
+            parent = {"weights": Path(path).name, "sha256": sha256(path)}
+            known += [*lineage(card)[1:], parent | {key: card[key] for key in INHERITED if key in card}]
+        return known
 
     def network(self, **arguments: Any) -> torch.nn.Module:
         """The network with its weights on the CPU, or a ``ModuleList`` of all.

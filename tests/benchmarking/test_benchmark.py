@@ -1,20 +1,19 @@
 """`python scripts/benchmark.py` measures what its config says, in turns, and keeps what it has after each case."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import OVERLAYS, ROOT
+from conftest import OVERLAYS, ROOT, refused
 from monai.bundle import ConfigParser
 
 from scripts.benchmarking import benchmark as benchmarking
 from scripts.benchmarking.benchmark import _cases, benchmark, run_benchmark
 from scripts.benchmarking.case import measure
-from scripts.common.errors import InputError, describe
+from scripts.common.errors import InputError
 
 CONFIG = ROOT / "configs" / "benchmark.json"
 GPU = OVERLAYS / "benchmark_gpu.json"
@@ -24,26 +23,11 @@ GPU = OVERLAYS / "benchmark_gpu.json"
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
     """The command, from another directory."""
     folder = tmp_path_factory.mktemp("benchmark")
-    names = ["dilated, eager torch", "broken"]
-    overlay = {
-        "+implementations": [
-            {"name": "broken", "network": {"_target_": "scripts.networks.meshnet.MeshNet", "channels": 0}}
-        ],
-        "work": [{"mode": "inference", "channels": [5], "grids": [[32, 32, 32]], "implementations": names}],
-    }
-    (folder / "overlay.json").write_text(json.dumps(overlay))
-    options = [
-        "--overlay",
-        "overlay.json",
-        "--rounds",
-        "1",
-        "--min_seconds",
-        "0",
-        "--threads",
-        "2",
-        "--output_dir",
-        "out",
-    ]
+    broken = {"name": "broken", "network": {"_target_": "scripts.networks.meshnet.MeshNet", "channels": 0}}
+    work = config("dilated, eager torch", "broken")["work"]
+    (folder / "overlay.json").write_text(json.dumps({"+implementations": [broken], "work": work}))
+    flags = {"overlay": "overlay.json", "rounds": 1, "min_seconds": 0, "threads": 2, "output_dir": "out"}
+    options = [str(part) for key, value in flags.items() for part in (f"--{key}", value)]
     program = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), *options]
     return folder / "out", subprocess.run(program, cwd=folder, capture_output=True, text=True, timeout=600)
 
@@ -101,18 +85,14 @@ def test_what_was_measured_before_a_stop_is_kept(tmp_path: Path, monkeypatch: py
 def test_wrong_keys_and_values_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.excepthook", None)
-    wrong = {"only": "inference 7x7x7", "rounds": 0, "round": 3, "min_seconds": "long"}
-    lines = [
-        "only inference 7x7x7: no such case; one is 'inference",
-        "rounds 0",
-        "did you mean rounds",
-        "a finite number",
-    ]
-    for (key, value), line in zip(wrong.items(), lines, strict=True):
-        with pytest.raises((RuntimeError, InputError)) as error:
+    for key, value, line in (
+        ("only", "inference 7x7x7", "only inference 7x7x7: no such case; one is 'inference"),
+        ("rounds", 0, "rounds 0"),
+        ("round", 3, "did you mean rounds"),
+        ("min_seconds", "long", "a finite number"),
+    ):
+        with refused(rf"^.*{line}.*\Z"):  # one line
             benchmark(output_dir="out", **{key: value})
-        assert line in describe(error.value)
-        assert len(describe(error.value).splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 
@@ -136,22 +116,16 @@ def test_what_is_measured_on_a_gpu_computes_in_half_precision_but_for_the_refere
     cases = dict(_cases(ConfigParser.load_config_files([CONFIG, GPU])))
     assert {case["implementation"] for case in cases.values() if not case["amp"]} == {"dilated, eager torch"}
     for name, case in cases.items():
-        here = {
-            "device": "cpu",
-            "threads": 2,
-            "min_seconds": 0.0,
-            "reference": str(tmp_path / "o.npy"),
-            "grid": [64, 64, 64],
-        }
+        here = {"device": "cpu", "threads": 2, "min_seconds": 0.0, "grid": [64, 64, 64]}
+        here["reference"] = str(tmp_path / "o.npy")
         if case["channels"] in (5, None) and case["mode"] == "inference":
             assert measure(case | here)["seconds"] > 0, name
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_the_benchmark_of_one_says_so(tmp_path: Path) -> None:
-    with pytest.raises((RuntimeError, InputError)) as error:
+    with refused("device cuda: torch .* finds no GPU here"):
         benchmark(gpu=True, output_dir=str(tmp_path / "out"))
-    assert re.search("device cuda: torch .* finds no GPU here", describe(error.value))
     assert not list(tmp_path.iterdir())
 
 

@@ -1,13 +1,13 @@
 """What no config reads or allows is refused in a line that names the key; an error is a line about its cause."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import monai.bundle
 import pytest
-from conftest import EVALUATE, INFERENCE, TRAIN
-from monai.bundle import ConfigParser
+from conftest import EVALUATE, INFERENCE, TRAIN, recipe, refused
 
 from scripts.common.errors import InputError, describe, first_cause
 
@@ -83,6 +83,8 @@ def test_a_value_of_another_kind_than_the_shipped_one_is_refused(key: str, value
         ("accumulation_steps", 0, "accumulation_steps 0 is less than the minimum of 1"),
         ("val_interval", 0, "val_interval 0 is less than the minimum of 1"),
         ("save_interval", 0, "save_interval 0 is less than the minimum of 1"),
+        ("epochs", 0, "epochs 0 is less than the minimum of 1"),
+        ("update_bn_scans", -1, "update_bn_scans -1 is less than the minimum of 0"),
         ("num_workers", -1, "num_workers -1 is less than the minimum of 0"),
         ("num_workers", 2.5, "num_workers 2.5 is not of type 'integer'"),
         ("cache_gigabytes", -1.0, "cache_gigabytes -1.0 is less than the minimum of 0"),
@@ -101,20 +103,55 @@ def test_a_value_of_another_kind_than_the_shipped_one_is_refused(key: str, value
     ],
 )
 def test_a_value_out_of_range_is_refused_by_its_name(cohort_dir: Path, key: str, value: object, line: str) -> None:
-    parser = ConfigParser()
-    parser.read_config(TRAIN)
-    parser.update({"dataset_dir": str(cohort_dir), "output_dir": "/nowhere", key: value})
-    with pytest.raises(Exception) as error:  # noqa: PT011, the line is what a user sees
-        parser.get_parsed_content("train#trainer")
-    assert line in describe(error.value)
+    with refused(f"^{re.escape(line)}"):
+        recipe(dataset_dir=cohort_dir, output_dir="/nowhere", **{key: value}).get_parsed_content("train#trainer")
     assert not Path("/nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("overlay", "key", "value", "line"),
+    [
+        ("adversarial", "adversarial_epsilon", 0.0, "is less than or equal to the minimum of 0"),
+        ("adversarial", "adversarial_weight", 1.5, "is greater than the maximum of 1"),
+        ("baseline", "voxels_per_scan", 0, "is less than the minimum of 1"),
+        ("contrastive", "contrastive_weight", -1.0, "is less than the minimum of 0"),
+        ("contrastive", "contrastive_voxels", 1, "is less than the minimum of 2"),
+        ("contrastive", "contrastive_temperature", 0.0, "is less than or equal to the minimum of 0"),
+        ("distill", "distillation_weight", -1.0, "is less than the minimum of 0"),
+        ("distill", "temperature", 0.0, "is less than or equal to the minimum of 0"),
+        ("early_stopping", "patience", 0, "is less than the minimum of 1"),
+        ("gradients", "max_gradient_norm", 0.0, "is less than or equal to the minimum of 0"),
+        ("gradients", "max_gradient_value", -1.0, "is less than or equal to the minimum of 0"),
+        ("keep_checkpoints", "keep_best", -1, "is less than the minimum of 0"),
+        ("keep_checkpoints", "keep_every", -2, "is less than the minimum of 0"),
+        ("kspace", "spike_probability", 2.0, "is greater than the maximum of 1"),
+        ("kspace", "lines_probability", 1.5, "is greater than the maximum of 1"),
+        ("kspace", "lines_fraction", -0.1, "is less than the minimum of 0"),
+        ("kspace", "lines_centre", 2.0, "is greater than the maximum of 1"),
+        ("mix", "mixup_probability", -0.1, "is less than the minimum of 0"),
+        ("mix", "mixup_alpha", 0.0, "is less than or equal to the minimum of 0"),
+        ("mix", "cutmix_probability", 1.5, "is greater than the maximum of 1"),
+        ("priors", "volume_weight", -1.0, "is less than the minimum of 0"),
+        ("priors", "smoothness_weight", -1.0, "is less than the minimum of 0"),
+        ("priors", "outside_weight", -1.0, "is less than the minimum of 0"),
+        ("priors", "symmetry_weight", -1.0, "is less than the minimum of 0"),
+        ("priors", "prior_weighting", "linear", "is not one of ['constant', 'scheduled', 'adaptive']"),
+        ("progressive", "progressive_shares[0]", 0.0, "is less than or equal to the minimum of 0"),
+        ("progressive", "progressive_shares[0]", 1.5, "is greater than the maximum of 1"),
+        ("progressive", "progressive_shares", [], "should be non-empty"),
+    ],
+)
+def test_a_techniques_value_out_of_range_is_refused_by_its_name(
+    overlay: str, key: str, value: object, line: str
+) -> None:
+    given = {key.removesuffix("[0]"): [value] if key.endswith("[0]") else value}
+    with refused(f"^{re.escape(f'{key} {value!r} {line}')}$"):
+        recipe(overlay, **given).get_parsed_content("config")
 
 
 @pytest.mark.parametrize("word", ["true", "false", "True", "FALSE", "none"])
 def test_words_of_the_command_line_become_what_they_mean(word: str) -> None:
-    parser = ConfigParser()
-    parser.read_config(TRAIN)
-    parser.update({"amp": word, "report": word, "inner_fold": "none", "cache": "none"})
+    parser = recipe(amp=word, report=word, inner_fold="none", cache="none")
     config = parser.get_parsed_content("config")
     meant = {"true": True, "false": False, "none": None}[word.lower()]
     assert config["amp"] is config["report"] is parser.get_parsed_content("amp") is meant

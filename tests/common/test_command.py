@@ -72,28 +72,23 @@ def test_a_boolean_is_what_it_says(
     assert run_command(function) == answer
 
 
-def test_a_flag_for_a_text_without_one_is_refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize(
+    ("function", "arguments", "line"),
+    [
+        (all_given, ["--folder", "--example", "false"], "A flag for a text has none behind it"),
+        (all_given, ["--example", "maybe"], "--example maybe: expected true or false"),
+        (any_flag, ["--dry_run", "maybe"], "--dry_run maybe: expected true or false"),
+    ],
+)
+def test_a_flag_with_nothing_or_another_word_behind_it_is_refused(
+    function: Any, arguments: list[str], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["command.py", "--folder", "--example", "false"])
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    with pytest.raises(SystemExit) as stop:
-        run_command(all_given)
-    assert stop.value.code == 2
-    assert "A flag for a text has none behind it" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("function", [all_given, any_flag])
-def test_another_word_for_a_boolean_is_refused(
-    function: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    name = "example" if function is all_given else "dry_run"
-    monkeypatch.setattr(sys, "argv", ["command.py", f"--{name}", "maybe"])
+    monkeypatch.setattr(sys, "argv", ["command.py", *arguments])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     with pytest.raises(SystemExit) as stop:
         run_command(function)
     assert stop.value.code == 2
-    assert f"--{name} maybe: expected true or false" in capsys.readouterr().err
+    assert line in capsys.readouterr().err
 
 
 def test_the_texts_of_flags_are_those_behind_them_and_no_flag_is_none() -> None:

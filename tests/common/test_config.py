@@ -1,19 +1,11 @@
 """A config says what it holds: what was chosen, what was given, and what its references come to."""
 
 import pytest
-from conftest import TRAIN
-from monai.bundle import ConfigParser
-
-
-def read(**overrides: object) -> ConfigParser:
-    parser = ConfigParser()
-    parser.read_config(TRAIN)
-    parser.update(overrides)
-    return parser
+from conftest import recipe
 
 
 def test_a_block_is_had_with_its_references_resolved() -> None:
-    parser = read(**{"channels": 3, "network_def#dilations": [1, 2]})
+    parser = recipe(**{"channels": 3, "network_def#dilations": [1, 2]})
     found = parser.get_parsed_content("config").resolved("network_def")
     target = "scripts.networks.meshnet.MeshNet"
     assert found.items() >= {"_target_": target, "channels": 3, "dilations": [1, 2], "dropout": 0.0}.items()
@@ -22,7 +14,7 @@ def test_a_block_is_had_with_its_references_resolved() -> None:
 
 @pytest.mark.parametrize("name", ["meshnet", "segresnet"])
 def test_asking_what_was_chosen_changes_no_answer(name: str) -> None:
-    config = read(network_name=name).get_parsed_content("config")
+    config = recipe(network_name=name).get_parsed_content("config")
     once, again, third = (config.resolved("network_def") for _ in range(3))
     assert once == again == third
     assert once["_target_"].endswith({"meshnet": ".MeshNet", "segresnet": "SegResNet"}[name])
@@ -30,7 +22,7 @@ def test_asking_what_was_chosen_changes_no_answer(name: str) -> None:
 
 
 def test_a_chosen_block_and_its_values_are_in_the_config_and_not_in_what_was_read() -> None:
-    parser = read(optimizer_name="sgd", **{"optimizer#lr": 0.5})
+    parser = recipe(optimizer_name="sgd", **{"optimizer#lr": 0.5})
     config = parser.get_parsed_content("config")
     assert config["momentum"] == 0.9
     assert config["optimizer"].items() >= {"_target_": "torch.optim.SGD", "lr": 0.5, "nesterov": True}.items()

@@ -120,38 +120,31 @@ def is_folder(descriptor: int) -> bool:
     return stat.S_ISDIR(os.fstat(descriptor).st_mode)
 
 
-def test_what_fails_before_the_first_has_its_name_changes_none(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("owner", "name", "said", "left"),
+    [
+        (os, "fsync", "what was there before is kept", {"a": "old", "b": "old", "c": "old"}),
+        (Path, "replace", "but c, a changed already, so write them again", {"a": "new", "b": "old"}),
+    ],
+)
+def test_what_fails_before_the_first_has_its_name_changes_none_and_later_what_has_changed_is_said(
+    three: Path, monkeypatch: pytest.MonkeyPatch, owner: object, name: str, said: str, left: dict
+) -> None:
     calls = []
-    fail_for(monkeypatch, os, "fsync", errno.EIO, lambda _: calls.append(1) or len(calls) == 2)
-    with pytest.raises(
-        InputError, match=r"/b: cannot be written \(Input/output error\); what was there before is kept$"
-    ):
+    fail_for(monkeypatch, owner, name, errno.EIO, lambda _: calls.append(1) or len(calls) == 2)
+    with pytest.raises(InputError, match=rf"/b: cannot be written \(Input/output error\); {said}$"):
         write_two(three)
-    assert contents(three) == {"a": "old", "b": "old", "c": "old"}
+    assert contents(three) == left
 
 
-def test_that_the_old_is_kept_is_said_only_where_it_is(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    fail_for(monkeypatch, Path, "replace", errno.EIO, lambda _: calls.append(1) or len(calls) == 2)
-    with pytest.raises(
-        InputError, match=r"/b: cannot be written \(.*\); but c, a changed already, so write them again$"
-    ):
-        write_two(three)
-    assert contents(three) == {"a": "new", "b": "old"}
-
-
-@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO])
-def test_a_folder_that_cannot_be_flushed_is_written_all_the_same(
-    three: Path, monkeypatch: pytest.MonkeyPatch, code: int
+@pytest.mark.parametrize(
+    ("code", "fails"), [(errno.EINVAL, is_folder), (errno.EIO, is_folder), (errno.EINVAL, lambda _: True)]
+)
+def test_where_nothing_or_no_folder_can_be_flushed_is_written_all_the_same(
+    three: Path, monkeypatch: pytest.MonkeyPatch, code: int, fails: Callable
 ) -> None:
     """As on VirtualBox's shares, CIFS before Linux 4.17 and the first WSL."""
-    fail_for(monkeypatch, os, "fsync", code, is_folder)
-    write_two(three)
-    assert contents(three) == {"a": "new", "b": "new"}
-
-
-def test_a_file_system_without_fsync_is_written(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fail_for(monkeypatch, os, "fsync", errno.EINVAL, lambda _: True)
+    fail_for(monkeypatch, os, "fsync", code, fails)
     write_two(three)
     assert contents(three) == {"a": "new", "b": "new"}
 

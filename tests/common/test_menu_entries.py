@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import MENUS, TRAIN
+from conftest import MENUS, recipe
 from monai.bundle import ConfigParser
 from monai.transforms import Compose, RandomizableTrait
 
@@ -12,9 +12,7 @@ N = 100  # steps
 
 
 def config(**overrides: object) -> ConfigParser:
-    parser = ConfigParser()
-    parser.read_config(TRAIN)
-    parser.update({"network_def#channels": 2, "iterations": N, **overrides})
+    parser = recipe(**{"network_def#channels": 2, "iterations": N, **overrides})
     parser.parse()
     parser.get_parsed_content("config")
     return parser

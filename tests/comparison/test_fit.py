@@ -6,20 +6,9 @@ from scripts.comparison.fit import misfit, takes_gradients, trains_by_steps
 from scripts.search.space import read_recipe
 
 
-@pytest.mark.parametrize(
-    ("overrides", "parameters"),
-    [  # the paper's Table 1
-        ({"channels": 5}, 5_682),
-        ({"channels": 16}, 56_194),
-        ({"channels": 26}, 147_474),
-        ({"network_name": "segresnet"}, 1_176_186),
-        ({"network_name": "unet"}, 1_979_610),
-    ],
-)
-def test_parameters_are_the_papers(overrides: dict, parameters: int) -> None:
-    recipe = read_recipe({"spatial_size": [32, 32, 32], "device": "cpu", **overrides})
-    assert sum(p.numel() for p in recipe.get_parsed_content("network_def").parameters()) == parameters
-    assert misfit(recipe) is None
+@pytest.mark.parametrize("name", ["meshnet", "segresnet", "unet"])
+def test_a_grid_that_fits_is_none(name: str) -> None:
+    assert misfit(read_recipe({"spatial_size": [32, 32, 32], "device": "cpu", "network_name": name})) is None
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,14 @@
 """A comparison is all restarts of all folds of all networks, and what is wrong with it is said before it begins."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import MENUS, NOT_OF_TRAIN, OVERLAYS, ROOT
+from conftest import MENUS, NOT_OF_TRAIN, OVERLAYS, ROOT, refused
 from monai.bundle import ConfigParser
 
-from scripts.common.errors import InputError, describe
+from scripts.common.errors import InputError
 from scripts.comparison.plan import Run
 
 STUDENT = {"name": "student", "overrides": {"+model_card": {"taught_by": "{output_dir}/wide/fold-{fold}"}}}
@@ -68,21 +69,16 @@ def test_a_network_may_name_the_folder_of_an_earlier_one_and_waits_for_it(plan_o
 def test_a_wrong_value_is_a_line(plan_of: Callable, tmp_path: Path, flags: dict, line: str) -> None:
     if flags.get("networks") == [STUDENT]:
         flags = {"+networks": [STUDENT], "only": "thin,student"}
-    with pytest.raises((InputError, RuntimeError)) as error:
+    with refused(f"^{re.escape(line)}$"):
         plan_of(tmp_path, **flags)
-    assert describe(error.value) == line
 
 
 def test_a_misspelt_key_of_a_network_is_a_line(plan_of: Callable, tmp_path: Path) -> None:
     plan = plan_of(tmp_path, **{"+networks": [{"name": "other", "overrides": {"chanels": 3}}]})
-    with pytest.raises((InputError, RuntimeError)) as error:
+    with refused(r'^chanels: nothing reads this key, did you mean channels\? \(a new key is read as "@chanels"\)$'):
         plan.check()
-    assert describe(error.value) == "chanels: nothing reads this key, did you mean channels?" + (
-        ' (a new key is read as "@chanels")'
-    )
-    with pytest.raises((InputError, RuntimeError)) as error:
+    with refused("'epochs' was unexpected"):
         plan_of(tmp_path, **{"+networks": [{"name": "other", "epochs": 3}]})
-    assert "'epochs' was unexpected" in describe(error.value)
     plan = plan_of(tmp_path, **{"+networks": [{"name": "other", "overlays": ["emma.json"]}]})
     with pytest.raises(InputError, match=r"^other: overlay emma\.json: no such file here or in configs/overlays/$"):
         plan.check()

@@ -14,8 +14,7 @@ from tests.data.conftest import DESC, VOXEL, message, write_image, write_mask
 
 
 @pytest.mark.parametrize(
-    "ending",
-    ["desc-lesion_mask", "label-lesion_mask", "space-orig_desc-lesion_mask", "space-orig_label-lesion_mask"],
+    "ending", ["desc-lesion_mask", "label-lesion_mask", "space-orig_desc-lesion_mask", "space-orig_label-lesion_mask"]
 )
 @pytest.mark.parametrize("extension", [".nii.gz", ".nii"])
 def test_standard_bids_names_without_sessions(tmp_path: Path, ending: str, extension: str):
@@ -303,37 +302,29 @@ def test_strangers_with_one_file_name_stay_strangers(tmp_path: Path):
     assert names == [f"p{i}/T2" for i in range(5)] + [f"head{i}" for i in range(5, 9)]
 
 
-def test_csv_without_its_columns_says_which_it_has(tmp_path: Path):
-    csv = write_csv(tmp_path, "image;label", ["a.nii;b.nii"])
-    assert message(csv=csv) == f"csv {csv}: no column image and label; it has: image;label"
-    csv = write_csv(tmp_path, "image,mask", ["a.nii,b.nii"])
-    assert message(csv=csv) == f"csv {csv}: no column label; it has: image, mask"
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        (["image;label", "a.nii;b.nii"], "no column image and label; it has: image;label"),
+        (["image,mask", "a.nii,b.nii"], "no column label; it has: image, mask"),
+        (["image,label"], "no row"),
+    ],
+)
+def test_csv_without_columns_or_rows_says_what_it_lacks(tmp_path: Path, lines: list[str], problem: str):
+    csv = write_csv(tmp_path, lines[0], lines[1:])
+    assert message(csv=csv) == f"csv {csv}: {problem}"
 
 
-def test_csv_without_rows_is_refused(tmp_path: Path):
-    csv = write_csv(tmp_path, "image,label", [])
-    assert message(csv=csv) == f"csv {csv}: no row"
-
-
-def test_csv_rows_whose_files_do_not_exist_are_numbered_as_in_a_spreadsheet(tmp_path: Path):
+def test_csv_rows_are_numbered_as_in_a_spreadsheet_empty_lines_count_and_short_rows_lack_a_mask(tmp_path: Path):
     write_image(tmp_path / "a.nii.gz")
     write_mask(tmp_path / "b.nii.gz")
-    csv = write_csv(tmp_path, "image,label", ["a.nii.gz,b.nii.gz", "gone.nii.gz,b.nii.gz", "a.nii.gz,"])
+    rows = ["a.nii.gz,b.nii.gz", "", ",,", "gone.nii.gz,b.nii.gz,NA", "a.nii.gz"]
+    csv = write_csv(tmp_path, "image,label,subject", rows)
     assert message(csv=csv).splitlines() == [
-        f"{csv}: row 3: image 'gone.nii.gz' does not exist",
-        f"{csv}: row 3: label 'b.nii.gz' has another image already",
-        f"{csv}: row 4: image 'a.nii.gz' has another mask already",
-        f"{csv}: row 4: label '' does not exist",
-    ]
-
-
-def test_empty_lines_of_a_csv_count_and_short_rows_lack_a_mask(tmp_path: Path):
-    csv = write_csv(tmp_path, "image,label,subject", ["", ",,", "a.nii,b.nii,NA", "c.nii"])
-    assert message(csv=csv).splitlines() == [
-        f"{csv}: row 4: image 'a.nii' does not exist",
-        f"{csv}: row 4: label 'b.nii' does not exist",
-        f"{csv}: row 5: image 'c.nii' does not exist",
-        f"{csv}: row 5: label '' does not exist",
+        f"{csv}: row 5: image 'gone.nii.gz' does not exist",
+        f"{csv}: row 5: label 'b.nii.gz' has another image already",
+        f"{csv}: row 6: image 'a.nii.gz' has another mask already",
+        f"{csv}: row 6: label '' does not exist",
     ]
 
 

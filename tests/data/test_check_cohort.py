@@ -1,11 +1,9 @@
 """The command lists all that is wrong with a cohort, its test fold included, and exits with 1 if it cannot be used."""
 
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import command
 
 from scripts.common.errors import InputError
 from scripts.data.check_cohort import check_cohort
@@ -21,20 +19,14 @@ def test_a_good_cohort(cohort: Path, capsys: pytest.CaptureFixture) -> None:
     assert capsys.readouterr().out == "12 scans: 0 errors, 0 warnings\n"
 
 
-def test_every_bad_scan_of_every_fold_is_in_the_table(
-    cohort: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_every_bad_scan_of_every_fold_is_in_the_table(cohort: Path, capsys: pytest.CaptureFixture) -> None:
     scans = read_datalist(Path(prepare_datalist(str(cohort), spacing=2, spatial_size=8)))["training"]
     (cohort / scans[0]["image"]).write_text("no scan")
     (cohort / scans[5]["label"]).unlink()
     (cohort / scans[8]["label"]).write_bytes((cohort / scans[7]["label"]).read_bytes())
-    monkeypatch.chdir(cohort.parent)
-    monkeypatch.setattr(sys, "argv", ["check_cohort.py", "--dataset_dir", "cohort"])
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    monkeypatch.setattr(sys, "path", [*sys.path])
     capsys.readouterr()
     with pytest.raises(InputError) as error:  # Python exits with 1 after any exception
-        runpy.run_path(str(ROOT / "scripts" / "check_cohort.py"), run_name="__main__")
+        command(cohort.parent, "check_cohort", "--dataset_dir", "cohort")
     *rows, total = capsys.readouterr().out.splitlines()
     severities = [row.split()[0] for row in rows]
     assert str(error.value) == f"cohort/datalist.json: {severities.count('error')} errors in its scans"

@@ -126,11 +126,7 @@ def rgb(path: Path) -> None:
         ("label", poison(np.nan), "1 voxels are NaN or infinite"),
         ("image", lambda p: write(p, np.full((24, 30, 20), 7.0)), "every voxel is 7"),
         ("label", lambda p: write(p, lesion()[:-1]), r"shape \(23, 30, 20\), but its image has \(24, 30, 20\)"),
-        (
-            "label",
-            lambda p: write(p, lesion(), np.diag([2, 2, 2, 1])),
-            r"spacing \[2.0, 2.0, 2.0\] mm",
-        ),
+        ("label", lambda p: write(p, lesion(), np.diag([2, 2, 2, 1])), r"spacing \[2.0, 2.0, 2.0\] mm"),
         ("label", lambda p: write(p, lesion(), np.diag([-2, 2, 3, 1])), "orientation LAS, but its image has RAS"),
         ("label", lambda p: write(p, lesion(), moved(2.0)), r"its affine moves it 2.0 mm away"),  # by one voxel
         ("label", lambda p: write(p, lesion(), moved(0.3)), r"its affine moves it 0.3 mm away"),

@@ -19,24 +19,27 @@ def masks_of(*lesions: str, side: int = 12) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("pred", "true", "f1"),
+    ("pred", "true", "f1", "quality"),
     [
-        ("##..##", "##..##", 1),
-        ("#.....", "##..##", 2 / 3),  # one found by one voxel of two, one missed
-        ("##..##", "##....", 2 / 3),  # one found, one false
-        ("######", "##..##", 1),  # one predicted lesion finds both, and is not false
-        ("#.#.#.", "#####.", 1),  # one lesion found in pieces is found once
-        ("..##..", "##..##", 0),  # beside both is not over them
-        ("......", "##..##", 0),
-        ("##....", "......", 0),
-        ("......", "......", 1),
+        ("##..##", "##..##", 1, 1),
+        ("#.....", "##..##", 2 / 3, 0),  # one found by one voxel of two, and no pair with it; one missed
+        ("##..##", "##....", 2 / 3, 1 / 1.5),  # one found, one false
+        ("######", "##..##", 1, 0),  # one predicted lesion finds both, and is not false; all of it drawn is no lesion
+        ("#.#.#.", "#####.", 1, 0),  # one lesion found in pieces is found once
+        ("###.##", "##..##", 1, (2 / 3 + 1) / 2),  # the mean IoU of all that are found
+        ("..##..", "##..##", 0, 0),  # beside both is not over them
+        ("......", "##..##", 0, 0),
+        ("##....", "......", 0, 0),
+        ("......", "......", 1, 1),
     ],
 )
-def test_a_lesion_is_found_if_a_voxel_of_it_is(pred: str, true: str, f1: float) -> None:
-    metric = LesionwiseF1()
-    metric(one_hot(masks_of(pred), 2), one_hot(masks_of(true), 2))
-    assert metric.get_buffer().tolist() == [[pytest.approx(f1)]]
-    assert metric.aggregate().item() == pytest.approx(f1)
+def test_a_lesion_is_found_if_a_voxel_of_it_is_and_has_quality_if_it_is_drawn_well(
+    pred: str, true: str, f1: float, quality: float
+) -> None:
+    for metric, expected in ((LesionwiseF1(), f1), (PanopticQuality(), quality)):
+        metric(one_hot(masks_of(pred), 2), one_hot(masks_of(true), 2))
+        assert metric.get_buffer().tolist() == [[pytest.approx(expected)]]
+        assert metric.aggregate().item() == pytest.approx(expected)
 
 
 def lesions_of(mask: np.ndarray) -> list[set]:
@@ -62,25 +65,6 @@ def test_lesions_of_any_shape_are_those_of_a_graph_of_neighbours() -> None:
     assert len(set(expected)) > 4
     assert metric.get_buffer().flatten().tolist() == pytest.approx(expected)
     assert metric.aggregate().item() == pytest.approx(np.mean(expected))
-
-
-@pytest.mark.parametrize(
-    ("pred", "true", "quality"),
-    [
-        ("##..##", "##..##", 1),
-        ("#.....", "##..##", 0),  # half a lesion is no pair
-        ("###.##", "##..##", (2 / 3 + 1) / 2),  # the mean IoU of all that are found
-        ("##..##", "##....", 1 / 1.5),  # one is false
-        ("######", "##..##", 0),  # all of it drawn is no lesion
-        ("##....", "......", 0),
-        ("......", "##..##", 0),
-        ("......", "......", 1),
-    ],
-)
-def test_panoptic_quality_rewards_only_what_is_drawn_well(pred: str, true: str, quality: float) -> None:
-    metric = PanopticQuality()
-    metric(one_hot(masks_of(pred), 2), one_hot(masks_of(true), 2))
-    assert metric.get_buffer().tolist() == [[pytest.approx(quality)]]
 
 
 def test_panoptic_quality_is_its_formula_for_lesions_of_any_shape() -> None:

@@ -7,20 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import EVALUATE, OVERLAYS, TRAIN
-from monai.bundle import ConfigParser, ConfigWorkflow
+from conftest import EVALUATE, recipe, train_here
 
 from scripts.networks.meshnet import MeshNet
 from scripts.weights.card import network_from_card, read_card
 
-FINETUNE = str(OVERLAYS / "finetune.json")
-
-
-def run(name: str, configs: list[str], **overrides: object) -> None:
-    settings = {"device": "cpu", "amp": False, "report": False, "num_workers": 0, **overrides}
-    workflow = ConfigWorkflow(configs, workflow_type="train", run_id=name, logging_file=False, **settings)
-    workflow.initialize()
-    workflow.run()
+SETTINGS = {"device": "cpu", "amp": False, "report": False, "num_workers": 0}
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +43,8 @@ def test_evaluation_turns_the_scans_as_the_network_wants_them(weights: dict, coh
     dice = {}
     for orientation, path in weights.items():
         folder = tmp_path / orientation
-        paths = {"dataset_dir": str(cohort_dir), "output_dir": str(folder), "init_weights": str(path)}
-        run("evaluating", [TRAIN, FINETUNE, EVALUATE], ckpt_path=str(path), **paths)
+        paths = {"dataset_dir": cohort_dir, "output_dir": folder, "init_weights": path}
+        recipe("finetune", EVALUATE, **SETTINGS, **paths, ckpt_path=path).get_parsed_content("run")
         rows = csv.DictReader((folder / "metrics.csv").open())
         dice[orientation] = np.array([float(row["dice"]) for row in rows])
     assert dice["RAS"].max() > 0.2
@@ -64,8 +56,8 @@ def test_evaluation_turns_the_scans_as_the_network_wants_them(weights: dict, coh
 def test_training_goes_on_from_the_weights_and_its_card_says_so(
     weights: dict, cohort_dir: Path, tmp_path: Path
 ) -> None:
-    paths = {"dataset_dir": str(cohort_dir), "output_dir": str(tmp_path / "eval"), "init_weights": str(weights["LIA"])}
-    run("training", [TRAIN, FINETUNE], epochs=1, learning_rate=1e-5, **paths)
+    given = {"init_weights": weights["LIA"], "epochs": 1, "learning_rate": 1e-5, **SETTINGS}
+    train_here(cohort_dir, tmp_path / "eval", "finetune", **given)
     card, before = read_card(str(tmp_path / "eval" / "model.pt")), read_card(str(weights["LIA"]))
     assert {k: card[k] for k in ("network_def", "orientation", "intensity")} == {
         k: before[k] for k in ("network_def", "orientation", "intensity")
@@ -79,9 +71,7 @@ def test_training_goes_on_from_the_weights_and_its_card_says_so(
 
 
 def test_the_grid_of_the_cohort_is_turned_with_the_scans() -> None:
-    parser = ConfigParser()
-    parser.read_config(TRAIN)
     grid = "spacing=(1.0, 2.0, 3.0), spatial_size=(10, 20, 30)"
-    parser.update({"orientation": "IAL", "cohort": f"$__import__('types').SimpleNamespace({grid})"})
+    parser = recipe(orientation="IAL", cohort=f"$__import__('types').SimpleNamespace({grid})")
     assert parser.get_parsed_content("spacing") == [3.0, 2.0, 1.0]
     assert parser.get_parsed_content("spatial_size") == [30, 20, 10]

@@ -7,6 +7,7 @@ from torch import nn
 from scripts.execution.air import can_skip_air, infer_in_air, reach
 from scripts.networks import interleaved
 from scripts.networks.meshnet import MeshNet
+from tests.execution.conftest import network_of
 
 DILATIONS = (1, 2, 4, 4, 2)  # a head is seen 13 voxels away
 KINDS = [
@@ -23,14 +24,8 @@ def scan(side: int, head: tuple[slice, ...], air: float = 0.07) -> torch.Tensor:
     return x
 
 
-def network_of(channels: int = 3, **kind: object) -> MeshNet:
-    """In float64, with statistics and biases that make air's answers large."""
-    torch.manual_seed(0)
-    network = MeshNet(channels=channels, dilations=DILATIONS, **kind).double().eval()
-    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-        if tensor.ndim == 1 and tensor.is_floating_point():
-            nn.init.uniform_(tensor, *((0.5, 1.5) if "var" in name else (-0.5, 0.5)))
-    return network
+def in_double(**kind: object) -> MeshNet:
+    return network_of(dilations=DILATIONS, **kind).double()
 
 
 @pytest.mark.parametrize("voxels_at_once", [500, 10**9])
@@ -39,7 +34,7 @@ def test_on_constant_air_the_answer_within_the_head_is_exact(
     kind: dict, voxels_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(interleaved, "VOXELS_AT_ONCE", voxels_at_once)
-    network = network_of(**kind).to(memory_format=torch.channels_last_3d)
+    network = in_double(**kind).to(memory_format=torch.channels_last_3d)
     head, box = (slice(20, 29), slice(18, 26), slice(22, 30)), (slice(12, 36), slice(12, 32), slice(14, 38))
     assert reach(DILATIONS) == 6
     x = scan(52, head)
@@ -61,19 +56,19 @@ def test_where_the_box_ends_with_the_volume_there_is_the_networks_own_padding(
 ) -> None:
     """A slab over all of two axes, at the beginning of the third; and a box that is the whole volume."""
     monkeypatch.setattr(interleaved, "VOXELS_AT_ONCE", voxels_at_once)
-    network, x = network_of(), scan(32, (slice(0, 9), slice(0, 32), slice(0, 32)))
+    network, x = in_double(), scan(32, (slice(0, 9), slice(0, 32), slice(0, 32)))
     everything, air = slice(0, 32), torch.tensor([0.07])
     with torch.no_grad():
         whole = network(x)
         torch.testing.assert_close(infer_in_air(network, x, (everything,) * 3, air), whole, rtol=1e-6, atol=1e-6)
-        network, x = network_of(), scan(32, (slice(0, 9), slice(0, 32), slice(0, 32)))
+        network, x = in_double(), scan(32, (slice(0, 9), slice(0, 32), slice(0, 32)))
         x[..., 9:, :, :] = 0.07
         ended = infer_in_air(network, x, (slice(0, 16), everything, everything), air)[..., :9, 13:19, 13:19]
     torch.testing.assert_close(ended, whole[..., :9, 13:19, 13:19], rtol=1e-6, atol=1e-6)
 
 
 def test_under_autocast_it_is_the_network_within_what_the_type_allows() -> None:
-    network = network_of(channels=8).float().to(memory_format=torch.channels_last_3d)
+    network = network_of(channels=8, dilations=DILATIONS).to(memory_format=torch.channels_last_3d)
     head = (slice(20, 30),) * 3
     x = scan(52, head).float()
     with torch.no_grad():

@@ -2,25 +2,15 @@
 
 import pytest
 import torch
-from torch import nn
 
 from scripts.execution import openvino_runtime
 from scripts.execution.air import infer_in_air
 from scripts.networks.interleaved import forward, infer
-from scripts.networks.meshnet import MeshNet
+from tests.execution.conftest import network_of
 
 needs_openvino = pytest.mark.skipif(
     not openvino_runtime.has_openvino, reason="OpenVINO is optional: pip install openvino"
 )
-
-
-def network_of(**kind: object) -> MeshNet:
-    torch.manual_seed(0)
-    network = MeshNet(channels=3, dilations=(1, 2, 4, 8, 2), **kind).eval()
-    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-        if tensor.ndim == 1 and tensor.is_floating_point():
-            nn.init.uniform_(tensor, *((0.5, 1.5) if "var" in name else (-0.5, 0.5)))
-    return network
 
 
 @needs_openvino

@@ -94,10 +94,7 @@ def test_with_the_scans_own_statistics_alone_brightness_and_contrast_do_not_matt
         ({"norm_adaptation": "0.5"}, r"norm_adaptation must be in \[0, 1\], got '0.5'"),
         ({"norm_adaptation": 0.5, "norm": "instance"}, "norm_adaptation is for norm \"batch\", got 'instance'"),
         ({"norm_adaptation": 0.5, "norm_shift_limit": -1}, "norm_shift_limit must be a number of at least 0"),
-        (
-            {"norm_adaptation": 0.5, "norm_shift_limit": "0.3"},
-            "norm_shift_limit must be a number of at least 0",
-        ),
+        ({"norm_adaptation": 0.5, "norm_shift_limit": "0.3"}, "norm_shift_limit must be a number of at least 0"),
         ({"norm_adaptation": 0.5, "norm_shift_limit": float("nan")}, "norm_shift_limit must be a number of at least 0"),
         ({"norm_shift_limit": 0.3}, "norm_shift_limit is for a norm_adaptation above 0"),
     ],

@@ -1,6 +1,5 @@
 """Trees as a network: features as SciPy computes them, answers as scikit-learn gives them, and weights without code."""
 
-import json
 import re
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from scripts.common.errors import InputError
 from scripts.networks.boosted_trees import BoostedTrees
 from scripts.techniques.boosting import as_weights
 from scripts.weights.card import network_from_card, read_card
+from scripts.weights.checkpoint import write_weights
 
 GRID = {"smoothing": (3.0, 8.0), "spacing": (2.0, 3.0, 4.0), "orientation": "PRS"}
 IMAGE = torch.from_numpy(np.random.default_rng(0).random((2, 1, 12, 14, 10), dtype=np.float32))
@@ -95,10 +95,9 @@ def test_mixed_precision_does_not_round_its_features() -> None:
 
 def test_its_weights_load_without_running_code_and_its_card_rebuilds_it(tmp_path: Path) -> None:
     network = fitted()[1]
-    torch.save(network.state_dict(), tmp_path / "model.pt")
     definition = {"_target_": "scripts.networks.boosted_trees.BoostedTrees", "trees": 12, "leaves": 8, **GRID}
     card = {"network_def": definition, "spacing": GRID["spacing"], "spatial_size": [12, 14, 10], "intensity": []}
-    (tmp_path / "model.json").write_text(json.dumps(card))
+    write_weights(tmp_path / "model.pt", network, card)
     rebuilt = network_from_card(read_card(str(tmp_path / "model.pt")))
     rebuilt.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
     assert torch.equal(rebuilt(IMAGE), network(IMAGE))

@@ -219,14 +219,6 @@ def test_compiled_it_is_the_same(backend: str, arguments: dict) -> None:
         torch.testing.assert_close(network.eval()(x), plain(dilated.eval(), x), rtol=1e-4, atol=1e-4)
 
 
-def test_a_graph_for_export_is_plain_and_right_for_another_grid() -> None:
-    network = MeshNet(channels=3).eval()
-    side = torch.export.Dim("side", min=4, max=64)
-    program = torch.export.export(network, (torch.rand(1, 1, 32, 32, 32),), dynamic_shapes=({2: side},))
-    x = torch.rand(1, 1, 37, 32, 32)
-    torch.testing.assert_close(program.module()(x), plain(network, x), rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize(("channels", "grid"), [(5, (32, 48, 32)), (8, (16, 16, 48)), (13, (64, 16, 32))])
 def test_gradients_in_bfloat16_are_never_garbage(channels: int, grid: tuple[int, int, int]) -> None:
     """oneDNN's read memory that was never written: so it is filled with what would show."""

@@ -1,14 +1,13 @@
 """A published model becomes weights with a card that the bundle can use, and ours come back as they were."""
 
 import json
-import runpy
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import INFERENCE, ROOT, write
+from conftest import INFERENCE, ROOT, command, write
 from monai.bundle import ConfigWorkflow
 
 from scripts.common.errors import InputError
@@ -17,6 +16,7 @@ from scripts.sharing import layers_model
 from scripts.sharing.export import export
 from scripts.sharing.import_weights import import_weights
 from scripts.weights.card import network_from_card, read_card
+from scripts.weights.checkpoint import write_weights
 
 RELEASED = ROOT / "models" / "model_5.pt"
 
@@ -35,16 +35,8 @@ def published(tmp_path: Path) -> Path:
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The released weights, exported by the one command and imported by the other from another directory."""
     folder = tmp_path_factory.mktemp("imported")
-
-    def command(name: str, *arguments: object) -> None:
-        patch.setattr("sys.argv", [f"scripts/{name}.py", *map(str, arguments)])
-        runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr("sys.excepthook", None)
-        command("export", "--ckpt_path", RELEASED, "--output_dir", "out", "--formats", "brainchop")
-        command("import_weights", "--path", "out/model_5_brainchop/model.json", "--output", "mine.pt")
+    command(folder, "export", "--ckpt_path", RELEASED, "--output_dir", "out", "--formats", "brainchop")
+    command(folder, "import_weights", "--path", "out/model_5_brainchop/model.json", "--output", "mine.pt")
     assert sorted(p.name for p in folder.rglob("*")) == [
         "mine.json", "mine.pt", "model.bin", "model.json", "model_5_brainchop", "out",
     ]  # fmt: skip
@@ -133,8 +125,7 @@ REFUSED = {
 def test_a_network_that_tensorflow_js_cannot_express_is_one_line(line: str, tmp_path: Path) -> None:
     card = {"network_def": {"_target_": "scripts.networks.meshnet.MeshNet", **REFUSED[line]}}
     card |= {"spacing": [6, 6, 6], "spatial_size": [16, 16, 16], "intensity": []}
-    (tmp_path / "model.json").write_text(json.dumps(card))
-    torch.save(network_from_card(card).state_dict(), tmp_path / "model.pt")
+    write_weights(tmp_path / "model.pt", network_from_card(card), card)
     with pytest.raises(InputError, match=line):
         export(str(tmp_path / "model.pt"), str(tmp_path / "out"), "brainchop")
     assert not (tmp_path / "out").exists()

@@ -1,19 +1,19 @@
 """An export answers as the network does on any grid, or there is no export."""
 
 import json
-import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import command
 from monai.data import load_net_with_metadata
 
 from scripts.common.errors import InputError
 from scripts.networks.adaptive_norm import norm_shift
 from scripts.networks.meshnet import MeshNet
 from scripts.sharing import export as exporting
+from scripts.weights.checkpoint import write_weights
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="exporting to ONNX needs onnxruntime")
 
@@ -24,11 +24,9 @@ def save(path: Path, **arguments: object) -> Path:
     network = MeshNet(**arguments)
     for _ in range(5):
         network(torch.rand(1, arguments.get("in_channels", 1), 16, 16, 16))
-    torch.save(network.state_dict(), path)
     definition = {"_target_": "scripts.networks.meshnet.MeshNet", **arguments}
     card = {"network_def": definition, "spacing": [6, 6, 6], "spatial_size": [32, 48, 32], "simulated": True}
-    card["intensity"] = [{"_target_": "ScaleIntensityd", "keys": "image"}]
-    path.with_suffix(".json").write_text(json.dumps(card))
+    write_weights(path, network, card | {"intensity": [{"_target_": "ScaleIntensityd", "keys": "image"}]})
     return path
 
 
@@ -41,11 +39,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the command leaves, run from another directory."""
     folder = tmp_path_factory.mktemp("exported")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr("sys.argv", ["scripts/export.py", "--ckpt_path", str(weights), "--output_dir", "out"])
-        patch.setattr("sys.excepthook", None)
-        runpy.run_path(str(ROOT / "scripts" / "export.py"), run_name="__main__")
+    command(folder, "export", "--ckpt_path", weights, "--output_dir", "out")
     return folder / "out"
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from threading import Thread
 
 import monai
 import pytest
-from conftest import ROOT
+from conftest import ROOT, command
 
 from scripts.common.errors import InputError
 from scripts.sharing import package as packaging
@@ -25,12 +24,8 @@ from scripts.sharing.package import NAME, package
 def packaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the command leaves, run from elsewhere, and again over the first."""
     folder = tmp_path_factory.mktemp("zoo")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr("sys.argv", ["scripts/package.py", "--output_dir", "models"])
-        patch.setattr("sys.excepthook", None)
-        for _ in range(2):
-            runpy.run_path(str(ROOT / "scripts" / "package.py"), run_name="__main__")
+    for _ in range(2):
+        command(folder, "package", "--output_dir", "models")
     return folder / "models"
 
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 from monai.engines import SupervisedTrainer
 
-from scripts.common.errors import InputError
 from scripts.networks.meshnet import MeshNet
 from scripts.techniques.adversarial import AdversarialLoss
 
@@ -41,11 +40,3 @@ def test_running_statistics_come_from_clean_scans_alone() -> None:
         trainer_of(networks[-1], handlers, lambda pred, label: (pred[:, 1:] - label).square().mean(), image).run()
     for (name, ours), theirs in zip(networks[1].named_buffers(), networks[0].buffers(), strict=True):
         assert torch.equal(ours, theirs), name
-
-
-@pytest.mark.parametrize(
-    ("values", "line"), [((0, 0.5), "adversarial_epsilon 0: "), ((0.1, 1.5), "adversarial_weight 1.5: ")]
-)
-def test_values_out_of_range_are_refused(values: tuple, line: str) -> None:
-    with pytest.raises(InputError, match=f"^{line}expected a number"):
-        AdversarialLoss(*values)

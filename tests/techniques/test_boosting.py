@@ -6,16 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import EVALUATE, OVERLAYS, TRAIN, train_here
-from monai.bundle import ConfigParser
+from conftest import EVALUATE, recipe, train_here
 from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from scripts.common.errors import InputError, describe
+from scripts.common.errors import InputError
 from scripts.networks.boosted_trees import BoostedTrees
 from scripts.techniques.boosting import TreeBoosting
 
-BASELINE = str(OVERLAYS / "baseline.json")
 BOOSTER = HistGradientBoostingClassifier(max_iter=4, max_leaf_nodes=5, early_stopping=False, random_state=0)
 
 
@@ -69,12 +67,10 @@ def options(folder: Path) -> dict:
 
 @pytest.mark.slow
 def test_it_finds_lesions_and_is_tested_like_a_network(cohort_dir: Path, tmp_path: Path) -> None:
-    train_here(cohort_dir, tmp_path, BASELINE, **options(tmp_path))
+    train_here(cohort_dir, tmp_path, "baseline", **options(tmp_path))
     assert len((tmp_path / "history.csv").read_text().splitlines()) == 2
-    parser = ConfigParser()  # without the overlay: the card says what the network is
-    parser.read_config([TRAIN, EVALUATE])
-    parser.update({"dataset_dir": str(cohort_dir), "output_dir": str(tmp_path)})
-    parser.get_parsed_content("run")
+    # without the overlay: the card says what the network is
+    recipe(EVALUATE, dataset_dir=cohort_dir, output_dir=tmp_path).get_parsed_content("run")
     assert json.loads((tmp_path / "summary.json").read_text())["metrics"]["dice"]["mean"] > 0.4
     assert (tmp_path / "metrics.csv").is_file()
     assert "BoostedTrees, held-out test fold" in (tmp_path / "report.html").read_text()
@@ -90,37 +86,26 @@ def test_a_fit_that_is_killed_leaves_no_weights_and_begins_again(
     with monkeypatch.context() as patch:
         patch.setattr(HistGradientBoostingClassifier, "fit", killed)
         with pytest.raises(BaseException):  # noqa: B017, PT011, whatever Ignite and MONAI make of it
-            train_here(cohort_dir, tmp_path, BASELINE, resume=True, **options(tmp_path))
+            train_here(cohort_dir, tmp_path, "baseline", resume=True, **options(tmp_path))
     assert not list(tmp_path.glob("model.*"))
-    train_here(cohort_dir, tmp_path, BASELINE, resume=True, **options(tmp_path))
+    train_here(cohort_dir, tmp_path, "baseline", resume=True, **options(tmp_path))
     assert (tmp_path / "model.pt").is_file()
 
 
 @pytest.mark.parametrize(
-    ("changes", "line"),
+    ("changes", "processes", "line"),
     [
-        ({"network": torch.nn.Identity()}, "baseline.json: fits trees, the network is a Identity; leave one"),
-        ({"validated": BoostedTrees()}, "baseline.json: trees have no weights to average; leave ema.json out"),
+        ({"network": torch.nn.Identity()}, 1, "fits trees, the network is a Identity; leave one"),
+        ({"validated": BoostedTrees()}, 1, "trees have no weights to average; leave ema.json out"),
+        ({}, 2, "trees are fitted by one process; start it without torchrun"),
     ],
 )
-def test_what_cannot_be_fitted_is_one_line(changes: dict, line: str) -> None:
-    with pytest.raises(InputError, match=f"^{line}"):
+def test_what_cannot_be_fitted_is_one_line(
+    changes: dict, processes: int, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: processes)
+    with pytest.raises(InputError, match=f"^baseline.json: {line}"):
         boosting(**changes)
-
-
-def test_a_draw_of_no_voxels_is_one_line() -> None:
-    parser = ConfigParser()
-    parser.read_config([TRAIN, BASELINE])
-    parser.update({"voxels_per_scan": 0})
-    with pytest.raises(Exception) as error:  # noqa: PT011, MONAI wraps it
-        parser.get_parsed_content("config")
-    assert describe(error.value) == "voxels_per_scan 0 is less than the minimum of 1"
-
-
-def test_several_processes_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
-    with pytest.raises(InputError, match=r"^baseline.json: trees are fitted by one process; start it without torchrun"):
-        boosting()
 
 
 def test_scans_without_lesions_are_one_line() -> None:

@@ -5,7 +5,6 @@ import torch
 from ignite.engine import Engine, State
 from monai.data import MetaTensor
 
-from scripts.common.errors import InputError
 from scripts.networks.meshnet import MeshNet
 from scripts.techniques.coarse_to_fine import CoarseToFine, side_of
 
@@ -75,12 +74,6 @@ def test_the_full_grid_is_left_alone() -> None:
     image, label = at(3, [0.5, 0.75, 1])(data)
     assert torch.equal(image, data["image"])
     assert torch.equal(label, data["label"])
-
-
-@pytest.mark.parametrize("shares", [[], [0.0, 1.0], [0.5, 1.5]])
-def test_impossible_shares_are_one_line(shares: list[float]) -> None:
-    with pytest.raises(InputError, match=r"progressive_shares .*: expected shares of the side, above 0, at most 1"):
-        CoarseToFine(shares)
 
 
 def test_networks_that_halve_four_times_get_multiples_of_16_and_at_least_32() -> None:

@@ -70,8 +70,6 @@ def test_a_batch_without_two_voxels_of_a_class_adds_nothing(lesion_voxels: int) 
 def test_a_layer_that_is_not_there_is_refused_and_the_last_one_named() -> None:
     with pytest.raises(InputError, match=r"^contrastive_layer head: no layer of a MeshNet; its last is classifier$"):
         ContrastiveTerm(MeshNet(channels=2), "head", 1.0)
-    with pytest.raises(InputError, match=r"^contrastive_voxels 1: expected at least 2$"):
-        ContrastiveTerm(MeshNet(channels=2), "classifier", 1.0, voxels=1)
 
 
 @pytest.mark.parametrize("layer", ["layers.0.1", "layers.0.0"])

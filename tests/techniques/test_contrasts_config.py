@@ -5,45 +5,20 @@ from pathlib import Path
 import pandas
 import pytest
 import torch
-from conftest import EVALUATE, OVERLAYS, TRAIN
-from ignite.engine import Engine, Events
-from monai.bundle import ConfigParser
-
-CONTRASTS = str(OVERLAYS / "contrasts.json")
+from conftest import EVALUATE, recipe, train_here
+from ignite.engine import Engine
 
 
-class Killed(Exception):
-    """The process is gone."""
-
-
-def parsed(cohort_dir: Path, folder: Path, *configs: str, **overrides: object) -> ConfigParser:
-    parser = ConfigParser()
-    parser.read_config([TRAIN, CONTRASTS, *configs])
-    options = {"dataset_dir": str(cohort_dir), "output_dir": str(folder), "channels": 2, "report": False}
-    parser.update({**options, **overrides})
-    torch.manual_seed(0)
-    parser.get_parsed_content("config")
-    return parser
-
-
-def train(
-    cohort_dir: Path, folder: Path, kill_at: int = 0, epochs: int = 4, **overrides: object
-) -> tuple[dict, list[str]]:
+def train(cohort_dir: Path, folder: Path, **overrides: object) -> tuple[dict, list[str]]:
     """Weights, and the names of the files that were trained on."""
-    parser, names = parsed(cohort_dir, folder, epochs=epochs, **overrides), []
-    trainer = parser.get_parsed_content("train#trainer")
+    names = []
 
-    @trainer.on(Events.ITERATION_COMPLETED)
-    def _(engine: Engine) -> None:
+    def note(engine: Engine) -> None:
         names.extend(Path(item["image"].meta["filename_or_obj"]).name for item in engine.state.batch)
-        if engine.state.iteration == kill_at:
-            raise Killed
 
-    try:
-        trainer.run()
-    finally:
-        parser.get_parsed_content("run_folder").release()
-    return trainer.network.state_dict(), names
+    options = {"epochs": 4, "report": False, "watch": {"train#trainer": note}, **overrides}
+    parser = train_here(cohort_dir, folder, "contrasts", **options)
+    return parser.get_parsed_content("network").state_dict(), names
 
 
 @pytest.fixture(scope="module")
@@ -63,24 +38,12 @@ def test_every_epoch_has_each_scan_once_in_one_of_its_contrasts(whole: tuple) ->
 
 
 @pytest.mark.slow
-def test_a_resumed_run_draws_the_same(contrast_dir: Path, tmp_path: Path, whole: tuple) -> None:
-    with pytest.raises(Killed):
-        train(contrast_dir, tmp_path, kill_at=6)  # in the second epoch
-    weights, names = train(contrast_dir, tmp_path, resume=True)
-    assert names == whole[2][4:]
-    assert all(torch.equal(weights[key], whole[1][key]) for key in weights)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("chosen", [["T1w", "T2w", "FLAIR"], ["FLAIR"]])
 def test_the_test_scans_are_measured_in_the_contrasts_asked_for(
     contrast_dir: Path, tmp_path: Path, whole: tuple, chosen: list[str]
 ) -> None:
-    weights = str(whole[0] / "model.pt")
-    parser = parsed(
-        contrast_dir, tmp_path, EVALUATE, ckpt_path=weights, contrasts=dict.fromkeys(chosen, 1.0), report=True
-    )
-    parser.get_parsed_content("validate#evaluator").run()
+    given = {"dataset_dir": contrast_dir, "output_dir": tmp_path, "ckpt_path": whole[0] / "model.pt"}
+    recipe("contrasts", EVALUATE, **given, contrasts=dict.fromkeys(chosen, 1.0)).get_parsed_content("run")
     table = pandas.read_csv(tmp_path / "metrics.csv")
     assert {*table["contrast"]} == {*chosen}
     assert [Path(image).name.split("_")[-1] for image in table["image"]] == [f"{c}.nii.gz" for c in table["contrast"]]

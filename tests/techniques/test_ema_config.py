@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-from conftest import OVERLAYS, TRAIN
-from monai.bundle import ConfigParser
+from conftest import recipe
 
 
 def test_statistics_are_averaged_as_weights_are() -> None:
-    parser = ConfigParser(ConfigParser.load_config_files([TRAIN, str(OVERLAYS / "ema.json")]))
-    parser.update({"channels": 2, "device": "cpu", "ema_decay": 0.75})
+    parser = recipe("ema", channels=2, device="cpu", ema_decay=0.75)
     _, optimizer, network = map(parser.get_parsed_content, ("ema_update", "optimizer", "network"))
     averaged = parser.get_parsed_content("validate#network")
     (norm, *_), (theirs, *_) = (

@@ -5,16 +5,14 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import OVERLAYS, train_here
+from conftest import train_here
 from ignite.engine import Events
-
-EVENTS = str(OVERLAYS / "events.json")
 
 
 def train(cohort_dir: Path, folder: Path, stop_in_iteration: int | None = None, **overrides: object) -> list[dict]:
     """Train for 2 epochs of 10 iterations; the lines of events.jsonl."""
     stop = Events.ITERATION_STARTED(once=stop_in_iteration) if stop_in_iteration else None
-    train_here(cohort_dir, folder, EVENTS, stop=stop, **{"epochs": 2, "report": False, **overrides})
+    train_here(cohort_dir, folder, "events", stop=stop, **{"epochs": 2, "report": False, **overrides})
     return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
 
 

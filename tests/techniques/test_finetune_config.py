@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import EVALUATE, OVERLAYS, TRAIN, bundle
-from ignite.engine import Engine, Events
+from conftest import EVALUATE, OVERLAYS, TRAIN, bundle, recipe, refused, train_here
 from monai.bundle import ConfigParser
 
-from scripts.common.errors import describe
 from scripts.weights.card import read_card
 
 FINETUNE = str(OVERLAYS / "finetune.json")
@@ -30,10 +28,7 @@ def start(trained: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def parsed(cohort_dir: Path, start: Path, **overrides: object) -> ConfigParser:
-    parser = ConfigParser()
-    parser.read_config([TRAIN, FINETUNE])
-    parser.update({"dataset_dir": str(cohort_dir), "init_weights": str(start), **overrides})
-    return parser
+    return recipe("finetune", dataset_dir=cohort_dir, init_weights=start, **overrides)
 
 
 @pytest.mark.slow
@@ -60,11 +55,8 @@ def test_the_command_starts_from_the_weights_and_its_card_keeps_their_ancestry(
 
 @pytest.mark.slow
 def test_frozen_layers_and_the_statistics_do_not_move(cohort_dir: Path, start: Path, tmp_path: Path) -> None:
-    parser = parsed(cohort_dir, start, frozen_layers=2, epochs=1, cache="none", output_dir=str(tmp_path))
-    theirs, trainer = torch.load(start), parser.get_parsed_content("train#trainer")
-    trainer.run()
-    parser.get_parsed_content("run_folder").release()
-    ours = trainer.network.state_dict()
+    parser = train_here(cohort_dir, tmp_path, "finetune", init_weights=start, frozen_layers=2, epochs=1)
+    theirs, ours = torch.load(start), parser.get_parsed_content("network").state_dict()
     moved = {key for key in theirs if not torch.equal(ours[key], theirs[key])}
     assert not [key for key in moved if key.startswith(("layers.0.", "layers.1.")) or "running" in key]
     assert {key for key in theirs if key.endswith("weight") and key > "layers.2"} <= moved
@@ -72,9 +64,8 @@ def test_frozen_layers_and_the_statistics_do_not_move(cohort_dir: Path, start: P
 
 @pytest.mark.parametrize("frozen_layers", [-1, 10])
 def test_more_frozen_layers_than_there_are_is_one_line(cohort_dir: Path, start: Path, frozen_layers: int) -> None:
-    with pytest.raises(Exception) as error:  # noqa: PT011 (MONAI's, around ours)
+    with refused(f"frozen_layers must be an integer from 0 to 9, got {frozen_layers}"):
         parsed(cohort_dir, start, frozen_layers=frozen_layers).get_parsed_content("train#trainer")
-    assert f"frozen_layers must be an integer from 0 to 9, got {frozen_layers}" in describe(error.value)
 
 
 def test_the_grid_and_the_network_are_those_of_the_weights(cohort_dir: Path, start: Path, tmp_path: Path) -> None:
@@ -86,39 +77,7 @@ def test_the_grid_and_the_network_are_those_of_the_weights(cohort_dir: Path, sta
     item = parser.get_parsed_content("train#dataset")[0]
     assert item["image"].shape == (1, 16, 32, 16)
     assert item["image"].pixdim.tolist() == [12, 12, 12]
-    assert (
-        len(parser.get_parsed_content("network").classifier.weight[0]) == 8
-    )  # channels of the weights, not of train.json
-
-
-class Killed(Exception):
-    """The process is gone."""
-
-
-@pytest.mark.slow
-def test_a_resumed_run_continues_its_own_weights_not_the_initial_ones(
-    cohort_dir: Path, start: Path, tmp_path: Path
-) -> None:
-    def kill(trainer: Engine) -> None:
-        raise Killed
-
-    def run(folder: str, killed: bool = False, **overrides: object) -> dict:
-        options = {"output_dir": str(tmp_path / folder), "epochs": 2, "report": False, "inner_fold": "none"}
-        parser = parsed(cohort_dir, start, cache="none", **options, **overrides)
-        trainer = parser.get_parsed_content("train#trainer")
-        if killed:
-            trainer.add_event_handler(Events.EPOCH_STARTED(once=2), kill)
-        try:
-            trainer.run()
-        finally:
-            parser.get_parsed_content("run_folder").release()
-        return trainer.network.state_dict()
-
-    whole = run("whole")
-    with pytest.raises(Killed):
-        run("killed", killed=True)
-    resumed = run("killed", resume=True)
-    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+    assert len(parser.get_parsed_content("network").classifier.weight[0]) == 8  # as the weights, not as train.json
 
 
 @pytest.mark.parametrize(
@@ -129,6 +88,5 @@ def test_weights_that_cannot_be_started_from_are_one_line(
     cohort_dir: Path, start: Path, tmp_path: Path, weights: str, line: str
 ) -> None:
     shutil.copy(start, tmp_path / "bare.pt")
-    with pytest.raises(Exception) as error:  # noqa: PT011 (MONAI's, around ours)
+    with refused(line):
         parsed(cohort_dir, tmp_path / weights).get_parsed_content("train#trainer")
-    assert line in describe(error.value)

@@ -10,7 +10,6 @@ import torch
 from conftest import restoring
 from ignite.engine import Engine
 
-from scripts.common.errors import InputError
 from scripts.evaluation.metrics import is_gain
 from scripts.networks.meshnet import MeshNet
 from scripts.techniques.keep_checkpoints import KeepCheckpoints
@@ -90,12 +89,6 @@ def test_files_of_an_earlier_run_that_is_replaced_go_and_others_stay(tmp_path: P
     run(tmp_path, SCORES, 1, 0)
     (tmp_path / "epochs" / "epoch-notes.txt").unlink()
     assert kept(tmp_path) == [6]
-
-
-@pytest.mark.parametrize(("best", "every", "key"), [(-1, 1, "keep_best"), (1, -2, "keep_every")])
-def test_numbers_below_zero_are_refused_by_name(tmp_path: Path, best: int, every: int, key: str) -> None:
-    with pytest.raises(InputError, match=rf"{key} -\d: expected a number of epochs, or 0 for none"):
-        KeepCheckpoints(MeshNet(channels=2), str(tmp_path), CARD, Engine(lambda e, b: None), best, every)
 
 
 @pytest.mark.parametrize(

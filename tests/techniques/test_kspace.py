@@ -5,7 +5,6 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from scripts.common.errors import InputError
 from scripts.techniques.kspace import RandKSpaceLinesd
 
 SHAPE = (12, 16, 9)
@@ -74,9 +73,3 @@ def test_it_follows_the_random_state_and_keeps_the_metadata() -> None:
     assert not torch.equal(first, other)
     assert (first.shape, first.dtype, first.meta["filename_or_obj"]) == (volume.shape, torch.float32, "a.nii")
     assert torch.equal(volume.as_tensor(), image().float())  # the cache keeps what it gave
-
-
-@pytest.mark.parametrize("options", [{"prob": 1.5}, {"fraction": -0.1}, {"centre": 2}])
-def test_impossible_numbers_are_one_line(options: dict) -> None:
-    with pytest.raises(InputError, match=r"^k-space lines: .*expected 0 to 1$"):
-        RandKSpaceLinesd("image", **options)

@@ -5,16 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import OVERLAYS, TRAIN
+from conftest import recipe
 from monai.bundle import ConfigParser
-
-KSPACE = str(OVERLAYS / "kspace.json")
 
 
 def parsed(cohort_dir: Path, **overrides: object) -> ConfigParser:
-    parser = ConfigParser()
-    parser.read_config([TRAIN, KSPACE])
-    parser.update({"dataset_dir": str(cohort_dir), **overrides})
+    parser = recipe("kspace", dataset_dir=cohort_dir, **overrides)
     parser.get_parsed_content("config")
     return parser
 

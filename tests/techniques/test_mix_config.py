@@ -4,30 +4,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import OVERLAYS, TRAIN
-from ignite.engine import Engine, Events
-from monai.bundle import ConfigParser
+from conftest import train_here
+from ignite.engine import Engine
 
-MIX = str(OVERLAYS / "mix.json")
 OFF = {"batch_size": 2, "accumulation_steps": 2, "mixup_probability": 0.0, "cutmix_probability": 0.0}
 
 
 def run(cohort_dir: Path, folder: Path, **overrides: object) -> tuple[dict, list[torch.Tensor]]:
     """Weights after an epoch, and the labels that were trained on."""
-    parser, labels = ConfigParser(), []
-    parser.read_config([TRAIN, MIX])
-    options = {"dataset_dir": str(cohort_dir), "output_dir": str(folder), "channels": 2, "epochs": 1, "report": False}
-    parser.update({**options, "inner_fold": "none", **overrides})
-    torch.manual_seed(0)
-    trainer = parser.get_parsed_content("train#trainer")
+    labels = []
 
-    def completed(engine: Engine) -> None:
+    def note(engine: Engine) -> None:
         labels.append(torch.stack([item["label"].as_tensor() for item in engine.state.output]))
 
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, completed)
-    trainer.run()
-    parser.get_parsed_content("run_folder").release()
-    return trainer.network.state_dict(), labels
+    options = {"epochs": 1, "report": False, "inner_fold": "none", "watch": {"train#trainer": note}}
+    parser = train_here(cohort_dir, folder, "mix", **options, **overrides)
+    return parser.get_parsed_content("network").state_dict(), labels
 
 
 def test_labels_are_soft_and_some_scans_are_mixed(cohort_dir: Path, tmp_path: Path) -> None:

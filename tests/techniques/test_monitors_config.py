@@ -8,36 +8,23 @@ from pathlib import Path
 import pandas
 import pytest
 import torch
-from conftest import EVALUATE, OVERLAYS, TRAIN
+from conftest import EVALUATE, recipe, train_here
 from monai.bundle import ConfigParser
 
 from scripts.weights.weights import Weights
 
-MONITORS = str(OVERLAYS / "monitors.json")
 PER_SCAN = ["loss", "precision", "recall", "hd95", "lesionwise_f1", "panoptic_quality"]
 OWN = ["train_mean_dice", "seconds", "seconds_data", "seconds_step", "seconds_validation"]
 TOGETHER = ["volume_r2", "volume_bias", "volume_lower_limit", "volume_upper_limit"]
 
 
-def parsed(cohort_dir: Path, folder: Path, *overlays: str, **overrides: object) -> ConfigParser:
-    parser = ConfigParser()
-    parser.read_config([TRAIN, *overlays])
-    values = {"channels": 4, "epochs": 2, "learning_rate": 0.02, "cache": "none", **overrides}
-    parser.update({"dataset_dir": str(cohort_dir), "output_dir": str(folder), **values})
-    return parser
-
-
 def train(cohort_dir: Path, folder: Path, *overlays: str, **overrides: object) -> ConfigParser:
-    torch.set_num_threads(1)
-    parser = parsed(cohort_dir, folder, *overlays, **overrides)
-    parser.get_parsed_content("run")
-    parser.get_parsed_content("run_folder").release()
-    return parser
+    return train_here(cohort_dir, folder, *overlays, **{"channels": 4, "epochs": 2, "learning_rate": 0.02, **overrides})
 
 
 @pytest.fixture(scope="module")
 def run(cohort_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> ConfigParser:
-    return train(cohort_dir, tmp_path_factory.mktemp("monitored"), MONITORS)
+    return train(cohort_dir, tmp_path_factory.mktemp("monitored"), "monitors")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +73,7 @@ def test_the_reports_curves_have_each_of_them(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_an_evaluation_has_them_for_each_test_scan_and_agreement_for_all(folder: Path, cohort_dir: Path) -> None:
-    parsed(cohort_dir, folder, MONITORS, EVALUATE, report=False).get_parsed_content("run")
+    recipe("monitors", EVALUATE, dataset_dir=cohort_dir, output_dir=folder, report=False).get_parsed_content("run")
     table, summary = pandas.read_csv(folder / "metrics.csv"), json.loads((folder / "summary.json").read_text())
     assert {*PER_SCAN, "dice", "dice_with_background"} <= {*table}
     assert not {*TOGETHER} & {*table}
@@ -96,13 +83,13 @@ def test_an_evaluation_has_them_for_each_test_scan_and_agreement_for_all(folder:
 
 
 def test_it_works_with_batches_accumulation_and_no_validation(cohort_dir: Path, tmp_path: Path) -> None:
-    train(cohort_dir, tmp_path, MONITORS, epochs=1, batch_size=2, accumulation_steps=2, inner_fold="none")
+    train(cohort_dir, tmp_path, "monitors", epochs=1, batch_size=2, accumulation_steps=2, inner_fold="none")
     assert "val_loss" not in pandas.read_csv(tmp_path / "history.csv")
 
 
 @pytest.mark.kept
 def test_any_metric_either_way_says_what_is_best_kept_and_the_end(cohort_dir: Path, tmp_path: Path) -> None:
-    overlays = [MONITORS, *(str(OVERLAYS / f"{name}.json") for name in ("keep_checkpoints", "early_stopping"))]
+    overlays = ("monitors", "keep_checkpoints", "early_stopping")
     more = {"key_metric": "val_loss", "mode": "min", "keep_best": 2, "keep_every": 0, "epochs": 9, "report": False}
     more |= {"spacing": [16.0] * 3, "spatial_size": [16] * 3, "patience": 2, "min_delta": 0.002}
     train(cohort_dir, tmp_path, *overlays, schedule_name="plateau", plateau_patience=0, **more)

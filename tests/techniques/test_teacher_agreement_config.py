@@ -5,12 +5,9 @@ from pathlib import Path
 import pandas
 import pytest
 import torch
-from conftest import EVALUATE, OVERLAYS, TRAIN, train_here
-from monai.bundle import ConfigParser
+from conftest import EVALUATE, recipe, train_here
 
 from scripts.weights.weights import Weights
-
-AGREEMENT = str(OVERLAYS / "teacher_agreement.json")
 
 
 @pytest.mark.kept
@@ -18,10 +15,8 @@ def test_agreement_is_the_dice_of_both_masks(cohort_dir: Path, tmp_path: Path) -
     grid = {"spacing": [16.0] * 3, "spatial_size": [16] * 3, "epochs": 1, "report": False, "learning_rate": 0.05}
     for name, loss in (("teacher", "cross_entropy"), ("student", "dice")):
         train_here(cohort_dir, tmp_path / name, loss_name=loss, class_weights="balanced", **grid)
-    parser = ConfigParser()
-    parser.read_config([TRAIN, EVALUATE, AGREEMENT])
-    folders = {"dataset_dir": str(cohort_dir), "output_dir": str(tmp_path / "student"), "cache": "none"}
-    parser.update({**folders, "teacher": str(tmp_path / "teacher" / "model.pt"), "report": False})
+    given = {"dataset_dir": cohort_dir, "output_dir": tmp_path / "student", "cache": "none", "report": False}
+    parser = recipe(EVALUATE, "teacher_agreement", **given, teacher=tmp_path / "teacher" / "model.pt")
     parser.get_parsed_content("run")
     found = pandas.read_csv(tmp_path / "student" / "metrics.csv")["teacher_agreement"]
     networks = [Weights(str(tmp_path / name / "model.pt")).network().eval() for name in ("teacher", "student")]

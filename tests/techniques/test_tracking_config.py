@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas
 import pytest
 import torch
-from conftest import OVERLAYS, train_here
+from conftest import train_here
 from ignite.engine import Engine, Events
 from PIL import Image
 
@@ -15,7 +15,6 @@ from scripts.training.run_log import RunLog
 
 mlflow = pytest.importorskip("mlflow", reason="pip install mlflow-skinny")
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-TRACKING = str(OVERLAYS / "tracking.json")
 EPOCHS = 4
 pytestmark = pytest.mark.slow  # MLflow takes 10 s to make its database
 
@@ -39,15 +38,15 @@ def killed_as(cohort_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     """A run that was stopped, killed and resumed; what MLflow said of it in between, and how many epochs it had."""
     folder = tmp_path_factory.mktemp("tracked")
     with pytest.raises(SystemExit):
-        train(cohort_dir, folder, TRACKING, stop=Events.EPOCH_STARTED(once=2))
+        train(cohort_dir, folder, "tracking", stop=Events.EPOCH_STARTED(once=2))
     client, (run,) = mlflow_runs(folder)
     before = run.info.status, len(client.get_metric_history(run.info.run_id, "loss"))
     with pytest.MonkeyPatch.context() as patch:  # in epoch 4, after a state of epoch 2, so that epoch 3 is repeated
         patch.setattr("scripts.training.run_log.RunLog._iteration_started", fail_in(4))
         with pytest.raises(RuntimeError):
-            train(cohort_dir, folder, TRACKING, resume=True)
+            train(cohort_dir, folder, "tracking", resume=True)
     assert mlflow_runs(folder)[1][0].info.status == "FAILED"
-    train(cohort_dir, folder, TRACKING, resume=True)
+    train(cohort_dir, folder, "tracking", resume=True)
     return folder, *before
 
 
@@ -124,13 +123,13 @@ def test_a_run_that_replaces_it_is_another_one_and_either_tracker_can_be_left_ou
     cohort_dir: Path, folder: Path, history: pandas.DataFrame
 ) -> None:
     options = {"epochs": 1, "overwrite": True, "report": False, "inner_fold": "none", "batch_size": 2}
-    train(cohort_dir, folder, TRACKING, mlflow=False, accumulation_steps=2, **options)
+    train(cohort_dir, folder, "tracking", mlflow=False, accumulation_steps=2, **options)
     assert len(mlflow_runs(folder)[1]) == 1
     events = tensorboard_of(folder / "tensorboard")
     assert [event.step for event in events.Scalars("loss")] == [1]
     assert events.Scalars("val_mean_dice") == []  # it has no validation
     assert not any(events.Images(name) for name in events.Tags()["images"])
-    train(cohort_dir, folder, TRACKING, tensorboard=False, **options)
+    train(cohort_dir, folder, "tracking", tensorboard=False, **options)
     _, runs = mlflow_runs(folder)
     assert len(runs) == 2
     assert len({run.info.run_name for run in runs}) == 2

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TRAIN
-from monai.bundle import ConfigParser
+from conftest import recipe
 
 from scripts.weights.card import network_from_card
 
@@ -14,9 +13,7 @@ from scripts.weights.card import network_from_card
 def test_network_of_the_card_sees_a_brighter_scan_as_the_same(
     norm: str, is_own: bool, cohort_dir: Path, tmp_path: Path
 ) -> None:
-    parser = ConfigParser()
-    parser.read_config(TRAIN)
-    parser.update({"dataset_dir": str(cohort_dir), "output_dir": str(tmp_path / "eval"), "channels": 3, "norm": norm})
+    parser = recipe(dataset_dir=cohort_dir, output_dir=tmp_path / "eval", channels=3, norm=norm)
     parser.get_parsed_content("config")
     network = network_from_card(parser.get_parsed_content("model_card")).eval()
     network.load_state_dict(parser.get_parsed_content("network").state_dict())

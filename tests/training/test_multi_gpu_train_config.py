@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import OVERLAYS, ROOT, TRAIN, bundle
-from monai.bundle import ConfigParser
+from conftest import OVERLAYS, ROOT, TRAIN, bundle, train_here
 
 MULTI_GPU = str(OVERLAYS / "multi_gpu_train.json")
 
@@ -41,16 +40,8 @@ def ranks(
 ) -> subprocess.Popen:
     """Two processes of a run; what they print goes to files."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--redirects=3"]
-    command += [
-        f"--max-restarts={restarts}",
-        f"--log-dir={folder / 'logs'}",
-        "-m",
-        "monai.bundle",
-        "run",
-        "training",
-        "--config_file",
-        str(configs),
-    ]
+    command += [f"--max-restarts={restarts}", f"--log-dir={folder / 'logs'}"]
+    command += ["-m", "monai.bundle", "run", "training", "--config_file", str(configs)]
     log = (folder / "torchrun.log").open("a")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command += arguments(cohort_dir, folder, **overrides)
@@ -152,13 +143,8 @@ def test_stopped_by_one_rank_s_signal_and_killed_with_another_it_continues_bit_i
 @pytest.mark.slow
 def test_without_torchrun_it_is_the_recipe(cohort_dir: Path, tmp_path: Path) -> None:
     networks = []
-    for name, configs in (("plain", [TRAIN]), ("overlay", [TRAIN, MULTI_GPU])):
-        parser = ConfigParser()
-        parser.read_config(configs)
-        folder = str(tmp_path / name)
-        parser.update({"dataset_dir": str(cohort_dir), "output_dir": folder, "channels": 2, "epochs": 1})
-        parser.update({"report": False, "dropout": 0.2, "update_bn_scans": 2})
-        parser.get_parsed_content("training")
-        parser.get_parsed_content("run_folder").release()
-        networks.append(torch.load(tmp_path / name / "model.pt", weights_only=True))
+    for overlays in ((), ("multi_gpu_train",)):
+        folder = tmp_path / str(len(overlays))
+        train_here(cohort_dir, folder, *overlays, epochs=1, report=False, dropout=0.2, update_bn_scans=2)
+        networks.append(torch.load(folder / "model.pt", weights_only=True))
     assert all(torch.equal(value, networks[1][key]) for key, value in networks[0].items())

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TRAIN
-from monai.bundle import ConfigParser
+from conftest import train_here
 from monai.data import DataLoader
 from monai.engines import SupervisedTrainer
 
@@ -43,13 +42,8 @@ def test_the_statistics_are_the_average_over_the_first_scans(interval: int, epoc
 def test_the_weights_are_trained_as_without(cohort_dir: Path, tmp_path: Path) -> None:
     weights = []
     for n_scans in (0, 2):
-        parser = ConfigParser()
-        parser.read_config(TRAIN)
-        options = {"epochs": 2, "channels": 2, "inner_fold": "none", "report": False, "update_bn_scans": n_scans}
-        parser.update({"dataset_dir": str(cohort_dir), "output_dir": str(tmp_path / str(n_scans)), **options})
-        torch.manual_seed(0)
-        parser.get_parsed_content("train#trainer").run()
-        parser.get_parsed_content("run_folder").release()
+        options = {"epochs": 2, "inner_fold": "none", "report": False, "update_bn_scans": n_scans}
+        train_here(cohort_dir, tmp_path / str(n_scans), **options)
         weights.append(torch.load(tmp_path / str(n_scans) / "model.pt"))
     same = {key: torch.equal(weights[0][key], weights[1][key]) for key in weights[0]}
     assert [key for key, equal in same.items() if not equal] == [
@@ -60,8 +54,3 @@ def test_the_weights_are_trained_as_without(cohort_dir: Path, tmp_path: Path) ->
 def test_statistics_that_training_goes_by_are_left_alone() -> None:
     with pytest.raises(InputError, match="update_bn_scans: the network trains by its statistics"):
         NormStatistics(MeshNet(channels=1, norm_eval=True), 3)
-
-
-def test_a_negative_number_of_scans_is_refused() -> None:
-    with pytest.raises(InputError, match="update_bn_scans -1: expected 0"):
-        NormStatistics(torch.nn.BatchNorm3d(1), -1)

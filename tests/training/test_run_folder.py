@@ -9,9 +9,8 @@ from pathlib import Path
 import monai
 import pytest
 import torch
-from conftest import ROOT, TRAIN, bundle, train_here
+from conftest import ROOT, TRAIN, bundle, recipe, train_here
 from ignite.engine import Events
-from monai.bundle import ConfigParser
 from training.processes import start
 
 from scripts.common.errors import InputError
@@ -187,25 +186,22 @@ def test_a_state_of_other_scans_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_loss_augmentation_or_schedule_is_not_resumed_over(cohort_dir: Path, tmp_path: Path) -> None:
-    parser = ConfigParser()
-    parser.read_config(TRAIN)
-    parser.parse()
-    recipe = parser.get()
-    leave_state(tmp_path, facts=RunFolder("x", "x", recipe, "abc").facts)
+    def config(**change: object) -> dict:
+        parser = recipe(**change)
+        parser.parse()
+        return parser.get()
+
+    leave_state(tmp_path, facts=RunFolder("x", "x", config(), "abc").facts)
     for change in (
         {"loss_def": {"_target_": "DiceLoss"}},
         {"train#random_transforms": [{"_target_": "RandFlipd", "keys": ["image", "label"]}]},
         {"lr_scheduler": {"_target_": "torch.optim.lr_scheduler.StepLR", "optimizer": "@optimizer", "step_size": 3}},
         {"optimizer#_target_": "torch.optim.SGD"},
     ):
-        other = ConfigParser()
-        other.read_config(TRAIN)
-        other.update(change)
-        other.parse()
         with pytest.raises(InputError, match=f"a state of another run .*{next(iter(change)).split('#')[-1]}"):
-            claim(tmp_path, config=other.get(), resume=True)
+            claim(tmp_path, config=config(**change), resume=True)
     changed = {"resume": True, "num_workers": 5, "device": "cpu", "output_dir": "elsewhere", "cache": "disk"}
-    assert claim(tmp_path, config={**recipe, **changed}, resume=True).state is not None
+    assert claim(tmp_path, config={**config(), **changed}, resume=True).state is not None
 
 
 def test_other_versions_and_hardware_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

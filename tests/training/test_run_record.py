@@ -8,10 +8,10 @@ from pathlib import Path
 import monai
 import pytest
 import torch
-from conftest import NOT_OF_TRAIN, OVERLAYS, ROOT, TRAIN
-from monai.bundle import ConfigParser
+from conftest import NOT_OF_TRAIN, OVERLAYS, ROOT, TRAIN, recipe
 
-from scripts.training.run_record import command, differences, facts_of, recipe
+from scripts.training import run_record
+from scripts.training.run_record import command, differences, facts_of
 
 
 def test_a_run_is_on_record_with_all_that_is_needed_to_repeat_it(trained: dict) -> None:
@@ -33,9 +33,7 @@ def test_a_run_is_on_record_with_all_that_is_needed_to_repeat_it(trained: dict) 
 def test_recorded_overrides_are_an_overlay_that_repeats_the_run(trained: dict, tmp_path: Path) -> None:
     record = json.loads((trained["root"] / "eval" / "run.json").read_text())
     (tmp_path / "again.json").write_text(json.dumps(record["overrides"]))
-    parser = ConfigParser()
-    parser.read_config([TRAIN, str(tmp_path / "again.json")])
-    config = parser.get_parsed_content("config")
+    config = recipe(str(tmp_path / "again.json")).get_parsed_content("config")
     assert {key: value for key, value in config.items() if key[0] != "_"} == record["config"]
 
 
@@ -77,9 +75,8 @@ def test_an_overlay_says_what_it_does_and_its_text_is_no_part_of_a_run(path: Pat
     assert 1 <= len(text) <= 3
     assert text[-1].startswith("Start: ")
     if path.stem not in NOT_OF_TRAIN - {"usual"}:
-        parser = ConfigParser()
-        parser.read_config([TRAIN, str(OVERLAYS / "ema.json"), str(path)])
+        parser = recipe("ema", path.stem)
         assert parser["_desc_"] == text  # not what the trained network is
         facts = facts_of(parser.get(), "abc")
-        found = {name.split("#")[0] for name, *_ in differences(recipe(), facts["config"])}
+        found = {name.split("#")[0] for name, *_ in differences(run_record.recipe(), facts["config"])}
         assert {name for name in found | {*facts["overrides"]} if name.startswith("_")} == set()

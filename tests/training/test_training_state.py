@@ -16,7 +16,15 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TRAIN, small_disk_at
+from ignite.engine import Engine, Events
+from monai.data import DataLoader
+from monai.engines import IterationEvents, SupervisedEvaluator, SupervisedTrainer
 from training.processes import start
+
+from scripts.data.cohort import Cohort
+from scripts.training.run_folder import RunFolder
+from scripts.training.run_log import RunLog
+from scripts.training.training_state import TrainingState
 
 EPOCHS = 60
 # Everything that draws random numbers, so that a state which forgets one of them cannot pass.
@@ -62,30 +70,30 @@ def results(folder: Path) -> dict[str, bytes | dict]:
     }
 
 
+def run_to_its_end(overrides: dict, exitcode: int = 0) -> None:
+    process = start(overrides)
+    process.join()
+    assert process.exitcode == exitcode
+
+
 @pytest.mark.kept
 def test_killed_once_the_run_ends_bit_identical(cohort_dir: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    process = start(overrides_of(cohort_dir, whole, epochs=4))
-    process.join()
-    assert process.exitcode == 0
+    run_to_its_end(overrides_of(cohort_dir, whole, epochs=4))
     process = start(overrides_of(cohort_dir, cut, epochs=4))
     wait_for((cut / "models" / "checkpoint_last.pt").exists, process)
     process.kill()
     process.join()
     done = torch.load(cut / "models" / "checkpoint_last.pt", weights_only=True)["trainer"]["iteration"]
     assert 0 < done < 4 * 5
-    process = start(overrides_of(cohort_dir, cut, epochs=4))
-    process.join()
-    assert process.exitcode == 0
+    run_to_its_end(overrides_of(cohort_dir, cut, epochs=4))
     assert results(cut) == results(whole)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(cohort_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     folder = tmp_path_factory.mktemp("undisturbed")
-    process = start(overrides_of(cohort_dir, folder))
-    process.join()
-    assert process.exitcode == 0
+    run_to_its_end(overrides_of(cohort_dir, folder))
     return results(folder)
 
 
@@ -128,9 +136,7 @@ def test_killed_twenty_times_at_random_the_run_ends_bit_identical(
         half_written += bool({*(tmp_path / "models").glob(".*.tmp")} - left)
         assert_whole(tmp_path)
     assert half_written >= 1
-    process = start(overrides)
-    process.join()
-    assert process.exitcode == 0
+    run_to_its_end(overrides)
     assert results(tmp_path) == undisturbed
 
 
@@ -154,9 +160,7 @@ def test_told_to_stop_it_saves_at_once_and_loses_no_step(
         assert state["card"]["epoch"] == iterations[-1] // 5  # those that have ended
     assert iterations == sorted(iterations)
     assert any(iteration % 5 for iteration in iterations)  # an epoch has 5: some stops were inside of one
-    process = start(overrides)
-    process.join()
-    assert process.exitcode == 0
+    run_to_its_end(overrides)
     assert results(tmp_path) == undisturbed
 
 
@@ -188,23 +192,20 @@ def test_a_full_disk_is_one_line_and_the_run_continues_bit_identical(
     assert_whole(tmp_path)
     assert not list((small_disk / "models").glob(".*.tmp"))
     ballast.unlink()
-    process = start(overrides)
-    process.join()
-    assert process.exitcode == 0
+    run_to_its_end(overrides)
     assert results(tmp_path) == undisturbed
 
 
 @pytest.mark.kept
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_scans(cohort_dir: Path, tmp_path: Path) -> None:
-    process = start(overrides_of(cohort_dir, tmp_path, learning_rate=1e30, warmup_fraction=0.0))
-    process.join()
-    assert process.exitcode == 1
+    run_to_its_end(overrides_of(cohort_dir, tmp_path, learning_rate=1e30, warmup_fraction=0.0), exitcode=1)
     last = (tmp_path / "eval.log").read_text().splitlines()[-1]
     found = re.fullmatch(
         r"epoch (\d+), learning rate (\S+): the loss is (nan|inf) for (.*); the state is in (.*)", last
     )
     assert found, last
-    images = {str(cohort_dir / scan["image"]) for scan in scans_of(cohort_dir)}
+    scans = json.loads((cohort_dir / "datalist.json").read_text())["training"]
+    images = {str(cohort_dir / scan["image"]) for scan in scans}
     assert set(found[4].split(", ")) <= images
     assert len(found[4].split(", ")) == 2  # the batch
     state = torch.load(found[5], weights_only=True)
@@ -212,34 +213,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_scans(cohort_dir:
     assert Path(found[5]).name == "checkpoint_failed.pt"
 
 
-def scans_of(cohort_dir: Path) -> list[dict]:
-    return json.loads((cohort_dir / "datalist.json").read_text())["training"]
-
-
 @pytest.mark.slow
 def test_two_runs_are_bit_identical_with_and_without_workers(cohort_dir: Path, tmp_path: Path) -> None:
     runs = []
     for run, workers in (("first", 0), ("again", 0), ("workers", 2)):
-        process = start(overrides_of(cohort_dir, tmp_path / run, num_workers=workers, epochs=4))
-        process.join()
-        assert process.exitcode == 0
+        run_to_its_end(overrides_of(cohort_dir, tmp_path / run, num_workers=workers, epochs=4))
         runs.append(results(tmp_path / run))
     assert runs[0] == runs[1] == runs[2]
-
-
-@pytest.mark.slow
-def test_best_weights_that_are_gone_are_missed(cohort_dir: Path, tmp_path: Path) -> None:
-    overrides = overrides_of(cohort_dir, tmp_path, epochs=2)
-    stopped = start(overrides)
-    wait_for((tmp_path / "models" / "checkpoint_last.pt").exists, stopped)
-    os.kill(stopped.pid, signal.SIGTERM)
-    stopped.join()
-    (tmp_path / "models" / "model.pt").unlink()
-    resumed = start(overrides)
-    resumed.join()
-    assert resumed.exitcode == 1
-    last = (tmp_path / "eval.log").read_text().splitlines()[-1]
-    assert last.startswith(f"{tmp_path}/models/model.pt: the best weights so far, of epoch ")
 
 
 @pytest.mark.slow
@@ -260,14 +240,6 @@ def test_the_command_stops_on_sigterm_with_143_and_says_how_to_go_on(cohort_dir:
 
 def test_skipped_fp16_steps_are_counted_and_the_scaler_belongs_to_the_state(tmp_path: Path) -> None:
     """With an enabled scaler, which MONAI makes on CUDA only, put in by hand."""
-    from ignite.engine import Events
-    from monai.data import DataLoader
-    from monai.engines import SupervisedEvaluator, SupervisedTrainer
-
-    from scripts.data.cohort import Cohort
-    from scripts.training.run_folder import RunFolder
-    from scripts.training.run_log import RunLog
-    from scripts.training.training_state import TrainingState
 
     def make_trainer() -> SupervisedTrainer:
         torch.manual_seed(0)
@@ -276,13 +248,8 @@ def test_skipped_fp16_steps_are_counted_and_the_scaler_belongs_to_the_state(tmp_
         cpu, folder = torch.device("cpu"), str(tmp_path)
         evaluator = SupervisedEvaluator(device=cpu, val_data_loader=data, network=network)
         run_folder = RunFolder(folder, folder, {}, "abc")
-        log = RunLog(
-            Cohort("c", False, (1,) * 3, (4,) * 3, [], [], [], ""),
-            ((1,) * 3, (4,) * 3),
-            evaluator,
-            run_folder,
-            "model.pt",
-        )
+        cohort = Cohort("c", False, (1,) * 3, (4,) * 3, [], [], [], "")
+        log = RunLog(cohort, ((1,) * 3, (4,) * 3), evaluator, run_folder, "model.pt")
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         save_dict = {"network": network, "optimizer": optimizer}
         return SupervisedTrainer(
@@ -309,12 +276,6 @@ def test_skipped_fp16_steps_are_counted_and_the_scaler_belongs_to_the_state(tmp_
 def test_a_rank_stops_by_another_s_signal_after_the_same_step_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ignite.engine import Engine
-    from monai.engines import IterationEvents
-
-    from scripts.training.run_folder import RunFolder
-    from scripts.training.training_state import TrainingState
-
     votes = []
 
     def highest(vote: int, op: str) -> int:

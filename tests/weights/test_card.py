@@ -11,7 +11,7 @@ from conftest import ROOT
 from weights.saved import CARD, MESHNET, save
 
 from scripts.common.errors import InputError
-from scripts.weights.card import ancestry, intensity_from_card, network_from_card, read_card
+from scripts.weights.card import intensity_from_card, network_from_card, read_card
 from scripts.weights.weights import Weights
 
 
@@ -105,7 +105,7 @@ def test_ancestors_are_known_by_their_content_oldest_first(tmp_path: Path) -> No
     save(tmp_path, {**CARD, "ancestry": [first], "cohort": "ours", "simulated": True, "trained_on": ["b"], "seed": 3})
     digest = hashlib.sha256((tmp_path / "model.pt").read_bytes()).hexdigest()
     second = {"weights": "model.pt", "sha256": digest, "cohort": "ours", "simulated": True, "trained_on": ["b"]}
-    assert ancestry(str(tmp_path / "model.pt")) == [first, second]
+    assert Weights(str(tmp_path / "model.pt")).ancestry == [first, second]
 
 
 def test_a_network_of_a_card_can_be_built_with_other_arguments() -> None:

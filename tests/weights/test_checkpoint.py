@@ -38,10 +38,7 @@ def test_a_checkpoint_that_was_cut_short_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("network", "line"),
     [
-        (
-            MeshNet(channels=5),
-            r"weights of another network, layers.0.0.weight is \(2, .*\(--channels, \.\.\.\)$",
-        ),
+        (MeshNet(channels=5), r"weights of another network, layers.0.0.weight is \(2, .*\(--channels, \.\.\.\)$"),
         (MeshNet(channels=2, dilations=(1, 2)), r"not weights of this network \(the network has no layers.2"),
         (torch.nn.Linear(2, 2), r"not weights of this network \(the file has no weight\)"),
     ],

@@ -1,12 +1,11 @@
 """A wider network finds what the narrow one does, and learns what that could not."""
 
 import json
-import runpy
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, command
 
 from scripts.common.errors import InputError
 from scripts.networks.meshnet import MeshNet
@@ -80,13 +79,7 @@ def test_training_makes_different_channels_of_copies(monkeypatch: pytest.MonkeyP
 def wide_5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The released weights of 5 channels with 8, by the command and from another directory."""
     folder = tmp_path_factory.mktemp("wide")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr("sys.excepthook", None)
-        patch.setattr(
-            "sys.argv", ["scripts/widen.py", "--ckpt_path", str(RELEASED), "--channels", "8", "--output", "eval/8.pt"]
-        )
-        runpy.run_path(str(ROOT / "scripts" / "widen.py"), run_name="__main__")
+    command(folder, "widen", "--ckpt_path", RELEASED, "--channels", 8, "--output", "eval/8.pt")
     assert sorted(p.name for p in folder.rglob("*")) == ["8.json", "8.pt", "eval"]
     return folder / "eval" / "8.pt"
 

@@ -1,6 +1,5 @@
 """Weights that are used together are files, or all in a folder, and must see a scan alike."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from monai.networks.nets import UNet
 
 from scripts.common.errors import InputError
 from scripts.networks.meshnet import MeshNet
+from scripts.weights.checkpoint import write_weights
 from scripts.weights.weights import Weights
 
 DEFINITION = {"channels": 1, "dilations": [1]}
@@ -27,9 +27,7 @@ def member(tmp_path: Path) -> Callable:
 
     def write(name: str, **changes: object) -> Path:
         path = tmp_path / "members" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(MeshNet(**DEFINITION).state_dict(), path)
-        path.with_suffix(".json").write_text(json.dumps({**CARD, **changes}))
+        write_weights(path, MeshNet(**DEFINITION), {**CARD, **changes})
         return path
 
     return write
