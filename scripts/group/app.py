@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -160,6 +161,7 @@ def _remove(folder: Path, *names: str) -> None:
 def _workflow(input: Path, output_dir: Path, **overrides: Any) -> ConfigWorkflow:
     """The one of ``configs/inference.json``; it begins logging anew."""
     places = {"input": str(input), "output_dir": str(output_dir)}
+    warnings.filterwarnings("ignore", "parsing config_file", UserWarning)  # that a config is code: this one is ours
     return create_workflow(config_file=str(CONFIGS / "inference.json"), **places, **overrides)
 
 

@@ -19,7 +19,6 @@ import nibabel as nib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from monai.utils import optional_import
 from nibabel.affines import apply_affine, from_matvec, voxel_sizes
 from nibabel.processing import resample_from_to, resample_to_output
 from scipy import ndimage
@@ -150,9 +149,10 @@ def correlation_ratio(scan: np.ndarray, reference: np.ndarray, where: np.ndarray
 def _ants() -> ModuleType:
     """ANTsPy, on as many threads as torch has, with numbers that are the same each time."""
     os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", str(torch.get_num_threads()))  # read as it loads
-    ants, found = optional_import("ants")
-    if not found:
-        raise InputError(f"--space needs ANTsPy, which is not installed: pip install antspyx=={ANTSPYX}")
+    try:
+        import ants  # 2 s, and optional
+    except ImportError as error:  # of ANTsPy, or of what it needs
+        raise InputError(f"--space needs ANTsPy ({error}): pip install antspyx=={ANTSPYX}") from error
     ants.config.set_ants_deterministic(False, 1)  # the seed; True would be one thread and other transforms
     return ants
 

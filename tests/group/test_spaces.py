@@ -1,6 +1,7 @@
 """Masks come to the right place in other spaces: simulated heads, moved by transforms that are known."""
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -194,11 +195,17 @@ def test_a_scan_without_a_t1w_comes_to_mni_all_the_same(pair: dict[str, Path], m
     assert not in_space(pair["lesion"], T1W).exists()
 
 
+@pytest.mark.parametrize("code", [None, "import nothing_of_this_name"], ids=["none", "one that lacks something"])
 def test_a_missing_library_is_asked_for_by_the_command_that_installs_it(
-    pair: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    pair: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str | None
 ) -> None:
-    monkeypatch.setattr(spaces, "optional_import", lambda name: (None, False))
-    with pytest.raises(InputError, match="--space needs ANTsPy, which is not installed: pip install antspyx=="):
+    monkeypatch.setitem(sys.modules, "ants", None)
+    if code:
+        (tmp_path / "ants.py").write_text(code)
+        monkeypatch.delitem(sys.modules, "ants")
+        monkeypatch.syspath_prepend(tmp_path)
+    missing = "nothing_of_this_name" if code else "ants"
+    with pytest.raises(InputError, match=rf"--space needs ANTsPy \(.*{missing}.*\): pip install antspyx==0.6.3$"):
         normalize(pair["T2w"], None, pair["lesion"], pair["lesion"].parent / "sub-1", [TEMPLATE])
 
 
