@@ -139,13 +139,13 @@ def group(
         kept = [row for row in rows if row["decision"] != "reject"]
         if rejected := ", ".join(row["mask"] for row in rows if row not in kept):
             logger.info(f"Left out of the table, as {DECISIONS} rejects them: {rejected}")
-        logger.info(f"{write_lesions(output_dir, kept, participants)}: {len(kept)} scans")
-        if (picture := write_overlap(output_dir, kept)) is None:  # and an older one is of other masks
-            _remove(output_dir / "group", "overlap_mask.nii.gz", "overlap_mask.json", "overlap_mask.png")
-        if atlas:
+        if atlas:  # first, as it may not fit
             logger.info(f"{write_regions(output_dir, kept, atlas, atlas_labels)}")
         else:
             _remove(output_dir / "group", "regions.tsv", "regions.json")
+        logger.info(f"{write_lesions(output_dir, kept, participants)}: {len(kept)} scans")
+        if (picture := write_overlap(output_dir, kept)) is None:  # and an older one is of other masks
+            _remove(output_dir / "group", "overlap_mask.nii.gz", "overlap_mask.json", "overlap_mask.png")
         logger.info(f"{write_page(output_dir, rows, picture)}")
         asked_for_all = not (labels or select)
         if left_out := [scan for scan in read_failures(output_dir) if asked_for_all or scan in outcomes]:

@@ -368,6 +368,19 @@ def test_the_page_shows_every_mask_and_maps_and_regions_those_that_are_not_rejec
     assert given["write_regions"][2:] == ("atlas.nii.gz", "atlas.tsv")
 
 
+def test_an_atlas_that_does_not_fit_leaves_the_group_as_it_was(
+    participant: Participant, group: Callable, bids: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    participant("1")
+    group("1")
+    before = {path: path.read_bytes() for path in (out / "group").iterdir()}
+    participant("2", select=["ses-1"])
+    line = f"{out}: no mask in MNI152NLin2009aSym; run participant with --space MNI152NLin2009aSym first"
+    assert told(app.group, bids, out, [], [], "atlas.nii.gz", "atlas.tsv") == line
+    assert {path: path.read_bytes() for path in (out / "group").iterdir()} == before
+
+
 # ---- the command
 
 
