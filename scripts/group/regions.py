@@ -39,7 +39,10 @@ COLUMNS = {
     "share_of_region": {"Description": "Share of the region that is lesion, 0 to 1"},
     "share_of_lesion": {"Description": "Share of the lesion that is in the region, 0 to 1; n/a without a lesion"},
     "fit": {"Description": f"How well the scan fits the template, 0 to 1; see the mask's sidecar ({TEMPLATE})"},
-    "poor_fit": {"Description": "Whether the fit is below its limit: look at the picture before using the row"},
+    "poor_fit": {
+        "Description": "Whether the fit, or that of T2w and T1w on the way, is below its limit: look at the pictures "
+        "before using the row"
+    },
     "mask": {"Description": "The mask in MNI space, from the derivative's folder on"},
 }
 
@@ -100,7 +103,7 @@ def write_overlap(output_dir: Path, rows: list[dict]) -> Path | None:
     for _, mask, about in _masks(output_dir, rows):
         name = Path(mask.path).relative_to(output_dir).as_posix()
         if about["PoorFit"]:
-            logger.warning(f"{mask.path}: its scan fits {TEMPLATE} poorly; left out of the overlap")
+            logger.warning(f"{mask.path}: its scan fits {TEMPLATE} or its T1w poorly; left out of the overlap")
             continue
         grid = grid or mask
         count = lesion_of(mask) + (np.zeros(mask.shape, np.uint16) if count is None else count)
