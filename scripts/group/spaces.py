@@ -222,12 +222,12 @@ def _to_t1w(ants: Any, scan: Volume, t1w: Volume, mask: Volume, folder: Path) ->
     if fit < LIMITS[T1W] and edges < EDGES:
         raise InputError(
             f"{t1w.path}: its fit to {Path(scan.path).name} is {fit:.2f}, below {LIMITS[T1W]}; is it of another "
-            "subject? move it away to do without"
+            "subject, or one of them without its skull? move it away to do without"
         )
     if edges < EDGES:
         logger.warning(
             f"{t1w.path}: its edges fit those of {Path(scan.path).name} by {edges:.2f}, below {EDGES}; is it of "
-            "another subject? look at the picture of the fit"
+            "another subject, or one of them without its skull? look at the picture of the fit"
         )
     warped, label = _moved(ants, _image(t1w.data, t1w.affine), scan, mask, found, [])
     content = encode(label, t1w)
