@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -138,13 +139,13 @@ def group(
         kept = [row for row in rows if row["decision"] != "reject"]
         if rejected := ", ".join(row["mask"] for row in rows if row not in kept):
             logger.info(f"Left out of the table, as {DECISIONS} rejects them: {rejected}")
-        logger.info(f"{write_lesions(output_dir, kept, participants)}: {len(kept)} scans")
-        if (picture := write_overlap(output_dir, kept)) is None:  # and an older one is of other masks
-            _remove(output_dir / "group", "overlap_mask.nii.gz", "overlap_mask.json", "overlap_mask.png")
-        if atlas:
+        if atlas:  # first, as it may not fit
             logger.info(f"{write_regions(output_dir, kept, atlas, atlas_labels)}")
         else:
             _remove(output_dir / "group", "regions.tsv", "regions.json")
+        logger.info(f"{write_lesions(output_dir, kept, participants)}: {len(kept)} scans")
+        if (picture := write_overlap(output_dir, kept)) is None:  # and an older one is of other masks
+            _remove(output_dir / "group", "overlap_mask.nii.gz", "overlap_mask.json", "overlap_mask.png")
         logger.info(f"{write_page(output_dir, rows, picture)}")
         asked_for_all = not (labels or select)
         if left_out := [scan for scan in read_failures(output_dir) if asked_for_all or scan in outcomes]:
@@ -160,6 +161,7 @@ def _remove(folder: Path, *names: str) -> None:
 def _workflow(input: Path, output_dir: Path, **overrides: Any) -> ConfigWorkflow:
     """The one of ``configs/inference.json``; it begins logging anew."""
     places = {"input": str(input), "output_dir": str(output_dir)}
+    warnings.filterwarnings("ignore", "parsing config_file", UserWarning)  # that a config is code: this one is ours
     return create_workflow(config_file=str(CONFIGS / "inference.json"), **places, **overrides)
 
 

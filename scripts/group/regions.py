@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from nibabel.affines import apply_affine
 from nibabel.processing import resample_from_to
 
-from scripts.common.errors import InputError
+from scripts.common.errors import InputError, one_line
 from scripts.common.files import replace_files, sha256
 from scripts.data.reader import read_volume
 from scripts.data.volumes import Volume, lesion_of
@@ -39,7 +39,10 @@ COLUMNS = {
     "share_of_region": {"Description": "Share of the region that is lesion, 0 to 1"},
     "share_of_lesion": {"Description": "Share of the lesion that is in the region, 0 to 1; n/a without a lesion"},
     "fit": {"Description": f"How well the scan fits the template, 0 to 1; see the mask's sidecar ({TEMPLATE})"},
-    "poor_fit": {"Description": "Whether the fit is below its limit: look at the picture before using the row"},
+    "poor_fit": {
+        "Description": "Whether the fit, or that of T2w and T1w on the way, is below its limit: look at the pictures "
+        "before using the row"
+    },
     "mask": {"Description": "The mask in MNI space, from the derivative's folder on"},
 }
 
@@ -100,7 +103,7 @@ def write_overlap(output_dir: Path, rows: list[dict]) -> Path | None:
     for _, mask, about in _masks(output_dir, rows):
         name = Path(mask.path).relative_to(output_dir).as_posix()
         if about["PoorFit"]:
-            logger.warning(f"{mask.path}: its scan fits {TEMPLATE} poorly; left out of the overlap")
+            logger.warning(f"{mask.path}: its scan fits {TEMPLATE} or its T1w poorly; left out of the overlap")
             continue
         grid = grid or mask
         count = lesion_of(mask) + (np.zeros(mask.shape, np.uint16) if count is None else count)
@@ -141,7 +144,7 @@ def read_labels(path: Path) -> pandas.DataFrame:
     if missing := [key for key in ("index", "name") if key not in table]:
         raise InputError(f"{path}: no column {' and '.join(missing)}; expected index and name, or lines of index|name")
     if wrong := [text for text in table["index"] if not text.strip().isdecimal()]:
-        raise InputError(f"{path}: index {wrong[0]!r}: expected a whole number; lines are index|name")
+        raise InputError(f"{path}: index {wrong[0]!r}: expected a whole number; split index and name by | or tabs")
     table["index"] = table["index"].astype(int)
     if twins := sorted(table["index"][table["index"].duplicated()]):
         raise InputError(f"{path}: label {twins[0]} is there twice; give each label one name")
@@ -172,7 +175,8 @@ def _on_grid(
     if (values % 1).any() or values.min() < 0 or values.max() == 0:
         raise InputError(f"{atlas.path}: expected whole numbers from 0 on, not {values[[0, -1]].tolist()}; give labels")
     if unnamed := sorted({*values.astype(int).tolist()} - {0, *regions["index"]}):
-        raise InputError(f"{table}: has no name for label {', '.join(map(str, unnamed))} of {Path(atlas.path).name}")
+        named = one_line(", ".join(map(str, unnamed)), 100)
+        raise InputError(f"{table}: has no name for label {named} of {Path(atlas.path).name}")
     _check_place(atlas, regions)
     image = nib.Nifti1Image(atlas.data.astype(np.int32), atlas.affine)
     labels = np.asarray(resample_from_to(image, (grid.shape, grid.affine), order=0).dataobj).astype(np.int64)

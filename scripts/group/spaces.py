@@ -7,6 +7,7 @@ et al. 2001, doi.org/10.1006/nimg.2001.0845; Andersen et al. 2010, doi.org/10.10
 import gzip
 import io
 import json
+import logging
 import os
 import re
 from functools import lru_cache
@@ -19,7 +20,6 @@ import nibabel as nib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from monai.utils import optional_import
 from nibabel.affines import apply_affine, from_matvec, voxel_sizes
 from nibabel.processing import resample_from_to, resample_to_output
 from scipy import ndimage
@@ -36,13 +36,17 @@ from scripts.inference.scan_header import encode
 
 ANTSPYX = "0.6.3"
 T1W, TEMPLATE = "T1w", "MNI152NLin2009aSym"  # what nilearn ships, by the name that TemplateFlow has for it
-METHOD = 1  # counted up when the same scans and mask would give other masks, which are then made again
+METHOD = 2  # counted up when the same scans and mask would give other masks or flags, which are then made again
 COARSE = 2  # mm, in which scans are registered
 RIM, SPARED = 2, 4  # mm around the brain of the template that count in the fit, and around the lesion that do not
 GREY, WHITE = 0.45, 0.3  # brightness in T2w, fluid having 1
 PITCHES = (-20, 0, 20)  # degrees of nodding from which a fit to the template is tried
 DEPTH, SCALP = 75.0, 12.0  # mm from a brain's top to its middle, and from a head's top to the brain's
-LIMITS = {T1W: 0.3, TEMPLATE: 0.5}  # a fit below is poor
+LIMITS = {T1W: 0.3, TEMPLATE: 0.5}  # a fit below is poor; own T1w may be, so these need edges that do not fit, too
+AWAY, EDGES = 2, 0.13  # voxels by which edges are shifted, and the least edge_fit of a T2w and its own T1w
+logger = logging.getLogger("meshnet")
+METRIC = "root of the correlation ratio of scan and target"
+EDGE_METRIC = f"1 - agreement of edges {AWAY * COARSE} mm beside / in place"
 ABOUT = "1 where the native mask is, brought to this space by the transforms beside it"
 
 
@@ -104,6 +108,8 @@ def normalize(scan: Path, t1w: Path | None, mask: Path, prefix: Path, spaces: li
             else:
                 contents, about = _to_template(ants, *volumes, prefix, Path(folder))
         about = _about(native, mask, t1w, space) | made_of | about
+        if t1w and space == TEMPLATE:  # by way of the T1w
+            about["PoorFit"] |= read_ours(sidecar_of(in_space(mask, T1W)))["PoorFit"]
         about["GeneratedBy"] = [{"Name": NAME}, {"Name": "ANTsPy", "Version": ants.__version__}]
         with replace_files(paths, "wb") as files:
             for file, content in zip(files, [*contents, f"{json.dumps(about, indent=4)}\n".encode()], strict=True):
@@ -147,12 +153,29 @@ def correlation_ratio(scan: np.ndarray, reference: np.ndarray, where: np.ndarray
     return float(np.sqrt(np.sum(n * (means - x.mean()) ** 2) / max(np.sum((x - x.mean()) ** 2), 1e-12)))
 
 
+def edge_fit(scan: np.ndarray, reference: np.ndarray, where: np.ndarray) -> float:
+    """How much better edges agree in place than ``AWAY`` voxels beside it, 0 (no better) to 1, whatever the contrasts.
+
+    Both are (D, H, W); the voxels ``where`` (bool) count. Edges agree by the squared cosine of the angle between
+    gradients, weak ones less (Haber & Modersitzki 2007, doi.org/10.1160/ME9046). Two people's sulci agree nowhere.
+    """
+    fields = []
+    for image in (scan, reference):
+        slope = np.stack(np.gradient(ndimage.gaussian_filter(image, 0.7)))
+        strength = (slope**2).sum(0)
+        fields.append(slope / np.sqrt(strength + max(np.median(strength[where]), 1e-12)))
+    steps = [(0, 1), *((step, axis) for axis in (1, 2, 3) for step in (-AWAY, AWAY))]
+    here, *beside = (np.mean((np.roll(fields[0], *step) * fields[1]).sum(0)[where] ** 2) for step in steps)
+    return float(1 - np.mean(beside) / here) if here else 0.0
+
+
 def _ants() -> ModuleType:
     """ANTsPy, on as many threads as torch has, with numbers that are the same each time."""
     os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", str(torch.get_num_threads()))  # read as it loads
-    ants, found = optional_import("ants")
-    if not found:
-        raise InputError(f"--space needs ANTsPy, which is not installed: pip install antspyx=={ANTSPYX}")
+    try:
+        import ants  # 2 s, and optional
+    except ImportError as error:  # of ANTsPy, or of what it needs
+        raise InputError(f"--space needs ANTsPy ({error}): pip install antspyx=={ANTSPYX}") from error
     ants.config.set_ants_deterministic(False, 1)  # the seed; True would be one thread and other transforms
     return ants
 
@@ -194,18 +217,26 @@ def _to_t1w(ants: Any, scan: Volume, t1w: Volume, mask: Volume, folder: Path) ->
     found = _linear(ants, *pair, "Rigid", [None, np.eye(4), _anchored(*pair)], where, {}, folder)
     images = [_image(one.get_fdata(), one.affine) for one in pair]
     inner = depth >= np.median(depth[where])  # the brain: what is around it varies with the sequence
-    fit = correlation_ratio(ants.apply_transforms(*images, found).numpy(), head, inner)
-    if fit < LIMITS[T1W]:
+    there = ants.apply_transforms(*images, found).numpy()
+    fit, edges = correlation_ratio(there, head, inner), edge_fit(there, head, inner)
+    if fit < LIMITS[T1W] and edges < EDGES:
         raise InputError(
             f"{t1w.path}: its fit to {Path(scan.path).name} is {fit:.2f}, below {LIMITS[T1W]}; is it of another "
-            "subject? move it away to do without"
+            "subject, or one of them without its skull? move it away to do without"
+        )
+    if edges < EDGES:
+        logger.warning(
+            f"{t1w.path}: its edges fit those of {Path(scan.path).name} by {edges:.2f}, below {EDGES}; is it of "
+            "another subject, or one of them without its skull? look at the picture of the fit"
         )
     warped, label = _moved(ants, _image(t1w.data, t1w.affine), scan, mask, found, [])
     content = encode(label, t1w)
     shown = _draw(
         nib.Nifti1Image(t1w.data, t1w.affine), warped, label, f"{Path(scan.path).name} in {T1W}, fit {fit:.2f}"
     )
-    return [content, shown, content, Path(found[0]).read_bytes()], _told(fit, T1W)
+    told = {"Fit": round(fit, 3), "FitMetric": f"{METRIC}, inner half of the head", "PoorFit": edges < EDGES}
+    told |= {"EdgeFit": round(edges, 3), "EdgeFitLimit": EDGES, "EdgeFitMetric": EDGE_METRIC}
+    return [content, shown, content, Path(found[0]).read_bytes()], told
 
 
 def _to_template(
@@ -236,7 +267,9 @@ def _to_template(
     on_fixed = resample_from_to(nib.Nifti1Image(label, target.affine), fixed, order=0).get_fdata() > 0
     fit = correlation_ratio(found["warpedmovout"].numpy(), fixed.get_fdata(), inside & ~on_fixed)
     shown = _draw(target, warped, label, f"{Path(moving.path).name} in {TEMPLATE}, fit {fit:.2f}")
-    return [in_mni(label), shown, *(Path(path).read_bytes() for path in (forward, inverse))], _told(fit, TEMPLATE)
+    told = {"Fit": round(fit, 3), "FitLimit": LIMITS[TEMPLATE], "PoorFit": fit < LIMITS[TEMPLATE]}
+    told["FitMetric"] = f"{METRIC}, lesion left out"
+    return [in_mni(label), shown, *(Path(path).read_bytes() for path in (forward, inverse))], told
 
 
 def _filled(image: nib.Nifti1Image, healthy: np.ndarray) -> nib.Nifti1Image:
@@ -265,12 +298,6 @@ def _target(contrast: str) -> tuple[nib.Nifti1Image, np.ndarray]:
     ends = extent(brain.get_fdata() > 0)
     around = tuple(slice(max(0, first - margin), last + margin) for first, last in ends)
     return scan.slicer[around], brain.get_fdata()[around] > 0
-
-
-def _told(fit: float, space: str) -> dict:
-    """What a sidecar says of a fit."""
-    told = {"Fit": round(fit, 3), "FitLimit": LIMITS[space], "PoorFit": fit < LIMITS[space]}
-    return {**told, "FitMetric": "root of the correlation ratio of scan and target, lesion left out"}
 
 
 def _linear(

@@ -72,7 +72,8 @@ def _selected(scans: list[Path], root: str, select: Sequence[str]) -> list[Path]
         there = {f"{key}-{found[key]}" for found in has.values() if key in found}
         if not dash or entity not in there:
             example = f"they have {', '.join(sorted(there))}" if there else "expected an entity of them, like acq-spc3"
-            raise InputError(f"--select {entity}: none of the {len(scans)} scans has it; {one_line(example)}")
+            flag = "--session_label or --select" if key == "ses" else "--select"
+            raise InputError(f"{flag} {entity}: none of the {len(scans)} scans has it; {one_line(example)}")
         wanted.setdefault(key, []).append(value)
     chosen = [scan for scan in scans if all(has[scan].get(key) in values for key, values in wanted.items())]
     if scans and not chosen:

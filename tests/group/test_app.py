@@ -23,7 +23,7 @@ from conftest import ROOT, small_disk_at, write
 from scripts import segment as command
 from scripts.common.errors import InputError
 from scripts.common.files import sha256
-from scripts.group import app, spaces
+from scripts.group import app
 from scripts.inference.derivative import Derivative, read_ours
 from tests.inference import conftest as inference
 
@@ -173,7 +173,7 @@ def test_a_scan_that_was_repaired_has_no_failure_any_more(participant: Participa
     ("labels", "select", "line"),
     [
         (["1", "99"], [], "--participant_label: there is no sub-99 in {bids}; there are sub-1, sub-2, sub-3, sub-4"),
-        (["2"], ["ses-9"], "--select ses-9: none of the 2 scans has it; they have ses-1, ses-2"),
+        (["2"], ["ses-9"], "--session_label or --select ses-9: none of the 2 scans has it; they have ses-1, ses-2"),
     ],
 )
 def test_what_is_not_there_is_a_line_and_nothing_is_written(
@@ -265,7 +265,7 @@ def test_a_full_disk_is_a_line_and_loses_no_mask(
 def test_an_unknown_space_or_no_antspy_is_a_line_before_anything_is_segmented(
     bids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spaces, "optional_import", lambda name: (None, False))
+    monkeypatch.setitem(sys.modules, "ants", None)
     for space, line in (("MNI", "--space MNI: expected T1w or MNI152NLin2009aSym"), ("T1w", "--space needs ANTsPy")):
         with pytest.raises(InputError, match=line):
             app.participant(bids, tmp_path / "out", [], [], [space])
@@ -368,6 +368,19 @@ def test_the_page_shows_every_mask_and_maps_and_regions_those_that_are_not_rejec
     assert given["write_regions"][2:] == ("atlas.nii.gz", "atlas.tsv")
 
 
+def test_an_atlas_that_does_not_fit_leaves_the_group_as_it_was(
+    participant: Participant, group: Callable, bids: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    participant("1")
+    group("1")
+    before = {path: path.read_bytes() for path in (out / "group").iterdir()}
+    participant("2", select=["ses-1"])
+    line = f"{out}: no mask in MNI152NLin2009aSym; run participant with --space MNI152NLin2009aSym first"
+    assert told(app.group, bids, out, [], [], "atlas.nii.gz", "atlas.tsv") == line
+    assert {path: path.read_bytes() for path in (out / "group").iterdir()} == before
+
+
 # ---- the command
 
 
@@ -401,6 +414,8 @@ def test_exit_codes_and_overrides_of_the_command(bids: Path, weights: Path, tmp_
     assert last(*level, *setting, "--tresh", 1, code=1).stderr.splitlines()[-1].startswith("tresh: nothing reads this")
     wrong = last(*level, "--participant_label", "01", code=1).stderr.splitlines()
     assert wrong[-1].startswith(f"--participant_label: there is no sub-01 in {bids}; there are sub-1")
+    (only,) = last(*level, *setting, "--session_label", "9", code=1).stderr.splitlines()  # no warning of MONAI's
+    assert only == "--session_label or --select ses-9: none of the 5 scans has it; they have ses-1, ses-2"
     last(*level, "--participant_label", "1", "sub-4", *setting, "--threshold", 0.75, "--masks#qc", "false", code=3)
     about = read_ours(tmp_path / "out" / "sub-1" / "anat" / "sub-1_acq-a_desc-lesion_mask.json")
     assert about["GeneratedBy"][0]["Settings"]["threshold"] == 0.75

@@ -123,6 +123,14 @@ def test_tables_of_both_forms_say_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
+def test_a_scan_that_is_given_as_an_atlas_is_a_line_that_one_can_read(tmp_path: Path, cohort: Callable) -> None:
+    scan = np.arange(DATA.size, dtype=np.int32).reshape(SHAPE)
+    with pytest.raises(InputError, match=r"has no name for label 2, 4, 5, .* … of atlas.nii.gz$") as error:
+        write_regions(tmp_path, cohort(box()), *atlas_of(tmp_path, scan, table="1|a\n3|b\n"))
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
     ("table", "line"),
     [

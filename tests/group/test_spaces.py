@@ -1,6 +1,7 @@
 """Masks come to the right place in other spaces: simulated heads, moved by transforms that are known."""
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,16 @@ from scipy.spatial.transform import Rotation
 
 from scripts.common.errors import InputError
 from scripts.group import spaces
-from scripts.group.spaces import T1W, TEMPLATE, correlation_ratio, in_space, normalize, sidecar_of, template
+from scripts.group.spaces import (
+    T1W,
+    TEMPLATE,
+    correlation_ratio,
+    edge_fit,
+    in_space,
+    normalize,
+    sidecar_of,
+    template,
+)
 from scripts.inference.derivative import NAME
 from scripts.simulation.anatomy import CENTRE, box, load_head
 from scripts.simulation.lesions import load_mask
@@ -27,7 +37,9 @@ ants, has_ants = optional_import("ants")
 needs_ants = pytest.mark.skipif(not has_ants, reason="ANTsPy is optional: pip install antspyx")
 LESIONS = REAL / "lesions"
 needs_lesions = pytest.mark.skipif(not LESIONS.is_dir(), reason="the real lesion masks are not beside this checkout")
+HEADS = REAL / "heads"
 STILL = {"turn": 0, "shift": 0, "size": [1, 1], "warp": [0, 0], "noise": [0.01, 0.03], "bias": [0.05, 0.15]}
+AT_THE_LIMIT = pytest.mark.xfail(strict=False, reason="DICE was 0.893, and above 0.9 with one thread, on 2026-11-30")
 VOXEL = 2.0
 SHAPE = box(VOXEL)[0]
 AFFINE = from_matvec(np.eye(3) * VOXEL, np.array(CENTRE) - VOXEL * (np.array(SHAPE) - 1) / 2)
@@ -96,7 +108,7 @@ def smooth_warp(seed: int) -> np.ndarray:
     ("lesion", "seed", "by"),
     [
         ("lesion_114.nii.gz", 2, "T1w"),
-        pytest.param("lesion_114.nii.gz", 2, "T2w", marks=pytest.mark.xfail(reason="DICE was 0.893 on 2026-11-30")),
+        pytest.param("lesion_114.nii.gz", 2, "T2w", marks=AT_THE_LIMIT),
         ("lesion_038.nii.gz", 4, "T1w"),
         ("lesion_038.nii.gz", 4, "T2w"),
     ],
@@ -195,11 +207,17 @@ def test_a_scan_without_a_t1w_comes_to_mni_all_the_same(pair: dict[str, Path], m
     assert not in_space(pair["lesion"], T1W).exists()
 
 
+@pytest.mark.parametrize("code", [None, "import nothing_of_this_name"], ids=["none", "one that lacks something"])
 def test_a_missing_library_is_asked_for_by_the_command_that_installs_it(
-    pair: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    pair: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str | None
 ) -> None:
-    monkeypatch.setattr(spaces, "optional_import", lambda name: (None, False))
-    with pytest.raises(InputError, match="--space needs ANTsPy, which is not installed: pip install antspyx=="):
+    monkeypatch.setitem(sys.modules, "ants", None)
+    if code:
+        (tmp_path / "ants.py").write_text(code)
+        monkeypatch.delitem(sys.modules, "ants")
+        monkeypatch.syspath_prepend(tmp_path)
+    missing = "nothing_of_this_name" if code else "ants"
+    with pytest.raises(InputError, match=rf"--space needs ANTsPy \(.*{missing}.*\): pip install antspyx==0.6.3$"):
         normalize(pair["T2w"], None, pair["lesion"], pair["lesion"].parent / "sub-1", [TEMPLATE])
 
 
@@ -231,6 +249,70 @@ def test_the_number_of_a_fit_is_that_of_its_formula_whatever_the_contrast() -> N
     between = sum((reference == k).mean() * (scan[reference == k].mean() - scan.mean()) ** 2 for k in range(4))
     assert correlation_ratio(scan, reference, where) == pytest.approx((between / scan.var()) ** 0.5, rel=1e-6)
     assert correlation_ratio(noise, reference, where) < 0.1
+
+
+def test_edges_fit_in_place_only_and_the_number_is_that_of_waves_counted_by_hand() -> None:
+    """Of waves of 8 voxels along x, edges weigh 2/3, 1/2, 0, 1/2, squared in place; 2 voxels along x they meet others.
+
+    So the mean of squares is 17/72 in place and 9/72 there; along y and z it stays.
+    """
+    x = np.indices((40, 12, 12))[0].astype(np.float32)
+    inner = np.zeros(x.shape, bool)
+    inner[8:32, 3:-3, 3:-3] = True
+    waves = np.sin(2 * np.pi * x / 8)
+    expected = 1 - (4 * 17 + 2 * 9) / (6 * 17)
+    assert edge_fit(waves, waves, inner) == pytest.approx(expected, abs=1e-4)
+    assert edge_fit(5 - 300 * waves, waves, inner) == pytest.approx(expected, abs=1e-4)
+    first, second = (ndimage.gaussian_filter(np.random.default_rng(i).random((40, 40, 40)), 1) for i in (0, 1))
+    inner = np.pad(np.ones((32, 32, 32), bool), 4)
+    assert edge_fit(-first, first, inner) > 0.4
+    assert abs(edge_fit(second, first, inner)) < 0.03
+    assert edge_fit(0 * first, first, inner) == 0
+
+
+def test_a_poor_fit_to_the_t1w_is_one_to_the_template(pair: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spaces, "_ants", lambda: SimpleNamespace(__version__="0"))
+    monkeypatch.setattr(spaces, "_to_template", lambda *_: ([b"", b"", b"", b""], {"PoorFit": False}))
+    for poor in (True, False):
+        monkeypatch.setattr(spaces, "_to_t1w", lambda *_, poor=poor: ([b"", b"", b"", b""], {"PoorFit": poor}))
+        found = normalize(pair["T2w"], pair["T1w"], pair["lesion"], pair["lesion"].parent / "sub-1", [TEMPLATE])
+        assert [json.loads(sidecar_of(mask).read_text())["PoorFit"] for mask in found] == [poor, poor]
+        found[0].unlink()  # so that both are made again
+        found[1].unlink()
+
+
+@needs_ants
+@pytest.mark.skipif(not HEADS.is_dir(), reason="the heads of single people are not in this checkout")
+@pytest.mark.slow  # two registrations and two simulations
+def test_the_t1w_of_another_head_is_flagged_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(spaces.LIMITS, T1W, 0)  # none is refused, as its fit is 0.28
+    ranges, shown = RANGES["patients"] | RANGES["easy"] | STILL, []
+    for i in (3, 4):
+        setting = [load_head(str(HEADS / f"head{i:02}_dseg.nii.gz"), VOXEL)], [], SHAPE, VOXEL
+        t2w, lesion = simulate_scan(*setting, np.random.default_rng(i), ranges)
+        t1w, _ = simulate_scan(*setting, np.random.default_rng(i), ranges | RANGES["T1w"], scanner=None)
+        shown.append({"T2w": t2w, "T1w": t1w, "lesion": lesion.astype(np.float32)})
+    for name, t1w, poor in (("own", shown[0]["T1w"], False), ("other", shown[1]["T1w"], True)):
+        paths = write(tmp_path / name, shown[0] | {"T1w": t1w})
+        (found,) = normalize(*(paths[key] for key in ("T2w", "T1w", "lesion")), paths["lesion"].parent / "sub-1", [T1W])
+        about = json.loads(sidecar_of(found).read_text())
+        assert about["PoorFit"] is poor
+        assert (about["EdgeFit"] < about["EdgeFitLimit"]) is poor
+        line = f"{paths['T1w']}: its edges fit those of sub-1_T2w.nii.gz by "
+        assert (line in caplog.text) is poor
+
+
+def test_a_t1w_that_fits_in_no_way_is_refused(pair: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(1).random(SHAPE, np.float32)
+    fake = SimpleNamespace(apply_transforms=lambda *_: SimpleNamespace(numpy=lambda: noise))
+    for name, value in (("_ants", lambda: fake), ("_linear", lambda *_: ["found.mat"]), ("_image", lambda *_: None)):
+        monkeypatch.setattr(spaces, name, value)
+    line = r"_T1w.nii.gz: its fit to sub-1_T2w.nii.gz is 0.0\d, below 0.3; is it of another subject, or .*move it away"
+    with pytest.raises(InputError, match=line):
+        normalize(pair["T2w"], pair["T1w"], pair["lesion"], pair["lesion"].parent / "sub-1", [T1W])
+    assert len([*pair["lesion"].parent.iterdir()]) == 2
 
 
 def test_names_are_those_of_bids() -> None:
