@@ -17,6 +17,7 @@ from tqdm import tqdm
 from scripts.common.errors import InputError, describe, first_cause
 from scripts.data.check_scans import check_scan
 from scripts.data.reader import read_volume
+from scripts.data.volume_files import stem
 from scripts.data.volumes import Volume
 from scripts.evaluation import qc_picture
 from scripts.execution.agreement import adaptation_to
@@ -179,7 +180,7 @@ class Masks:
     def _results(self, scan: str, volume: Volume, item: dict) -> tuple[dict, dict[str, bytes], str]:
         """What the sidecar says, the outputs, and a line."""
         image = _tensor(volume)
-        if odd := unusual(item["image"][0].cpu().numpy(), self.card):
+        if odd := unusual(item["image"][0].cpu().numpy(), self.card, stem(Path(scan).name)):
             logger.warning(f"{scan}: unlike the scans these weights were trained on: {odd}; do not trust its mask")
         wanted, mask, adaptation = self.wanted, item["pred"].cpu(), item["norm_adaptation"]
         if self.derivative.is_changed(scan):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,18 +52,22 @@ def appearance(image: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
         }
 
 
-def unusual(image: np.ndarray, card: dict) -> str | None:
+def unusual(image: np.ndarray, card: dict, name: str = "") -> str | None:
     """In words, how a scan (D, H, W), prepared for the network, is unlike those it was trained on; None if it is not.
 
-    A card without ``usual`` knows no limits.
+    A card without ``usual`` knows no limits. With it, the weights are for its ``contrasts``, by default T2w; a BIDS
+    suffix at the end of the scan's ``name``, without ending, may tell another.
     """
     if "usual" not in card:
         return None
+    contrasts = card.get("contrasts", ["T2w"])
+    suffix = re.search(r"_(T1w|T2w|FLAIR|PDw|T2starw|UNIT1|dwi|bold)$", name)
+    odd = [] if suffix is None or suffix[1] in contrasts else [f"a {suffix[1]} (usual {', '.join(contrasts)})"]
     found = appearance(image, card["spacing"])
-    odd = [
-        f"{name} {found[name]:.2f} (usual {low:.2f} to {high:.2f})"
-        for name, (low, high) in card["usual"].items()
-        if not low <= found[name] <= high  # nor is NaN
+    odd += [
+        f"{key} {found[key]:.2f} (usual {low:.2f} to {high:.2f})"
+        for key, (low, high) in card["usual"].items()
+        if not low <= found[key] <= high  # nor is NaN
     ]
     return ", ".join(odd) or None
 

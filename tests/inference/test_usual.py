@@ -90,6 +90,21 @@ def test_training_scans_give_a_card_its_limits_by_which_inference_warns(
     assert "detail -" in table[2]
 
 
+@pytest.mark.parametrize(
+    ("name", "contrasts", "found"),
+    [
+        ("sub-1_T1w", {}, "a T1w (usual T2w)"),
+        ("sub-1_FLAIR", {"contrasts": ["T1w", "T2w"]}, "a FLAIR (usual T1w, T2w)"),
+        ("sub-1_T1w", {"contrasts": ["T1w", "T2w"]}, None),
+        ("sub-1_T2w", {}, None),
+        ("brain", {}, None),
+    ],
+)
+def test_a_scan_named_as_of_another_contrast_is_unusual(name: str, contrasts: dict, found: str | None) -> None:
+    card = {"usual": {"detail": [-99, 99]}, "spacing": [3.0] * 3} | contrasts
+    assert unusual(blobs(50), card, name) == found
+
+
 @pytest.mark.parametrize("limits", [[0], [0, 1, 2], ["a", "b"], 3])
 def test_limits_that_are_none_are_told_by_the_card(weights: Path, tmp_path: Path, limits: object) -> None:
     (tmp_path / "m.pt").write_bytes(weights.read_bytes())
