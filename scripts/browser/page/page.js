@@ -129,7 +129,7 @@ function cancel() {
 
 function choose(scan) {
   forgive()
-  show(scan)
+  if (scan !== current || scan !== opened) show(scan)
 }
 
 /** Bring a scan into view, after what was done to the one before. */
