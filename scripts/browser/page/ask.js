@@ -48,7 +48,7 @@ export function answer(functions) {
 /** A function that does what it is given after what it was given before, whatever became of that. */
 export function inTurn() {
   let before = Promise.resolve()
-  return (act) => (before = before.catch(() => {}).then(act))
+  return (act) => (before = before.catch(() => {}).then(() => act()))
 }
 
 /** A function that does ``act``, and once more if it was called meanwhile. */
