@@ -1,5 +1,6 @@
 """What ``configs/inference.json`` does to one scan, as ONNX graphs, so that the page computes little by itself.
 
+scan -> coarse -> its head, which JavaScript finds -> place, with the affine -> where the grid lies
 scan -> prepare -> image -> network, a view at a time -> logits
 where the card has a limit: image -> shift, and beyond it image -> adapted -> logits
 logits -> agree -> probability -> restore, some slices at a time -> probability on the scan's own grid
@@ -13,6 +14,7 @@ from torch import nn
 from torch.nn.functional import grid_sample, pad
 
 from scripts.common.errors import InputError
+from scripts.data.placement import COARSE, MARGIN
 from scripts.networks.adaptive_norm import norm_shift
 from scripts.networks.meshnet import MeshNet
 from scripts.sharing.export import export
@@ -22,12 +24,156 @@ SCALINGS = ("ScaleIntensityd", "ScaleIntensityRangePercentilesd")
 OPSET = 20  # the first whose GridSample takes volumes
 
 
+class Coarse(nn.Module):
+    """The means of a scan's blocks of voxels, enough to find its head, as ``head_extent`` takes them."""
+
+    def forward(self, scan: torch.Tensor) -> torch.Tensor:
+        """Means (C, B, A) of a scan (1, 1, Z, Y, X)."""
+        means = scan[0, 0]
+        for axis in range(3):
+            side = means.shape[axis]
+            block = torch.sym_max(side // COARSE, 1)
+            ends = (torch.arange((side + block - 1) // block) * block + block).clamp(max=side)
+            sums = means.cumsum(axis).index_select(axis, ends - 1)
+            first = sums.narrow(axis, 0, 1)
+            means = torch.cat([first, sums.diff(dim=axis)], axis)
+            counts = torch.cat([ends[:1], ends.diff()]).view([-1 if i == axis else 1 for i in range(3)])
+            means = means / counts
+        return means
+
+
+class Place(nn.Module):
+    """Where the grid of this ``card`` lies in a scan: MONAI's Orientation, Spacing and ResizeWithPadOrCrop (1.6), which
+    are linear in the voxels' indices, and ``grid_starts``, put together. All in float64, as MONAI computes it.
+    """
+
+    TOLERANCE = 1e-3  # MONAI's AFFINE_TOL
+    NONE = 1e-8  # where np.allclose sees 0
+
+    def __init__(self, card: dict) -> None:
+        super().__init__()
+        axes = [[(1.0, -1.0)[letter in "LPI"] * (letter in pair) for pair in ("LR", "PA", "IS")]
+                for letter in card["orientation"]]  # fmt: skip
+        self.world = nn.Buffer(torch.tensor(axes, dtype=torch.float64))
+        self.spacing = nn.Buffer(torch.tensor(card["spacing"], dtype=torch.float64))
+        self.size = nn.Buffer(torch.tensor(card["spatial_size"], dtype=torch.float64))
+
+    def forward(self, affine: torch.Tensor, sides: torch.Tensor, head: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """``to_scan`` and its inverse ``back`` (3, 4) and ``limits`` (2, 3).
+
+        That is for a scan with these ``sides`` (3,), ``affine`` (3, 4) to mm and ``head`` (C, B, A; boolean) as of
+        ``Coarse``.
+        """
+        linear = affine[:, :3]
+        turn = orientation(linear) @ self.world.T  # of each axis of the scan, which axis of the grid, and its sign
+        flipped = torch.where(turn.sum(1) < 0, sides - 1, 0)
+        turned, start, shape = linear @ turn, linear @ flipped + affine[:, 3], along(turn, sides).abs()
+        norms = turned.norm(dim=0)
+        step = torch.where((norms - self.spacing).abs() <= self.TOLERANCE, norms, self.spacing)
+        resampled, ends = orthogonal(turned) * step, shape - 1
+        to_box = inverse(resampled) @ turned
+        box, below = (to_box.abs() @ ends + 1).round(), to_box.clamp(max=0) @ ends
+        centred = turned @ (shape / 2) + start - resampled @ (box / 2)  # MONAI lays centre upon centre
+        offset = torch.where((below.abs() <= self.NONE).all(), start, centred)
+        to_turned, origin = inverse(turned) @ resampled, inverse(turned) @ (offset - start)
+        eye = torch.eye(3, dtype=torch.float64)
+        same = self.close(turned, resampled) & self.close(start, offset)
+        same = (same | self.close(to_turned, eye) & self.close(origin, origin * 0)) & (box == shape).all()
+        to_turned, origin = torch.where(same, eye, to_turned), torch.where(same, 0, origin)  # it resamples nothing
+        shift = self.shift(turn, box, shape, sides, head)
+        matrix = turn @ to_turned
+        first, back = matrix @ shift + turn @ origin + flipped, inverse(matrix)
+        to_scan, back = torch.cat([matrix, first[:, None]], 1), torch.cat([back, -(back @ first)[:, None]], 1)
+        return to_scan.float(), back.float(), torch.stack([-shift, box - 1 - shift]).float()
+
+    def close(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return ((one - other).abs() <= self.TOLERANCE + 1e-5 * other.abs()).all()
+
+    def shift(
+        self, turn: torch.Tensor, box: torch.Tensor, shape: torch.Tensor, sides: torch.Tensor, head: torch.Tensor
+    ):
+        """Voxel of the resampled scan less voxel of the grid, as ``grid_starts`` has it."""
+        ends = []
+        for axis in (2, 1, 0):  # x, y, z
+            inside = head.any(dim=2 if axis < 2 else 0).any(dim=1 if axis == 0 else 0)
+            place = torch.arange(inside.shape[0])
+            ends.append(
+                torch.stack([torch.where(inside, place, 2**31).amin(0), torch.where(inside, place, -1).amax(0) + 1])
+            )
+        block = (sides / COARSE).floor().clamp(min=1)
+        first, last = torch.minimum(torch.stack(ends).T * block, sides)
+        found = ((first > 0) | (last < sides)).any()
+        first, last = (along(turn.abs(), end) * box / shape for end in (first, last))
+        first, last = (torch.where(turn.sum(0) > 0, one, box - other) for one, other in ((first, last), (last, first)))
+        centred = (box / 2).floor() - (self.size / 2).floor()
+        start = (first + last - self.size) / 2
+        top = self.world.sum(1) * torch.where(self.world.sum(1) > 0, last + MARGIN - self.size, MARGIN - first)
+        start = torch.where((last - first > self.size) & (self.world[:, 2] != 0), top, start)
+        moved = torch.minimum(start.clamp(min=0), box - self.size).floor()
+        shift = torch.where(found & ((first < centred) | (last > centred + self.size)), moved, centred)
+        return torch.where(box > self.size, shift, -((self.size - box) / 2).floor())
+
+
+def along(turn: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    """``turn.T @ vector``; ONNX Runtime (1.30, 1.32) optimizes that product into ``turn @ vector``."""
+    return (turn * vector[:, None]).sum(0)
+
+
+def inverse(matrix: torch.Tensor) -> torch.Tensor:
+    """Of a ``matrix`` (3, 3)."""
+    one, two = matrix.roll(-1, 0), matrix.roll(1, 0)
+    cofactors = one.roll(-1, 1) * two.roll(1, 1) - one.roll(1, 1) * two.roll(-1, 1)
+    return cofactors.T / (matrix[0] * cofactors[0]).sum()
+
+
+def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """Orthonormal columns by Gram and Schmidt, which MONAI takes from a Cholesky factor."""
+    columns = []
+    for column in matrix.unbind(1):
+        for other in columns:
+            column = column - other * (column * other).sum()
+        columns.append(column / column.norm())
+    return torch.stack(columns, 1)
+
+
+def orientation(linear: torch.Tensor) -> torch.Tensor:
+    """Which axis of the world (column: R, A, S) each axis of a scan (row) follows, 1 or -1, as nibabel has it."""
+    rotation = linear / linear.norm(dim=0)
+    for _ in range(8):  # Newton's iteration to its polar factor, the nearest rotation
+        rotation = (rotation + inverse(rotation).T) / 2
+    left, axes, found = rotation.T.abs(), torch.arange(3), torch.zeros(3, 3, dtype=torch.float64)
+    for axis in torch.topk(left.amax(1), 3).indices.split(1):  # the clearest first
+        world = left.index_select(0, axis).argmax(1)
+        found = found + ((axes == axis)[:, None] & (axes == world)).double()
+        left = torch.where(axes == world, -1, left)
+    return found * rotation.T.sign()
+
+
+class Midline(nn.Module):
+    """x (mm) of the middle of a ``head`` (Z, Y, X; boolean) by ``affine`` (3, 4): as ``midline`` of inference."""
+
+    def forward(self, head: torch.Tensor, affine: torch.Tensor) -> torch.Tensor:
+        row = affine[0].float()
+        x, y, z = (torch.arange(n, dtype=torch.float32) for n in reversed(head.shape))
+        place = row[0] * x + row[1] * y[:, None] + row[2] * z[:, None, None] + row[3]
+        middle = row[0] * 0
+        for axis in range(3):
+            first = torch.where(head, place, torch.inf).amin(2 - axis)
+            last = torch.where(head, place, -torch.inf).amax(2 - axis)
+            lines = head.any(2 - axis).flatten()
+            middles = torch.where(lines, (first + last).flatten() / 2, torch.inf).sort().values
+            half = torch.stack([lines.sum() - 1, lines.sum()]) // 2
+            across = row[:3].abs().argmax() == axis
+            middle = torch.where(across, middles.index_select(0, half).mean(), middle)
+        return middle
+
+
 class Prepare(nn.Module):
     """A scan made into what the network of this ``card`` sees: as MONAI's Orientation, Spacing, ResizeWithPadOrCrop and
     the card's scaling do.
 
-    What the three come to for a scan, ``page/geometry.js`` reads from its header: ``to_scan`` (3, 4) maps voxels of the
-    grid to voxels of the scan, ``limits`` (2, 3) are the first and the last voxel of the grid on which the scan lies.
+    What the three come to for a scan, ``Place`` says: ``to_scan`` (3, 4) maps voxels of the grid to voxels of the scan,
+    ``limits`` (2, 3) are the first and the last voxel of the grid on which the scan lies.
     """
 
     def __init__(self, card: dict) -> None:
@@ -153,7 +299,11 @@ def write_graphs(weights: Weights, folder: Path) -> None:
     grid, views = card["spatial_size"], 2 if card["flip_averaging"] else 1
     scan, placed = torch.rand(1, 1, 12, 14, 16), {"limits": torch.rand(2, 3)}
     indices = {axis: torch.arange(n, dtype=torch.float32) for axis, n in zip("xyz", (16, 14, 12), strict=True)}
+    affine, sides, head = torch.eye(3, 4, dtype=torch.float64), torch.ones(3, dtype=torch.float64) * 9, scan[0, 0] > 0.5
     parts = {
+        "coarse": (Coarse(), {"scan": scan}, "means"),
+        "place": (Place(card), {"affine": affine, "sides": sides, "head": head}, "to_scan back limits"),
+        "midline": (Midline(), {"head": head, "affine": affine}, "middle"),
         "prepare": (Prepare(card), {"scan": scan, "to_scan": torch.rand(3, 4), **placed}, "image"),
         "agree": (Agree(card), {"logits": torch.rand(views, 2, *grid), **placed}, "probability"),
         "restore": (
@@ -164,12 +314,13 @@ def write_graphs(weights: Weights, folder: Path) -> None:
         **choice,
     }
     for name, (module, inputs, output) in parts.items():
-        sides = {"scan": {2: side, 3: side, 4: side}} | {axis: {0: side} for axis in "xyz"}
+        sides = {"scan": {2: side, 3: side, 4: side}, "head": {0: side, 1: side, 2: side}}
+        sides |= {axis: {0: side} for axis in "xyz"}
         program = torch.onnx.export(
             module.eval(),
             tuple(inputs.values()),
             input_names=list(inputs),
-            output_names=[output],
+            output_names=output.split(),
             dynamic_shapes=[sides.get(key) for key in inputs],
             opset_version=OPSET,
             dynamo=True,

@@ -23,7 +23,9 @@ PAGE = Path(__file__).with_name("page")
 LIBRARIES = {  # by their name in the page: where npm puts them
     "client-zip.js": "client-zip/index.js",
     "idb-keyval.js": "idb-keyval/dist/index.js",
+    "lit-html.js": "lit-html/lit-html.js",
     "niivue.js": "@niivue/niivue/dist/index.js",
+    "pako.js": "pako/dist/browser/pako_inflate.esm.min.mjs",
     **{name: f"@niivue/dcm2niix/dist/{name}" for name in ("dcm2niix.jpeg.js", "dcm2niix.jpeg.wasm")},
     **{
         name: f"onnxruntime-web/dist/{name}"

@@ -137,9 +137,13 @@ def scans(head: nib.Nifti1Image, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="session")
 def inferred(weights: Path, scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ``configs/inference.json`` makes of them, in float32 as the browser computes."""
-    folder = tmp_path_factory.mktemp("inferred")
+    return infer(weights, scans / "*.nii*", tmp_path_factory.mktemp("inferred"))
+
+
+def infer(weights: Path, scans: Path, folder: Path) -> Path:
+    """The folder, into which ``configs/inference.json`` has written what these weights make of these scans."""
     options = {"ckpt_path": str(weights), "device": "cpu", "amp": False, "qc": False}
-    paths = {"input": str(scans / "*.nii*"), "output_dir": str(folder)}
+    paths = {"input": str(scans), "output_dir": str(folder)}
     workflow = ConfigWorkflow(INFERENCE, workflow_type="infer", logging_file=False, **paths, **options)
     workflow.initialize()
     workflow.run()

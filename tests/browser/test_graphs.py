@@ -1,6 +1,5 @@
-"""The graphs, with what the page reads from a header, are MONAI's transforms there and back."""
+"""The graphs are MONAI's transforms there and back, and find the head and its middle as the commands do."""
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,6 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from browser.chromium import Chromium
 from monai.data import MetaTensor
 from monai.transforms import (
     Compose,
@@ -23,10 +21,12 @@ from monai.transforms import (
     Spacingd,
 )
 from scipy.spatial.transform import Rotation
+from torch.nn.functional import avg_pool3d
 
-from scripts.browser.graphs import Agree, Prepare, percentile
+from scripts.browser.graphs import Agree, Coarse, Midline, Prepare, percentile
 from scripts.common.errors import InputError
-from scripts.data.placement import grid_starts
+from scripts.data.placement import grid_starts, head_of
+from scripts.inference.lesions import midline
 
 CARD = {
     "orientation": "RAS",
@@ -54,22 +54,14 @@ def affines() -> list[tuple[np.ndarray, list[int]]]:
 
 
 @pytest.mark.slow
-def test_geometry_and_graphs_agree_with_monai_there_and_back(page: Chromium, graphs: Callable) -> None:
+def test_geometry_and_graphs_agree_with_monai_there_and_back(graphs: Callable) -> None:
     card = {**CARD, "orientation": "LIA"}  # scans in RAS are segmented in test_site.py
     rng = np.random.default_rng(2)
-    heads = [np.sort(rng.integers(0, np.array(sides)[:, None] + 1, (3, 2)), 1) for _, sides in affines()]
-    heads = [np.maximum(head, [[0, 1]]) for head in heads]
-    cases = [
-        {"affine": affine.tolist(), "sides": sides, "head": head.tolist()}
-        for (affine, sides), head in zip(affines(), heads, strict=True)
-    ]
-    call = f"cases.map((c) => geometry(c.affine, c.sides, {json.dumps(card)}, c.head))"
-    found = page.ask(
-        f"import('./geometry.js').then(({{ geometry }}) => {{ const cases = {json.dumps(cases)}; return {call} }})"
-    )
-    prepare, agree, restore = graphs(card)
+    ends = np.array([0, 1])
+    heads = [np.sort(rng.integers(0, np.array(sides)[:, None], (3, 2)), 1) + ends for _, sides in affines()]
+    place, prepare, agree, restore = graphs(card)
     rng, moved = np.random.default_rng(1), []
-    for (affine, sides), extent, lies in zip(affines(), heads, found, strict=True):
+    for (affine, sides), extent in zip(affines(), heads, strict=True):
         on_grid = partial(about_head, extent=extent, affine=affine, sides=sides, card=card, moved=moved)
         transform = Compose(
             [
@@ -79,19 +71,22 @@ def test_geometry_and_graphs_agree_with_monai_there_and_back(page: Chromium, gra
                 ResizeWithPadOrCropd("image", spatial_size=card["spatial_size"]),
             ]
         )
-        maps = {name: np.array(lies[name], np.float32) for name in ("toScan", "back", "limits")}
+        head = np.zeros(sides, bool)
+        head[tuple(slice(*ends) for ends in extent)] = True
+        to_scan, back, limits = place(affine=affine[:3], sides=np.array(sides, float), head=head.T)
         scan = rng.random(sides, np.float32)
         item = transform({"image": MetaTensor(torch.tensor(scan[None] - scan.min()), affine=torch.tensor(affine))})
-        image = prepare(scan=scan.T[None, None], to_scan=maps["toScan"], limits=maps["limits"])
+        (image,) = prepare(scan=scan.T[None, None], to_scan=to_scan, limits=limits)
         expected = item["image"][0].numpy()
         np.testing.assert_allclose(image[0, 0], (expected - expected.min()) / np.ptp(expected), atol=2e-4)
         lesion = torch.rand(1, *card["spatial_size"])
         logits = torch.cat([torch.zeros_like(lesion), lesion.logit()])[None].numpy()
         axes = {name: np.arange(n, dtype=np.float32) for name, n in zip("xyz", sides, strict=True)}
-        got = restore(probability=agree(logits=logits, limits=maps["limits"]), back=maps["back"], **axes)
+        (probability,) = agree(logits=logits, limits=limits)
+        (got,) = restore(probability=probability, back=back, **axes)
         inverse = Invertd("pred", transform=transform, orig_keys="image", nearest_interp=False)
-        back = inverse({**item, "pred": MetaTensor(lesion, affine=item["image"].affine)})["pred"]
-        np.testing.assert_allclose(got[0, 0].T, back[0].numpy(), atol=2e-4)
+        truth = inverse({**item, "pred": MetaTensor(lesion, affine=item["image"].affine)})["pred"]
+        np.testing.assert_allclose(got[0, 0].T, truth[0].numpy(), atol=2e-4)
     assert sum(moved) > 20
 
 
@@ -114,7 +109,7 @@ def about_head(
 
 @pytest.fixture
 def graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
-    """A function: the three graphs around the network, run by ONNX Runtime."""
+    """A function: the graphs around the network, run by ONNX Runtime."""
 
     def written(card: dict) -> list[Callable]:
         from scripts.browser import graphs as module
@@ -128,11 +123,26 @@ def graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
 
         def runner(name: str) -> Callable:
             session = onnxruntime.InferenceSession(tmp_path / f"{name}.onnx")
-            return lambda **inputs: session.run(None, {k: np.ascontiguousarray(v) for k, v in inputs.items()})[0]
+            return lambda **inputs: session.run(None, {k: np.ascontiguousarray(v) for k, v in inputs.items()})
 
-        return [runner(name) for name in ("prepare", "agree", "restore")]
+        return [runner(name) for name in ("place", "prepare", "agree", "restore")]
 
     return written
+
+
+@pytest.mark.parametrize("sides", [(12, 14, 16), (128, 63, 64), (130, 64, 200)])
+def test_a_scan_is_made_coarse_as_the_commands_do_to_find_its_head(sides: tuple) -> None:
+    scan, blocks = torch.rand(1, 1, *sides), [max(1, side // 64) for side in sides]
+    torch.testing.assert_close(Coarse()(scan), avg_pool3d(scan[0], blocks, ceil_mode=True)[0], atol=1e-4, rtol=0)
+
+
+def test_the_middle_of_the_head_is_that_of_inference() -> None:
+    rng = np.random.default_rng(0)
+    for i, (affine, sides) in enumerate(affines()):
+        image = (rng.random(sides) > 0.2).astype(float)
+        image[:, :, i % 4] = 0  # lines without a head
+        found = Midline()(torch.tensor(head_of(image).T.copy()), torch.tensor(affine[:3]))
+        assert float(found) == pytest.approx(midline(image, affine), abs=1e-3)
 
 
 @pytest.mark.parametrize("percent", [0, 0.2, 5, 50, 95, 99.8, 100])

@@ -32,33 +32,31 @@ export class Helper {
 
 /** In a worker: answer each question by the function of its kind; what an answer has in ``moved`` is not copied. */
 export function answer(functions) {
-  let before = Promise.resolve()
-  self.onmessage = ({ data }) => {
-    before = before.then(async () => {
-      try {
-        const { moved = [], ...content } = (await functions[data.kind](data)) ?? {}
-        self.postMessage({ answer: content }, moved)
-      } catch (error) {
-        const memory = error instanceof RangeError || /memory|alloc|OOM/i.test(error.message ?? error)
-        const known = error instanceof ScanError ? error.message : memory && 'the browser has not enough memory for it'
-        self.postMessage({ error: known || `it could not be worked on (${error.message ?? error})` })
-      }
-    })
-  }
+  const queue = inTurn()
+  self.onmessage = ({ data }) => queue(async () => {
+    try {
+      const { moved = [], ...content } = (await functions[data.kind](data)) ?? {}
+      self.postMessage({ answer: content }, moved)
+    } catch (error) {
+      const memory = error instanceof RangeError || /memory|alloc|OOM/i.test(error.message ?? error)
+      const known = error instanceof ScanError ? error.message : memory && 'the browser has not enough memory for it'
+      self.postMessage({ error: known || `it could not be worked on (${error.message ?? error})` })
+    }
+  })
 }
 
-/** A function that does ``act``, and once more if it was called meanwhile; its promise is kept when all is done. */
+/** A function that does what it is given after what it was given before, whatever became of that. */
+export function inTurn() {
+  let before = Promise.resolve()
+  return (act) => (before = before.catch(() => {}).then(() => act()))
+}
+
+/** A function that does ``act``, and once more if it was called meanwhile. */
 export function latest(act) {
-  let running, again
-  return () => {
-    again = true
-    running ??= (async () => {
-      try {
-        for (; again; await act()) again = false
-      } finally {
-        running = undefined
-      }
-    })()
-    return running
-  }
+  const queue = inTurn()
+  let waiting
+  return () => (waiting ??= queue(() => {
+    waiting = undefined
+    return act()
+  }))
 }

@@ -11,18 +11,15 @@ answer({
   /** The bytes of a scan's file, for the eye; its header is kept. */
   async open({ file }) {
     mask = made = probability = undefined
-    scan = await readNifti(file)
-    const { bytes, warnings } = scan
-    delete scan.bytes
-    delete scan.values
-    return { bytes, warnings, moved: [bytes.buffer] }
+    const { bytes, values, ...header } = await readNifti(file)
+    scan = header
+    return { bytes, warnings: scan.warnings, moved: [bytes.buffer] }
   },
 
   /** The mask of a finished scan, a voxel a byte. */
   async load(finished) {
     made = finished
-    const bytes = await gunzip(made.mask)
-    mask = bytes.slice(bytes.length - scan.voxels)
+    mask = (await gunzip(made.mask)).slice(-scan.voxels)
     return { mask }
   },
 
@@ -37,12 +34,13 @@ answer({
     for (const i of voxels) mask[i] ^= 1
   },
 
-  measure: () => madeOf(scan, mask, lesionsOf(mask, scan.sides), made.middle),
+  async measure() {
+    const { sha256, ...found } = await madeOf(scan, mask, lesionsOf(mask, scan.sides), made.middle)
+    return found // the hash stays that of the mask as the network drew it
+  },
+
   part: ({ at, keep }) => ({ voxels: changesOfPart(mask, scan.sides, at, keep) }),
   inside: async ({ region, threshold }) => ({ voxels: changesInside(mask, await probabilities(), region, threshold) }),
 })
 
-async function probabilities() {
-  probability ??= new Float32Array((await gunzip(made.probability)).buffer)
-  return probability
-}
+const probabilities = async () => (probability ??= new Float32Array((await gunzip(made.probability)).buffer))

@@ -1,4 +1,4 @@
-// Corrections of the mask in view, by hand: tools, keys, undo and redo. The worker of the scan in view has the mask, too.
+// Corrections of the mask in view, by hand: tools, keys, undo and redo. The bench's worker has the mask, too.
 
 import { latest } from './ask.js'
 import { LESION, REGION } from './viewer.js'
@@ -9,7 +9,8 @@ const TOOLS = { // what a pen draws, or what a click on a lesion does
   region: { value: REGION, filled: true }, remove: { keep: false }, keep: { keep: true },
 }
 const MOVES = {
-  ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0], PageUp: [0, 0, 1], PageDown: [0, 0, -1],
+  ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0],
+  PageUp: [0, 0, 1], PageDown: [0, 0, -1],
 }
 
 export class Corrector {
@@ -85,7 +86,7 @@ export class Corrector {
   /** Changes are made one after the other: ``find`` finds the voxels to flip. */
   change(find, region) {
     return this.queue(async () => {
-      const { scan } = this, voxels = await find()
+      const { scan } = this, voxels = scan ? await find() : []
       if (!voxels.length || scan !== this.scan) return
       this.done.push({ voxels, region })
       this.undone = []
@@ -102,14 +103,13 @@ export class Corrector {
     })
   }
 
-  queue(edit) {
-    this.edits = this.edits.then(() => this.scan && edit()).catch(this.failed)
-    return this.edits
+  /** Do something when all edits before are done; those that come wait for it. */
+  queue(act) {
+    return (this.edits = this.edits.then(act).catch(this.failed))
   }
 
-  /** Edit no more until something else is done. */
-  wait(promise) {
-    this.edits = this.edits.then(() => promise).catch(this.failed)
+  waitFor(promise) {
+    this.queue(() => promise)
   }
 
   flip(voxels) {

@@ -1,9 +1,12 @@
 // What is dropped or chosen, files and folders: NIfTI goes on as it is, of DICOM a person picks the series to segment.
 
+import { Helper } from './ask.js'
+import { html, render } from './lit-html.js'
 import { gzip } from './made.js'
 
 const FEWEST = 10 // voxels along each side: a localizer has fewer slices
-const NOT_T2W = /flair|tirm|stir|dark.?fl|t1|t2 ?\*|t2.?star|swi|swan|hemo|diff|dwi|adc|trace|map|bold|perf|mip|(^|[^a-z])loc|scout/i
+const NOT_T2W = RegExp(`flair|tirm|stir|dark.?fl|t1|t2 ?[*]|t2.?star|swi|swan|hemo|diff|dwi|adc|trace|map|bold|perf|${
+  'mip|(^|[^a-z])loc|scout'}`, 'i')
 const UNSOUND = /Interslice distance varies|Missing images|order is not spatial/i
 const TEXTS = [[4, 32], [148, 252], [328, 344]] // of a NIfTI-1 header: a scanner's comment may name somebody
 let studies = 0
@@ -22,7 +25,14 @@ async function below(entry) {
   return [{ path: `${path}/` }, ...(await Promise.all(found.map(below))).flat()]
 }
 
-/** Give NIfTI files, and files that are alone and no DICOM, to ``add``; ask in ``form`` about the series of the rest. */
+/** Show ``content`` in a form, in place of what there was. */
+function draw(content, form) {
+  const part = document.createDocumentFragment()
+  render(content, part)
+  form.replaceChildren(part)
+}
+
+/** Give NIfTI files, and files that are alone and no DICOM, to ``add``; ask in ``form`` about the rest's series. */
 export async function take(found, form, { add, tell, save }) {
   const sorted = found.every(({ path }) => path.includes('/')) // else they have the order in which they were given
     ? found.toSorted((a, b) => a.path.localeCompare(b.path, 'en', { numeric: true })) : found
@@ -37,7 +47,7 @@ export async function take(found, form, { add, tell, save }) {
   if (!slices.length && sorted.length && !scans.length && !alone.length) tell(`${where}: no NIfTI or DICOM file in it.`)
   if (!slices.length) return
   form.hidden = false
-  form.replaceChildren(make('p', { className: 'hint', textContent: `Converting ${slices.length} DICOM files …` }))
+  draw(html`<p class="hint">Converting ${slices.length} DICOM files …</p>`, form)
   const { made = [], said = [], error } = await convert(slices.map(({ file }) => file))
   const series = seriesOf(made, said, slices), cut = said.join('\n').match(/not large enough[^\n]*\/(\d+)\.dcm/)
   const none = series.map(({ title, unfit }) => `${title} has ${unfit}`).join('; ') || 'its DICOM files hold no image'
@@ -48,15 +58,11 @@ export async function take(found, form, { add, tell, save }) {
 }
 
 function convert(files) {
-  const worker = new Worker('dicom_worker.js', { type: 'module' })
-  return new Promise((resolve) => {
-    worker.onmessage = ({ data }) => resolve(data)
-    worker.onerror = ({ message }) => resolve({ error: `its DICOM files cannot be converted (${message})` })
-    worker.postMessage(files)
-  }).finally(() => worker.terminate())
+  const helper = new Helper('dicom_worker.js')
+  return helper.ask('convert', { files }).catch(({ message }) => ({ error: message })).finally(() => helper.end())
 }
 
-/** Of each volume that dcm2niix made, what it is and why it is unfit; a likely T2w scan comes first, then large ones. */
+/** Of each volume that dcm2niix made, what it is and why it is unfit: likely T2w scans first, then large ones. */
 function seriesOf(made, said, slices) {
   const warnings = {}
   for (let i = 0, first = 0; i < said.length; i++) {
@@ -78,57 +84,51 @@ function seriesOf(made, said, slices) {
       shown: `${sides.join('x')} voxels of ${sizes.join('x')} mm${te ? `, TE ${te} ms` : ''}.`,
       size: unfit ? 0 : bytes.length, folder: slices[first].path.split('/').slice(0, -1).join('/'),
     }
-  }).sort((a, b) => a.study.localeCompare(b.study) || b.likely - a.likely || b.size - a.size || (a.title < b.title ? -1 : 1))
-}
-
-const make = (kind, properties, ...children) => {
-  const made = Object.assign(document.createElement(kind), properties)
-  made.append(...children)
-  return made
+  }).sort((a, b) =>
+    a.study.localeCompare(b.study) || b.likely - a.likely || b.size - a.size || (a.title < b.title ? -1 : 1))
 }
 
 /** The list of series; those picked go on under names that hold nothing of a person but what is typed there. */
 function offer(series, form, add, save) {
-  const picks = []
-  const parts = [...Map.groupBy(series, ({ study }) => study).values()].map((members) => {
-    const name = make('input', { value: `sub-${++studies}`, required: true, pattern: '[A-Za-z0-9_\\-]+', spellcheck: false })
-    const rows = members.map((one, i) => {
-      const box = make('input', { type: 'checkbox', checked: !i && one.likely > 0, disabled: one.unfit !== '' })
-      const tag = one.unfit ? ` Not offered: it has ${one.unfit}.` : !i && one.likely ? ' Likely the T2w scan.' : ''
-      picks.push({ ...one, box, name })
-      return make('label', { className: 'pick' }, box, make('span', {}, one.title,
-        make('span', { className: 'hint' }, one.shown, tag)))
-    })
+  const fields = [...Map.groupBy(series, ({ study }) => study).values()].map((members) => {
     let { folder } = members[0] // that all of them share
-    while (folder && members.some((one) => !`${one.folder}/`.startsWith(`${folder}/`))) folder = folder.replace(/[/]?[^/]*$/, '')
-    const legend = make('legend', {}, `Series in ${folder || 'the files'}`)
-    return make('fieldset', {}, legend, ...rows, make('label', {}, 'Name in files ', name))
+    while (folder && members.some((one) => !`${one.folder}/`.startsWith(`${folder}/`))) {
+      folder = folder.replace(/[/]?[^/]*$/, '')
+    }
+    const tag = ({ unfit, likely }, i) =>
+      (unfit ? ` Not offered: it has ${unfit}.` : !i && likely ? ' Likely the T2w scan.' : '')
+    return html`<fieldset><legend>Series in ${folder || 'the files'}</legend>
+      ${members.map((one, i) => html`<label class="pick">
+        <input type="checkbox" .series=${one} ?checked=${!i && one.likely > 0} ?disabled=${one.unfit !== ''}>
+        <span>${one.title}<span class="hint">${one.shown}${tag(one, i)}</span></span></label>`)}
+      <label>Name in files
+        <input value="sub-${++studies}" required pattern="[A-Za-z0-9_\\-]+" spellcheck="false"></label>
+    </fieldset>`
   })
   const picked = () => {
     const times = {} // that a name was given
-    return picks.filter(({ box }) => box.checked).map(({ title, bytes, name }) => {
-      const stem = `${name.value}_acq-${title.replace(/[^A-Za-z0-9]/g, '')}`
+    return [...form.querySelectorAll(':checked')].map((box) => {
+      const { value } = box.closest('fieldset').querySelector('[required]'), { title, bytes } = box.series
+      const stem = `${value}_acq-${title.replace(/[^A-Za-z0-9]/g, '')}`
       times[stem] = (times[stem] ?? 0) + 1
       return new File([bytes], `${stem}${times[stem] > 1 ? `_run-${times[stem]}` : ''}_T2w.nii`)
     })
   }
-  const keep = make('button', { type: 'button', textContent: 'Save as NIfTI' })
-  keep.onclick = async () => {
+  const keep = async () => {
     for (const file of form.reportValidity() ? picked() : []) save(await gzip(file), `${file.name}.gz`)
   }
-  const close = () => { // and hold no series any longer
+  form.onreset = () => { // and hold no series any longer
     form.hidden = true
     form.onsubmit = form.onreset = null
-    form.replaceChildren()
+    draw('', form)
   }
-  form.onreset = close
   form.onsubmit = (event) => {
     event.preventDefault()
     const files = picked()
     if (!files.length) return
-    close()
+    form.onreset()
     add(files)
   }
-  form.replaceChildren(...parts, make('p', { className: 'buttons' },
-    make('button', { className: 'button', textContent: 'Segment' }), keep, make('button', { type: 'reset', textContent: 'Cancel' })))
+  draw(html`${fields}<p class="buttons"><button class="button">Segment</button>
+    <button type="button" @click=${keep}>Save as NIfTI</button><button type="reset">Cancel</button></p>`, form)
 }

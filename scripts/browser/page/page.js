@@ -5,13 +5,16 @@ import { downloadZip } from './client-zip.js'
 import { Corrector } from './correct.js'
 import { dropped, take } from './dicom.js'
 import { count, forget, keep, kept } from './keep.js'
+import { html, render } from './lit-html.js'
 import { Viewer } from './viewer.js'
 import { derivative, describe, maskOf, sidecar, table } from './words.js'
 
 const $ = (id) => document.getElementById(id)
-const viewer = new Viewer($('canvas'), (mm) => { $('location').textContent = mm }, () => corrector.stroke(), () => corrector.click())
+const say = (id, text) => { $(id).textContent = text }
+const viewer = new Viewer($('canvas'), (mm) => say('location', mm), () => corrector.stroke(), () => corrector.click())
 const scans = [] // {name, file, state, settings, and once it is done what the worker made of it}
-// ``current`` is chosen, ``opened`` the one of these whose mask is in view, ``computed`` the one that the network works on
+const problems = new Set() // in words
+// ``current`` is chosen, ``opened`` that whose mask is in view, ``computed`` that which the network works on
 let card, network, bench, current, opened, computed, bar, engine = '', showing = Promise.resolve(), measuring
 const corrector = new Corrector(
   viewer, (kind, content) => bench.ask(kind, content), () => { measuring = measure().catch(notDone) }, notDone,
@@ -19,11 +22,7 @@ const corrector = new Corrector(
 
 async function start() {
   card = await (await fetch('card.json')).json()
-  $('about').append(...describe(card).map(([text, loud]) => {
-    const part = document.createElement(loud ? 'em' : 'span')
-    part.textContent = `${text} `
-    return part
-  }))
+  render(describe(card).map(([text, loud]) => (loud ? html`<em>${text}</em> ` : text)), $('about'))
   $('minVolume').max = Math.max($('minVolume').max, 2 * card.min_volume)
   $('threshold').min = Math.min($('threshold').min, card.threshold)
   $('example').hidden = !card.example
@@ -45,15 +44,16 @@ async function keepForOffline() {
 function add(files) {
   const first = scans.length
   for (const file of files) scans.push({ name: file.name, file, state: 'waiting' })
-  showList()
+  showAll()
   if (!computed && scans[first]) show(scans[first])
   compute()
 }
 
 /** Files and folders with their paths, DICOM or not. */
 async function takeIn(found) {
-  const tell = (message) => { $('error').textContent = message }
-  await take(await found, $('series'), { add, tell, save }).catch((error) => tell(`It cannot be read (${error.message}).`))
+  forgive()
+  await take(await found, $('series'), { add, tell: blame, save })
+    .catch(({ message }) => blame(`It cannot be read (${message}).`))
 }
 
 /** Segment what waits, one scan after the other. */
@@ -72,11 +72,18 @@ async function segment(scan) {
     finish(scan, { ...made, state: 'done', maker: { ...card.made_by, Device: engine, Precision: 'float32' } })
     if (scan === current) showing = showing.then(() => showMask(scan)).catch(notDone)
   } catch (error) {
-    network?.end() // what it holds may be half a scan
-    network = undefined
-    if (scan.state === 'working') fail(scan, error)
+    endNetwork() // what it holds may be half a scan
+    if (scan.state === 'working') {
+      scan.state = 'failed'
+      blame(`${scan.name}: ${error.message}.`)
+    }
   }
   showAll()
+}
+
+function endNetwork() {
+  network?.end()
+  network = undefined
 }
 
 /** A scan's mask is there, or another. */
@@ -85,38 +92,50 @@ function finish(scan, made) {
   Object.assign(scan, made)
   scan.row = { ...scan.row, changed_by_hand: Boolean(scan.corrected), threshold, min_volume }
   scan.id ??= `${Date.now()}-${scans.indexOf(scan)}`
-  keep(scan, () => scans.includes(scan)).then(showKept).catch((error) => {
-    $('warning').textContent = `${scan.name}: not kept in this browser, so save its mask (${error.message})`
-  })
+  keep(scan, () => scans.includes(scan)).then(showKept).catch(({ message }) =>
+    say('warning', `${scan.name}: not kept in this browser, so save its mask (${message})`))
   showAll()
 }
 
 const tell = {
   engine: ({ name }) => {
-    const alone = self.crossOriginIsolated ? '' : ' This page is not isolated from others, so it may use one thread only.'
+    const why = self.crossOriginIsolated ? '' : ' This page is not isolated from others, so it may use one thread only.'
     engine = name
-    $('engine').textContent = `Computed by ${name}.${alone}`
+    say('engine', `Computed by ${name}.${why}`)
   },
-  progress: (content) => { bar = { ...content, began: performance.now() }; showProgress() },
+  progress: (content) => {
+    bar = { ...content, began: performance.now() }
+    showProgress()
+  },
 }
 
-function fail(scan, error) {
-  scan.state = 'failed'
-  $('error').textContent = `${scan.name}: ${error.message}.`
+/** A line of what went wrong, which stays while other scans go on, until a person does something new. */
+function blame(line) {
+  problems.add(line)
+  say('error', [...problems].join('\n'))
+}
+
+function forgive() {
+  problems.clear()
+  say('error', '')
 }
 
 function cancel() {
   for (const scan of scans) if (['waiting', 'working'].includes(scan.state)) scan.state = 'cancelled'
-  network?.end()
-  network = undefined
-  $('warning').textContent = 'Cancelled.'
+  endNetwork()
+  say('warning', 'Cancelled.')
   showAll()
+}
+
+function choose(scan) {
+  forgive()
+  if (scan !== current || scan !== opened) show(scan)
 }
 
 /** Bring a scan into view, after what was done to the one before. */
 function show(scan) {
   current = scan
-  for (const id of ['error', 'warning']) $(id).textContent = ''
+  say('warning', '')
   if (['failed', 'cancelled'].includes(scan.state)) scan.state = 'waiting'
   viewer.setPen()
   showAll()
@@ -126,11 +145,11 @@ function show(scan) {
 
 /** What was to be done with the scan in view; a click on it brings back what there was before. */
 function notDone(error, scan = current) {
-  if (scan && scan === current) $('error').textContent = `${current.name}: ${error.message}.`
+  if (scan && scan === current) blame(`${scan.name}: ${error.message}.`)
   bench?.end()
   bench = opened = undefined
   corrector.begin()
-  showResult()
+  showAll()
 }
 
 async function change(scan) {
@@ -143,11 +162,10 @@ async function change(scan) {
   bench ??= new Helper('bench.js')
   const { bytes, warnings } = await bench.ask('open', { file: scan.file })
   if (scan !== current) return
-  $('warning').textContent = (scan.warnings ?? warnings).join('; ')
+  say('warning', (scan.warnings ?? warnings).join('; '))
   $('looks').hidden = false
-  await viewer.showScan(bytes).catch((error) => { // one can be segmented where it cannot be drawn, such as without WebGL
-    $('warning').textContent = `Not shown: ${error.message ?? error}`
-  })
+  await viewer.showScan(bytes).catch((error) => // one can be segmented where it cannot be drawn, such as without WebGL
+    say('warning', `Not shown: ${error.message ?? error}`))
   if (scan.state === 'done') await showMask(scan)
 }
 
@@ -155,11 +173,11 @@ async function showMask(scan) {
   if (scan !== current || scan === opened) return
   const { mask, probability, middle } = scan, { mask: voxels } = await bench.ask('load', { mask, probability, middle })
   if (scan !== current) return
-  $('warning').textContent = scan.warnings.join('; ')
+  say('warning', scan.warnings.join('; '))
   viewer.showMask(voxels, scan.centre)
   opened = scan
   corrector.begin(scan)
-  showResult()
+  showAll()
 }
 
 /** The mask in view under the scan's settings, in place of the one that there is. */
@@ -170,63 +188,42 @@ const remask = latest(async () => {
 })
 
 /** What the mask in view comes to, corrected by hand. */
-const measure = latest(async () => {
-  const scan = opened, { sha256, ...made } = await bench.ask('measure')
-  finish(scan, made)
-})
+const measure = latest(async () => finish(opened, await bench.ask('measure')))
+
+const mL = (mm3, digits = 1) => (mm3 === null ? 'n/a' : `${(mm3 / 1000).toFixed(digits)} mL`)
+const stateOf = ({ state, row, corrected }) =>
+  (state === 'done' ? mL(row.lesion_volume) + (corrected ? ', corrected' : '') : state)
 
 function showAll() {
-  showList()
-  showResult()
-  $('work').hidden = !computed || computed.state !== 'working'
+  render(scans.map((scan) => html`<li><button type="button" aria-current=${scan === current}
+    ?disabled=${scan.state === 'waiting'} @click=${() => choose(scan)}><span title=${scan.name}>${scan.name}</span><span
+    class=${scan.state}>${stateOf(scan)}</span></button></li>`), $('list'))
+  $('work').hidden = computed?.state !== 'working'
+  $('saving').hidden = $('result').hidden = current?.state !== 'done'
+  if ($('result').hidden) return
+  const { row } = current
+  say('volume', mL(row.lesion_volume))
+  say('lesions', row.lesions)
+  say('onLeft', mL(row.left_volume))
+  say('onRight', mL(row.right_volume))
+  showSettings()
+}
+
+function showSettings() {
+  const { settings, corrected } = current, disabled = corrected || current !== opened
+  $('corrected').hidden = !corrected
+  for (const [id, value] of Object.entries(settings)) Object.assign($(id), { value, disabled })
+  say('thresholdShown', settings.threshold.toFixed(2))
+  say('minVolumeShown', mL(settings.minVolume, 2))
 }
 
 function showProgress() {
   if (!bar || $('work').hidden) return
   const elapsed = (performance.now() - bar.began) / 1000, share = bar.seconds ? Math.min(1, elapsed / bar.seconds) : 0
-  $('step').textContent = `${computed.name}: ${bar.text}`
-  $('progress').value = bar.from + (bar.to - bar.from) * share
   const left = Math.ceil(Math.max(0, bar.seconds - elapsed) + bar.left)
-  $('left').textContent = bar.seconds ? (left > 0 ? `about ${left} s left` : 'nearly done') : ''
-}
-
-function showResult() {
-  $('saving').hidden = $('result').hidden = current?.state !== 'done'
-  if ($('result').hidden) return
-  const { row } = current, mL = (mm3) => (mm3 === null ? 'n/a' : `${(mm3 / 1000).toFixed(1)} mL`)
-  $('volume').textContent = mL(row.lesion_volume)
-  $('lesions').textContent = row.lesions
-  $('onLeft').textContent = mL(row.left_volume)
-  $('onRight').textContent = mL(row.right_volume)
-  showSettings()
-}
-
-function showSettings() {
-  const { settings, corrected } = current
-  $('corrected').hidden = !corrected
-  const disabled = corrected || current !== opened
-  for (const [id, value] of Object.entries(settings)) Object.assign($(id), { value, disabled })
-  $('thresholdShown').textContent = settings.threshold.toFixed(2)
-  $('minVolumeShown').textContent = `${(settings.minVolume / 1000).toFixed(2)} mL`
-}
-
-function showList() {
-  const focused = [...$('list').children].findIndex((item) => item.contains(document.activeElement))
-  $('list').replaceChildren(...scans.map((scan) => {
-    const button = document.createElement('button'), name = document.createElement('span')
-    const state = document.createElement('span'), item = document.createElement('li')
-    button.type = 'button'
-    name.textContent = name.title = scan.name
-    state.textContent = scan.state === 'done' ? `${(scan.row.lesion_volume / 1000).toFixed(1)} mL${scan.corrected ? ', corrected' : ''}` : scan.state
-    state.className = scan.state
-    button.append(name, state)
-    button.setAttribute('aria-current', scan === current)
-    button.disabled = scan.state === 'waiting'
-    button.onclick = () => show(scan)
-    item.append(button)
-    return item
-  }))
-  $('list').children[focused]?.firstChild.focus()
+  say('step', `${computed.name}: ${bar.text}`)
+  $('progress').value = bar.from + (bar.to - bar.from) * share
+  say('left', bar.seconds ? (left > 0 ? `about ${left} s left` : 'nearly done') : '')
 }
 
 /** What the browser's storage has, and offer what is not in the list. */
@@ -234,7 +231,7 @@ async function showKept() {
   const all = await count(), before = all - scans.filter((scan) => scan.kept).length
   $('kept').hidden = !all
   $('reopen').hidden = before < 1
-  $('reopen').textContent = `Open ${before} finished before`
+  say('reopen', `Open ${before} finished before`)
 }
 
 /** What is finished, as it is now. */
@@ -279,14 +276,14 @@ for (const id of ['threshold', 'minVolume']) {
   $(id).oninput = () => {
     current.settings[id] = Number($(id).value)
     showSettings()
-    corrector.wait(remask())
+    corrector.waitFor(remask())
   }
 }
 $('discard').onclick = () => {
   if (!confirm(`Discard the correction of ${current.name}?`)) return
   corrector.begin()
   opened.corrected = false
-  corrector.wait(remask().then(() => corrector.begin(opened)))
+  corrector.waitFor(remask().then(() => corrector.begin(opened)))
 }
 $('reopen').onclick = async () => {
   for (const scan of await kept()) if (!scans.some(({ id }) => id === scan.id)) scans.push(scan)

@@ -11,8 +11,9 @@ self.addEventListener('install', (event) => {
 })
 
 self.addEventListener('activate', (event) => {
+  const isOld = (name) => name.startsWith('meshnet-') && name !== self.VERSION
   event.waitUntil(caches.keys()
-    .then((names) => Promise.all(names.filter((name) => name.startsWith('meshnet-') && name !== self.VERSION).map((name) => caches.delete(name))))
+    .then((names) => Promise.all(names.filter(isOld).map((name) => caches.delete(name))))
     .then(() => self.clients.claim()))
 })
 

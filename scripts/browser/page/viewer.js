@@ -18,7 +18,8 @@ export class Viewer {
       loadingText: '', crosshairWidth: 0.5, show3Dcrosshair: true, doubleTouchTimeout: 0, longTouchTimeout: NEVER,
     })
     this.niivue.drawOpacity = 0.5
-    this.niivue.onLocationChange = ({ mm }) => onMove(`x ${mm[0].toFixed(0)}, y ${mm[1].toFixed(0)}, z ${mm[2].toFixed(0)} mm`)
+    this.niivue.onLocationChange = ({ mm }) =>
+      onMove(`x ${mm[0].toFixed(0)}, y ${mm[1].toFixed(0)}, z ${mm[2].toFixed(0)} mm`)
     this.niivue.onDrawingChanged = (what) => { if (what === 'draw') onStroke() }
     this.niivue.onMouseUp = ({ fracPos, mouseButtonRightDown, mouseButtonCenterDown }) => {
       if (fracPos[0] >= 0 && !mouseButtonRightDown && !mouseButtonCenterDown) onClick()
@@ -47,8 +48,7 @@ export class Viewer {
   showMask(voxels, middle) {
     if (!this.niivue.volumes.length) return
     const { dimsRAS, img2RASstart, img2RASstep } = this.niivue.volumes[0]
-    const [nx, ny, nz] = this.sides = dimsRAS.slice(1, 4), [sx, sy, sz] = this.steps = img2RASstep
-    this.first = img2RASstart.reduce((a, b) => a + b)
+    Object.assign(this, { sides: dimsRAS.slice(1, 4), steps: img2RASstep, first: img2RASstart.reduce((a, b) => a + b) })
     if (!this.bits) {
       this.niivue.opts.multiplanarShowRender = SHOW_RENDER.ALWAYS
       if (middle) this.niivue.scene.crosshairPos = this.niivue.mm2frac(middle, 0, true)
@@ -56,11 +56,7 @@ export class Viewer {
       this.niivue.createOnLocationChange()
     }
     this.bits = new Uint8Array(voxels.length)
-    for (let z = 0, i = 0; z < nz; z++) {
-      for (let y = 0; y < ny; y++) {
-        for (let x = 0, at = this.first + y * sy + z * sz; x < nx; x++, i++, at += sx) this.bits[i] = voxels[at]
-      }
-    }
+    for (let i = 0; i < voxels.length; i++) this.bits[i] = voxels[this.inFile(i)]
     this.paint()
   }
 
@@ -71,8 +67,8 @@ export class Viewer {
 
   /** The file's voxel of one of the drawing, whose axes go to the right, front and top. */
   inFile(i) {
-    const [nx, ny] = this.sides, row = Math.floor(i / nx)
-    return this.first + (i - row * nx) * this.steps[0] + (row % ny) * this.steps[1] + Math.floor(row / ny) * this.steps[2]
+    const [nx, ny] = this.sides, [sx, sy, sz] = this.steps, row = Math.floor(i / nx)
+    return this.first + (i - row * nx) * sx + (row % ny) * sy + Math.floor(row / ny) * sz
   }
 
   ofFile(n) {
@@ -83,7 +79,7 @@ export class Viewer {
     return at[0] + this.sides[0] * (at[1] + this.sides[1] * at[2])
   }
 
-  /** What was drawn since, and ``depth`` slices to either side of it, as voxels of the file; the picture is as before. */
+  /** What was drawn since, and ``depth`` slices to either side, as voxels of the file; the picture is as before. */
   takeStroke(depth) {
     const { drawBitmap: drawn, drawPenAxCorSag: plane } = this.niivue, found = new Set()
     const axis = 2 - plane, step = [1, this.sides[0], this.sides[0] * this.sides[1]][axis], side = this.sides[axis]
@@ -113,7 +109,8 @@ export class Viewer {
   /** Draw this value from now on; without one, do not draw. */
   setPen(value, filled, size) {
     const drawingEnabled = value !== undefined && Boolean(this.bits)
-    Object.assign(this.niivue.opts, { drawingEnabled, penValue: value ?? 0, isFilledPen: Boolean(filled), penSize: size })
+    const isFilledPen = Boolean(filled)
+    Object.assign(this.niivue.opts, { drawingEnabled, penValue: value ?? 0, isFilledPen, penSize: size })
   }
 
   /** As a pen of that size does that is put down at the crosshair. */

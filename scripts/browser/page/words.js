@@ -3,7 +3,8 @@
 /** Of the card, in sentences: [text, whether it warns]. */
 export function describe(card) {
   const grid = `${card.spatial_size.join('x')} voxels of ${card.spacing.join('x')} mm`
-  const seen = card.trained_on?.length ? `${card.trained_on.length} scans` : card.cohort ?? 'scans that its card does not name'
+  const { cohort = 'scans that its card does not name' } = card
+  const seen = card.trained_on?.length ? `${card.trained_on.length} scans` : cohort
   return [
     ...(card.simulated ? [['Trained on simulated lesions.', true]] : []),
     [`Model: ${card.name}, ${card.channels ? `${card.channels} channels, ` : ''}${grid}; trained on: ${seen}.`, false],
@@ -11,7 +12,7 @@ export function describe(card) {
 }
 
 /** ``sub-1_desc-lesion_mask`` for ``sub-1_T2w.nii.gz``, as inference names its masks. */
-export const maskOf = ({ name }) => `${name.replace(/\.gz$/, '').replace(/\.nii$/, '').replace(/_T2w$/, '')}_desc-lesion_mask`
+export const maskOf = ({ name }) => `${name.replace(/(_T2w)?(\.nii)?(\.gz)?$/, '')}_desc-lesion_mask`
 
 /** The folder that BIDS has for a scan of that name, ``sub-1/ses-2/anat/``; none for other names. */
 const folderOf = ({ name }) => {
@@ -21,7 +22,8 @@ const folderOf = ({ name }) => {
 
 /** Of a mask: by what it was made, of which scan, and whether a hand corrected it. */
 export function sidecar(scan) {
-  const { lesions, threshold, min_volume, changed_by_hand, ...volumes } = scan.row, raw = `bids:raw:${folderOf(scan)}${scan.name}`
+  const { lesions, threshold, min_volume, changed_by_hand, ...volumes } = scan.row
+  const raw = `bids:raw:${folderOf(scan)}${scan.name}`
   const hand = { Name: 'Correction by hand', Description: 'Corrected by hand on the page that segmented the scan' }
   return JSON.stringify({
     Description: `1 where the network finds a chronic stroke lesion${scan.corrected ? ', corrected by hand' : ''}`,
@@ -36,15 +38,16 @@ const COLUMNS = [
   'lesion_volume', 'lesions', 'left_volume', 'right_volume', 'laterality', 'changed_by_hand', 'threshold', 'min_volume',
 ]
 
-/** ``lesions.tsv``, a row for each scan: volumes in mm3; a name that a spreadsheet would take for a formula is disarmed. */
+/** ``lesions.tsv``, a row a scan: volumes in mm3; a name that a spreadsheet would take for a formula is disarmed. */
 export function table(scans, pathOf = maskOf) {
   const cell = (text) => text.replace(/[\t\r\n]/g, ' ').replace(/^(?=[=+\-@\s])/, './')
-  const value = (cell) => (cell === null ? 'n/a' : typeof cell === 'number' ? String(Number(cell.toFixed(6))) : String(cell))
-  const rows = scans.map((scan) => [cell(`${pathOf(scan)}.nii.gz`), ...COLUMNS.map((key) => value(scan.row[key])), cell(scan.name)])
+  const value = (cell) => (typeof cell === 'number' ? Number(cell.toFixed(6)) : cell ?? 'n/a')
+  const rows = scans.map((scan) =>
+    [cell(`${pathOf(scan)}.nii.gz`), ...COLUMNS.map((key) => value(scan.row[key])), cell(scan.name)])
   return [['mask', ...COLUMNS, 'scan'], ...rows].map((row) => `${row.join('\t')}\n`).join('')
 }
 
-/** All masks as a BIDS derivative: what ``downloadZip`` takes. Those of scans of one name come into folders 2/, 3/, ... */
+/** All masks as a BIDS derivative, for ``downloadZip``. Those of scans of one name come into folders 2/, 3/, ... */
 export function derivative(scans) {
   const paths = new Map(), taken = new Set()
   for (const scan of scans) {
@@ -54,12 +57,14 @@ export function derivative(scans) {
     taken.add(free)
     paths.set(scan, free)
   }
-  const about = { Name: 'Segmentations by MeshNet', BIDSVersion: '1.9.0', DatasetType: 'derivative', GeneratedBy: [scans[0].maker] }
+  const GeneratedBy = [scans[0].maker], DatasetType = 'derivative'
+  const about = { Name: 'Segmentations by MeshNet', BIDSVersion: '1.9.0', DatasetType, GeneratedBy }
   return [
     { name: 'dataset_description.json', input: JSON.stringify(about, null, 4) },
     { name: 'lesions.tsv', input: table(scans, (scan) => paths.get(scan)) },
     ...scans.flatMap((scan) => [
-      { name: `${paths.get(scan)}.nii.gz`, input: scan.mask }, { name: `${paths.get(scan)}.json`, input: sidecar(scan) },
+      { name: `${paths.get(scan)}.nii.gz`, input: scan.mask },
+      { name: `${paths.get(scan)}.json`, input: sidecar(scan) },
     ]),
   ]
 }

@@ -1,13 +1,12 @@
 // The network's work, away from the page so that it stays responsive: from a file to a mask.
 
 import { answer } from './ask.js'
-import { geometry } from './geometry.js'
-import { extentOf, maskOf, midline, percentiles } from './lesions.js'
+import { headOf, maskOf, percentiles } from './lesions.js'
 import { gzip, madeOf, voxelVolume } from './made.js'
 import { readNifti } from './nifti.js'
 
 const SLAB = 2 ** 21 // voxels of the scan that are restored at a time
-let ort, card, engine, sessions, create, scan
+let ort, card, engine, create, scan
 
 const post = (kind, content) => self.postMessage({ news: { kind, ...content } })
 /** The bar goes from one share of the work to another, probably in so many seconds, of ``left`` to the end. */
@@ -32,25 +31,21 @@ async function start() {
 async function load(runtime, provider, name, threads = 1) {
   ort = await import(runtime)
   Object.assign(ort.env.wasm, { wasmPaths: new URL('./', self.location.href).href, numThreads: threads })
-  create = (graph, executionProviders = [provider]) => ort.InferenceSession.create(`${graph}.onnx`, {
-    executionProviders, enableCpuMemArena: false, enableMemPattern: false, logSeverityLevel: 3,
-  })
-  sessions = {}
-  for (const graph of ['prepare', 'agree', 'restore']) sessions[graph] = await create(graph, ['wasm'])
-  sessions.network = await create('network')
+  const sessions = {}
+  create = async (graph) => (sessions[graph] ??= await ort.InferenceSession.create(`${graph}.onnx`, {
+    executionProviders: [['network', 'adapted'].includes(graph) ? provider : 'wasm'],
+    enableCpuMemArena: false, enableMemPattern: false, logSeverityLevel: 3,
+  }))
+  await create('network')
   if (provider === 'webgpu') await probe() // that it answers at all
-  engine = name
-  post('engine', { name })
+  post('engine', { name: engine = name })
 }
 
-async function run(graph, inputs) {
-  const results = await sessions[graph].run(inputs)
-  for (const input of Object.values(inputs)) input.dispose()
-  return Object.values(results)[0]
-}
+/** What a graph of scripts/browser/graphs.py makes of its inputs, each a tensor: its outputs by their names. */
+const run = async (graph, inputs) => (await create(graph)).run(inputs)
 
-const tensor = (data, dims) => new ort.Tensor('float32', data, dims)
-const matrix = (rows) => tensor(Float32Array.from(rows.flat()), [rows.length, rows[0].length])
+const tensor = (data, dims, type = 'float32') => new ort.Tensor(type, data, dims)
+const doubles = (numbers, dims) => tensor(Float64Array.from(numbers), dims, 'float64')
 
 /** Seconds that the network takes for a voxel, from a small part of its grid; null if it takes whole grids only. */
 async function probe() {
@@ -74,17 +69,20 @@ async function segment({ file, threshold, minVolume, least }) {
   delete scan.bytes
   const [low, high] = scan.values.some((value) => value < 0) ? percentiles(scan.values, [2, 98]) : [0, 0]
   if (low < -0.1 * (high - low)) {
-    scan.warnings.push('its values are standardized, or no MRI’s: air must be the darkest, so give the scan as it was stored')
+    const why = 'air must be the darkest, so give the scan as it was stored'
+    scan.warnings.push(`its values are standardized, or no MRI’s: ${why}`)
   }
-  if (!sessions) {
+  if (engine) post('engine', { name: engine })
+  else {
     progress('Loading the network', 0.02, 0.04)
     await start()
-  } else post('engine', { name: engine })
-  const lies = geometry(scan.affine, scan.sides, card, extentOf(scan.values, scan.sides))
-  const probability = await restore(await predict(lies), lies)
-  const middle = scan.sidesKnown ? midline(scan.values, scan.sides, scan.affine) : null
-  delete scan.values
+  }
+  const affine = doubles(scan.affine.slice(0, 3).flat(), [3, 4])
+  const probability = await predict(affine)
   const { mask, lesions } = maskOf(probability, scan.sides, threshold, minVolume, voxelVolume(scan))
+  const head = scan.sidesKnown && tensor(headOf(scan.values, scan.sides), scan.sides.toReversed(), 'bool')
+  const middle = head ? (await run('midline', { head, affine })).middle.data[0] : null
+  delete scan.values
   for (let i = 0; i < probability.length; i++) if (probability[i] < Math.fround(least)) probability[i] = 0
   const zipped = new Uint8Array(await file.slice(0, 1).arrayBuffer())[0] === 0x1f
   return {
@@ -93,12 +91,14 @@ async function segment({ file, threshold, minVolume, least }) {
   }
 }
 
-async function predict({ toScan, limits }) {
+async function predict(affine) {
   progress('Bringing the scan to the network’s grid', 0.04, 0.08)
   const grid = card.spatial_size, voxels = grid.reduce((a, b) => a * b)
-  const image = await run('prepare', {
-    scan: tensor(scan.values, [1, 1, ...scan.sides.toReversed()]), to_scan: matrix(toScan), limits: matrix(limits),
-  })
+  const volume = tensor(scan.values, [1, 1, ...scan.sides.toReversed()])
+  const { means } = await run('coarse', { scan: volume })
+  const head = tensor(headOf(means.data, means.dims.toReversed()), means.dims, 'bool')
+  const { to_scan, back, limits } = await run('place', { affine, sides: doubles(scan.sides, [3]), head })
+  const { image } = await run('prepare', { scan: volume, to_scan, limits })
   const views = image.dims[0], logits = new Float32Array(views * 2 * voxels)
   let seconds = (await probe() ?? 0) * voxels
   const graph = await networkFor(image.data.slice(0, voxels), grid)
@@ -106,36 +106,31 @@ async function predict({ toScan, limits }) {
     const at = (i) => 0.08 + (0.82 * i) / views, text = view ? 'Segmenting its mirror image' : 'Segmenting'
     progress(text, at(view), at(view + 1), seconds, seconds * (views - view - 1))
     const began = performance.now(), part = image.data.slice(view * voxels, (view + 1) * voxels)
-    const answer = await run(graph, { image: tensor(part, [1, 1, ...grid]) })
+    const [answer] = Object.values(await run(graph, { image: tensor(part, [1, 1, ...grid]) }))
     logits.set(await answer.getData(true), view * 2 * voxels)
     seconds = (performance.now() - began) / 1000
   }
-  return (await run('agree', { logits: tensor(logits, [views, 2, ...grid]), limits: matrix(limits) })).data
+  const { probability } = await run('agree', { logits: tensor(logits, [views, 2, ...grid]), limits })
+  return restore(probability, back)
 }
 
 /** Which of the two graphs: beyond the card's limit that which normalizes partly by the image's own statistics. */
 async function networkFor(image, grid) {
   if (card.norm_shift_limit === null) return 'network'
-  sessions.shift ??= await create('shift', ['wasm'])
-  const [shift] = (await run('shift', { image: tensor(image, [1, 1, ...grid]) })).data
-  if (!(shift > card.norm_shift_limit)) return 'network'
-  sessions.adapted ??= await create('adapted')
-  return 'adapted'
+  const { nats } = await run('shift', { image: tensor(image, [1, 1, ...grid]) })
+  return nats.data[0] > card.norm_shift_limit ? 'adapted' : 'network'
 }
 
 /** The probability on the scan's own grid. */
-async function restore(probability, { back }) {
+async function restore(probability, back) {
   const [nx, ny, nz] = scan.sides, slices = Math.max(1, Math.floor(SLAB / (nx * ny)))
   const indices = (first, end) => tensor(Float32Array.from({ length: end - first }, (_, i) => first + i), [end - first])
-  const restored = new Float32Array(nx * ny * nz)
+  const restored = new Float32Array(nx * ny * nz), x = indices(0, nx), y = indices(0, ny)
   for (let z = 0; z < nz; z += slices) {
     const end = Math.min(nz, z + slices), share = (i) => 0.9 + (0.1 * i) / nz
     progress('Bringing the mask to the scan’s grid', share(z), share(end))
-    const part = await run('restore', {
-      probability: tensor(probability, [1, 1, ...card.spatial_size.map((side) => side + 2)]), back: matrix(back),
-      x: indices(0, nx), y: indices(0, ny), z: indices(z, end),
-    })
-    restored.set(part.data, z * nx * ny)
+    const part = await run('restore', { probability, back, x, y, z: indices(z, end) })
+    restored.set(part.restored.data, z * nx * ny)
   }
   return restored
 }
