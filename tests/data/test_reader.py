@@ -15,11 +15,12 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import INFERENCE, ROOT, TRAIN
+from conftest import INFERENCE, TRAIN
 from monai.bundle import ConfigParser
 from monai.transforms import Compose, ScaleIntensityd
 from scipy.spatial.transform import Rotation
 
+from scripts.browser.site import LIBRARIES, PAGE
 from scripts.common.errors import InputError, describe
 from scripts.data.check_scans import check_scans
 from scripts.data.reader import read_volume
@@ -169,9 +170,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(folder: Path) -> dict:
     """What the page's reader makes of them, in Node.js."""
-    if not (node := shutil.which("node")):
-        pytest.skip("Node.js is not installed, in which the page's reader runs")
-    shutil.copy(ROOT / "scripts" / "browser" / "page" / "nifti.js", folder / "nifti.mjs")
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if not (node and npm):
+        pytest.skip("Node.js and npm are not installed, in which the page's reader runs")
+    shutil.copy(PAGE / "nifti.js", folder / "nifti.mjs")
+    pako = json.loads((PAGE / "package.json").read_text())["dependencies"]["pako"]
+    command = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", f"pako@{pako}"]
+    if subprocess.run(command, cwd=folder, capture_output=True).returncode:
+        pytest.skip("npm could not fetch pako, by which the page's reader unpacks gzip")
+    (folder / "pako.js").write_bytes((folder / "node_modules" / LIBRARIES["pako.js"]).read_bytes())
+    (folder / "package.json").write_text('{"type": "module"}')
     (folder / "all.mjs").write_text(
         """import { readFile } from 'node:fs/promises'
         import { readNifti, ScanError } from './nifti.mjs'
