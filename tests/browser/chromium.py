@@ -143,6 +143,7 @@ class Chromium:
         path.unlink(missing_ok=True)
         with self.lock:
             self.complete.discard(name)
+        time.sleep(0.15)  # beyond ten in a second, Chromium drops what a page downloads
         self.click(selector)
         with self.lock:
             arrived = self.lock.wait_for(lambda: name in self.complete, 60)
