@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
+from monai.bundle import ConfigParser
 from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS, ID_SEP_KEY
 
@@ -29,7 +30,8 @@ def check_config() -> Config:
 
     A key of the top level, or of a plain block like ``train``, must be in the shipped config or be read by another
     value (``@key``): what nothing reads is a misspelling. A value that stands there as it is (no expression, no
-    reference) must be of the kind of the shipped default, and in its range of ``ranges.json``.
+    reference) must be of the kind of the shipped default. It must be in its range of ``ranges.json``, as must the value
+    of an expression that refers to nothing, like ``$2 ** 4``.
 
     Raises:
         InputError: one line per problem.
@@ -44,7 +46,7 @@ def check_config() -> Config:
     checked = Config(parser, blocks, values)
     read = [*_references(checked), "config", *(f"{kind}_name" for kind in menus())]
     problems += [*_unread_keys({**values, **config}, shipped, read), *_wrong_kinds(config, shipped)]
-    problems += [] if problems else _out_of_range(config)
+    problems += [] if problems else _out_of_range(parser)
     if problems:
         raise InputError("\n".join(problems))
     for line in _without_effect(config, shipped, read) if "train" in config and "evaluating" not in config else ():
@@ -109,10 +111,16 @@ def _wrong_kinds(config: dict, shipped: list[dict]) -> Iterator[str]:
             yield f"{key} {config[key]!r}: expected {words}, like the shipped {json.dumps(default)}"
 
 
-def _out_of_range(config: dict) -> Iterator[str]:
+def _out_of_range(parser: ConfigParser) -> Iterator[str]:
     """Say which of the top level's plain values, and which ends of the intensity scaling, are out of range."""
-    plain = {key: value for key, value in config.items() if key in RANGES and value is not None}
-    plain = {key: value for key, value in plain.items() if not is_computed(value)}
+    config = parser.get()
+    plain = {}
+    for key in (key for key in config if key in RANGES):
+        value = config[key]
+        if isinstance(value, str) and value.startswith("$") and "@" not in value:
+            value = parser.get_parsed_content(key)
+        if value is not None and not is_computed(value):
+            plain[key] = value
     yield from problems_of(plain, {"properties": RANGES})
     scaling = config.get("intensity")
     for low, high in (("minv", "maxv"), ("b_min", "b_max"), ("a_min", "a_max"), ("lower", "upper")):

@@ -68,6 +68,9 @@ def test_a_value_of_another_kind_than_the_shipped_one_is_refused(key: str, value
     ("key", "value", "line"),
     [
         ("learning_rate", 0.0, "learning_rate 0.0 is less than or equal to the minimum of 0"),
+        ("epochs", "$5 - 5", "epochs 0 is less than the minimum of 1"),
+        ("save_interval", "$0", "save_interval 0 is less than the minimum of 1"),
+        ("update_bn_scans", "$-3", "update_bn_scans -3 is less than the minimum of 0"),
         ("weight_decay", -1e-5, "weight_decay -1e-05 is less than the minimum of 0"),
         ("eps", -1.0, "eps -1.0 is less than or equal to the minimum of 0"),
         ("channels", 0, "channels"),
