@@ -24,9 +24,10 @@ QUANTILES = {
 Answer = Callable[[np.ndarray], np.ndarray]
 
 
-def about(kind: str) -> str:
-    """What the card of a model says that another published."""
-    return f"Imported from a {kind} model: which scans it was trained on is unknown. Not for clinical use."
+def card_of(kind: str) -> dict:
+    """The card, but for its network, of a model that another published: scans as brainchop hands them over."""
+    about = f"Imported from a {kind} model: which scans it was trained on is unknown. Not for clinical use."
+    return {"about": about, **CONFORMED, "intensity": [MIN_MAX], "threshold": 0.5, "license": "unknown"}
 
 
 def read(model_json: str | Path) -> tuple[torch.nn.Module, dict]:
@@ -37,15 +38,8 @@ def read(model_json: str | Path) -> tuple[torch.nn.Module, dict]:
     """
     arguments, state, metadata = layers_model.read(model_json)
     definition = {"_target_": "scripts.networks.meshnet.MeshNet", **arguments}
-    card = {
-        "about": about("TensorFlow.js"),
-        **CONFORMED,
-        "intensity": [MIN_MAX],
-        "threshold": 0.5,
-        "license": "unknown",
-    }
     kept = metadata.get("card") if isinstance(metadata, dict) else None
-    card = {**(kept if isinstance(kept, dict) else card), "network_def": definition}
+    card = {**(kept if isinstance(kept, dict) else card_of("TensorFlow.js")), "network_def": definition}
     check_json(model_json, card, CARD, layers_model.HINT)
     colors = Path(model_json).with_name("colormap.json")
     named = read_json(colors, "brainchop's names of classes") if colors.is_file() else None

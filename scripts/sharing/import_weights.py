@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from scripts.common.errors import InputError
+from scripts.common.json_file import check_json
 from scripts.networks.meshnet import PAPER_DILATIONS
 from scripts.sharing import brainchop
-from scripts.weights.card import network_from_card
+from scripts.weights.card import CARD, network_from_card
 from scripts.weights.checkpoint import new_weights, read_checkpoint, refuse_other_weights, write_weights
 
 WRAPPERS = ("model_state_dict", "state_dict", "network", "model")  # where a checkpoint of others keeps its weights
@@ -59,6 +60,7 @@ def import_weights(
         card["orientation"] = orientation
     if quantiles:
         card["intensity"] = [brainchop.QUANTILES]
+    check_json(path, card, CARD, "give another --orientation")
     write_weights(weights, network, card)
     count = sum(parameter.numel() for parameter in network.parameters())
     print(f"Written: {weights} and its card ({count:,} parameters, {card['network_def']['out_channels']} classes)")
@@ -70,6 +72,7 @@ def read(path: str | Path, dilations: Sequence[int] = PAPER_DILATIONS) -> tuple[
     Raises:
         InputError: see ``import_weights``.
     """
+    dilations = [dilations] if isinstance(dilations, int) else list(dilations)  # a command's --dilations 3
     checkpoint = read_checkpoint(path)
     while isinstance(checkpoint, Mapping) and (found := [key for key in WRAPPERS if key in checkpoint]):
         checkpoint = checkpoint[found[0]]
@@ -81,10 +84,9 @@ def read(path: str | Path, dilations: Sequence[int] = PAPER_DILATIONS) -> tuple[
         known = "network.0.conv.weight, model.0.0.weight or layers.0.0.weight"
         raise InputError(f"{path}: no MeshNet: none of its weights is {known}, or none is the last layer's")
     definition = {"_target_": "scripts.networks.meshnet.MeshNet", "in_channels": first.shape[1]}
-    definition |= {"out_channels": last.shape[0], "channels": first.shape[0], "dilations": list(dilations)}
+    definition |= {"out_channels": last.shape[0], "channels": first.shape[0], "dilations": dilations}
     definition["norm"] = "batch" if "layers.0.1.running_mean" in state else None
-    card = {"about": brainchop.about("PyTorch"), **brainchop.CONFORMED, "orientation": "RAS"}
-    card |= {"intensity": [brainchop.MIN_MAX], "threshold": 0.5, "license": "unknown", "network_def": definition}
+    card = {**brainchop.card_of("PyTorch"), "orientation": "RAS", "network_def": definition}
     network = network_from_card(card).eval()
     for i in range(len(dilations)):  # a convolution before a normalization often has no bias
         state.setdefault(f"layers.{i}.0.bias", torch.zeros(first.shape[0]))

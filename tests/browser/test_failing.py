@@ -6,11 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from browser.chromium import Chromium
 from browser.test_many import BLIND, READY, show, slide
 
 from scripts.browser.serve import server_of
 
 STATES = "[...document.querySelectorAll('#list button')].map((one) => one.lastChild.className)"
+
+
+def opened(start: Callable, address: str) -> Chromium:
+    """A browser of its own with the page, which draws nothing."""
+    page = start((500, 600), False, *BLIND)
+    page.open(address)
+    page.wait_for("document.body?.dataset.offline")
+    return page
 
 
 @pytest.mark.slow
@@ -22,9 +31,7 @@ def test_a_network_that_fails_at_one_scan_is_told_and_the_others_go_on(
     (broken / "adapted.onnx").write_bytes((site / "adapted.onnx").read_bytes()[:2000])
     with server_of(str(broken), 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        page = start((500, 600), False, *BLIND)
-        page.open(f"http://localhost:{server.server_port}/")
-        page.wait_for("document.body?.dataset.offline")
+        page = opened(start, f"http://localhost:{server.server_port}/")
         page.drop(*(scans / name for name in ("bigendian.nii", "darker.nii.gz", "sagittal.nii.gz")))
         page.wait_for("document.querySelectorAll('#list .done, #list .failed').length === 3")
         assert page.ask(STATES) == ["done", "failed", "done"]
@@ -41,9 +48,7 @@ def test_a_worker_that_ends_at_one_scan_is_told_and_the_others_go_on(
     start: Callable, address: str, scans: Path
 ) -> None:
     """As where a browser ends it, such as for want of memory."""
-    page = start((500, 600), False, *BLIND)
-    page.open(address)
-    page.wait_for("document.body?.dataset.offline")
+    page = opened(start, address)
     page.ask("""window.Worker = class extends Worker {
         postMessage(content, moved) {
             if (content.kind !== 'segment' || content.file.name !== 'lia.nii') super.postMessage(content, moved)
@@ -61,9 +66,7 @@ def test_a_kept_scan_that_is_damaged_is_told_and_the_others_can_be_changed(
     start: Callable, address: str, scans: Path
 ) -> None:
     """Its probability is no longer what was written to the disk."""
-    page = start((500, 600), False, *BLIND)
-    page.open(address)
-    page.wait_for("document.body?.dataset.offline")
+    page = opened(start, address)
     page.drop(scans / "bigendian.nii", scans / "sagittal.nii.gz")
     page.wait_for(f"{READY} && document.querySelectorAll('#list .done').length == 2")
     page.wait_for("!document.querySelector('#kept').hidden")

@@ -62,6 +62,7 @@ def test_it_answers_as_theirs(prefix: str, names: tuple, bias: bool, wrapper: st
     ("dilations", "change", "line"),
     [
         (None, {}, "final.pt: 3 dilated layers, --dilations names 9; give one for each layer"),
+        (3, {}, "final.pt: 3 dilated layers, --dilations names 1"),
         ([1, 2], {}, "final.pt: 3 dilated layers, --dilations names 2"),
         (
             [1, 2, 1],
@@ -77,6 +78,14 @@ def test_what_is_no_such_meshnet_is_one_line(dilations: list | None, change: dic
     torch.save(state | change, tmp_path / "final.pt")
     with pytest.raises(InputError, match=line):
         import_weights(str(tmp_path / "final.pt"), str(tmp_path / "new.pt"), dilations=dilations)
+    assert [path.name for path in tmp_path.iterdir()] == ["final.pt"]
+
+
+def test_an_orientation_that_no_scan_has_is_not_written(tmp_path: Path) -> None:
+    state = {f"network.{key}": value for key, value in theirs(4, ("conv", "bn"), [1]).state_dict().items()}
+    torch.save(state, tmp_path / "final.pt")
+    with pytest.raises(InputError, match=r"final.pt: orientation 'RAR'"):
+        import_weights(str(tmp_path / "final.pt"), str(tmp_path / "new.pt"), orientation="RAR", dilations=[1])
     assert [path.name for path in tmp_path.iterdir()] == ["final.pt"]
 
 
