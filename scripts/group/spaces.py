@@ -36,7 +36,7 @@ from scripts.inference.scan_header import encode
 
 ANTSPYX = "0.6.3"
 T1W, TEMPLATE = "T1w", "MNI152NLin2009aSym"  # what nilearn ships, by the name that TemplateFlow has for it
-METHOD = 2  # counted up when the same scans and mask would give other masks or flags, which are then made again
+METHOD = 3  # counted up when the same scans and mask would give other masks or flags, which are then made again
 COARSE = 2  # mm, in which scans are registered
 RIM, SPARED = 2, 4  # mm around the brain of the template that count in the fit, and around the lesion that do not
 GREY, WHITE = 0.45, 0.3  # brightness in T2w, fluid having 1
@@ -259,7 +259,7 @@ def _to_template(
     )
     found = ants.registration(
         *(_image(one.get_fdata(), one.affine) for one in pair), "SyNOnly", start, str(folder / "found_"), **masks,
-        reg_iterations=(40, 60, 0), total_sigma=1, write_composite_transform=True,
+        reg_iterations=(40, 60, 20), total_sigma=1, write_composite_transform=True,
     )  # fmt: skip
     forward, inverse = found["fwdtransforms"], found["invtransforms"]
     target = template(1)[0]
