@@ -7,7 +7,7 @@ import { dropped, take } from './dicom.js'
 import { count, forget, keep, kept } from './keep.js'
 import { html, render } from './lit-html.js'
 import { Viewer } from './viewer.js'
-import { derivative, describe, maskOf, sidecar, table } from './words.js'
+import { derivative, maskOf, sidecar, table } from './words.js'
 
 const $ = (id) => document.getElementById(id)
 const say = (id, text) => { $(id).textContent = text }
@@ -22,7 +22,7 @@ const corrector = new Corrector(
 
 async function start() {
   card = await (await fetch('card.json')).json()
-  render(describe(card).map(([text, loud]) => (loud ? html`<em>${text}</em> ` : text)), $('about'))
+  render(card.sentences.map(([text, loud]) => (loud ? html`<em>${text}</em> ` : text)), $('about'))
   $('minVolume').max = Math.max($('minVolume').max, 2 * card.min_volume)
   $('threshold').min = Math.min($('threshold').min, card.threshold)
   $('example').hidden = !card.example
