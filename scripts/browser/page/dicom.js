@@ -2,7 +2,7 @@
 
 import { Helper } from './ask.js'
 import { html, render } from './lit-html.js'
-import { gzip } from './made.js'
+import { gzip } from './nifti.js'
 
 const FEWEST = 10 // voxels along each side: a localizer has fewer slices
 const NOT_T2W = RegExp(`flair|tirm|stir|dark.?fl|t1|t2 ?[*]|t2.?star|swi|swan|hemo|diff|dwi|adc|trace|map|bold|perf|${

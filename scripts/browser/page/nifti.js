@@ -119,7 +119,7 @@ function readHeader(start) {
   }
 }
 
-export const determinant = ([a, b, c]) => a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) +
+const determinant = ([a, b, c]) => a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) +
   a[2] * (b[0] * c[1] - b[1] * c[0])
 
 /**
@@ -186,6 +186,14 @@ function valuesOf(bytes, { Kind, offset, total, voxels, little, slope, inter, si
   refuseIf(low === high, `every voxel is ${low}; is this the right file?`)
   return { values, warnings: nan ? [...warnings, `${nan} voxels are NaN, taken as 0`] : warnings }
 }
+
+const through = (blob, stream) => new Response(blob.stream().pipeThrough(stream))
+
+/** Of bytes or of a Blob. */
+export const gzip = (content) => through(new Blob([content]), new CompressionStream('gzip')).blob()
+
+/** The bytes of a Blob. */
+export const gunzip = async (blob) => new Uint8Array(await through(blob, new DecompressionStream('gzip')).arrayBuffer())
 
 /** A mask (one byte a voxel) as a NIfTI file's bytes, with the header of the scan that it lies upon. */
 export function maskFile({ header, at, little }, mask) {

@@ -15,7 +15,7 @@ const viewer = new Viewer($('canvas'), (mm) => say('location', mm), () => correc
 const scans = [] // {name, file, state, settings, and once it is done what the worker made of it}
 const problems = new Set() // in words
 // ``current`` is chosen, ``opened`` that whose mask is in view, ``computed`` that which the network works on
-let card, network, bench, current, opened, computed, bar, engine = '', showing = Promise.resolve(), measuring
+let card, network, bench, current, opened, computed, bar, showing = Promise.resolve(), measuring
 const corrector = new Corrector(
   viewer, (kind, content) => bench.ask(kind, content), () => { measuring = measure().catch(notDone) }, notDone,
 )
@@ -67,9 +67,9 @@ async function segment(scan) {
   if (!['done', 'working'].includes(current?.state)) show(scan)
   showAll()
   try {
-    network ??= new Helper('worker.js', (news) => tell[news.kind](news))
+    network ??= new Helper('worker.js', hear)
     const made = await network.ask('segment', { file: scan.file, ...scan.settings, least: Number($('threshold').min) })
-    finish(scan, { ...made, state: 'done', maker: { ...card.made_by, Device: engine, Precision: 'float32' } })
+    finish(scan, { ...made, state: 'done', maker: { ...card.made_by, Device: bar.engine, Precision: 'float32' } })
     if (scan === current) showing = showing.then(() => showMask(scan)).catch(notDone)
   } catch (error) {
     endNetwork() // what it holds may be half a scan
@@ -97,16 +97,12 @@ function finish(scan, made) {
   showAll()
 }
 
-const tell = {
-  engine: ({ name }) => {
-    const why = self.crossOriginIsolated ? '' : ' This page is not isolated from others, so it may use one thread only.'
-    engine = name
-    say('engine', `Computed by ${name}.${why}`)
-  },
-  progress: (content) => {
-    bar = { ...content, began: performance.now() }
-    showProgress()
-  },
+/** How far the network is, and once it is loaded, what computes it. */
+function hear(news) {
+  const why = self.crossOriginIsolated ? '' : ' This page is not isolated from others, so it may use one thread only.'
+  bar = { ...news, began: performance.now() }
+  if (bar.engine) say('engine', `Computed by ${bar.engine}.${why}`)
+  showProgress()
 }
 
 /** A line of what went wrong, which stays while other scans go on, until a person does something new. */
