@@ -144,9 +144,21 @@ def add_page(made: Path, weights: Weights, example: bool) -> None:
     version = json.loads((PAGE.parents[2] / "metadata.json").read_text())["version"]
     made_by = {"Name": NAME, "Version": version, "Weights": Path(path).name, "WeightsSHA256": sha256(path)}
     about = {**settings, "name": Path(path).stem, "example": example, "made_by": made_by, **card}
+    about["sentences"] = sentences_of(about)
     (made / "card.json").write_text(json.dumps(about, indent=1) + "\n")
     if example:
         nib.save(example_scan(), made / EXAMPLE)
+
+
+def sentences_of(card: dict) -> list[tuple[str, bool]]:
+    """What the page says of a model by its card: sentences, and whether each warns."""
+    grid, size = ("x".join(f"{side:g}" for side in card[key]) for key in ("spatial_size", "spacing"))
+    channels = f"{card['channels']} channels, " if card.get("channels") else ""
+    seen = card.get("cohort", "scans that its card does not name")
+    if card.get("trained_on"):
+        seen = f"{len(card['trained_on'])} scans"
+    model = f"Model: {card['name']}, {channels}{grid} voxels of {size} mm; trained on: {seen}."
+    return [("Trained on simulated lesions.", True)] * bool(card.get("simulated")) + [(model, False)]
 
 
 def example_scan(resolution: int = 2, seed: int = 3) -> nib.Nifti1Image:

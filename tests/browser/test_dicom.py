@@ -48,7 +48,7 @@ def study(sagittal: nib.Nifti1Image, tmp_path_factory: pytest.TempPathFactory) -
 
 def offered(page: Chromium, *paths: Path) -> list:
     """Drop files or folders; the series that are listed: its line, whether it is picked, whether it can be."""
-    page.ask("document.querySelector('#series').replaceChildren()")
+    page.ask("document.querySelector('#series').hidden = true")
     page.drop(*paths)
     page.wait_for(SHOWN)
     return page.ask(PICKS)

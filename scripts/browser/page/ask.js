@@ -18,10 +18,10 @@ export class Helper {
 
   /** The answer of the worker's function ``kind`` to ``content``; an Error says in words what went wrong. */
   ask(kind, content) {
-    return new Promise((resolve, reject) => {
-      this.waiting.push({ resolve, reject })
-      this.worker.postMessage({ kind, ...content })
-    })
+    const answer = Promise.withResolvers()
+    this.waiting.push(answer)
+    this.worker.postMessage({ kind, ...content })
+    return answer.promise
   }
 
   end(why = 'cancelled') {
@@ -51,9 +51,8 @@ export function inTurn() {
   return (act) => (before = before.catch(() => {}).then(() => act()))
 }
 
-/** A function that does ``act``, and once more if it was called meanwhile. */
-export function latest(act) {
-  const queue = inTurn()
+/** A function that does ``act`` in its turn in a ``queue``, once for all calls before that. */
+export function latest(queue, act) {
   let waiting
   return () => (waiting ??= queue(() => {
     waiting = undefined

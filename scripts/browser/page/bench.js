@@ -1,9 +1,8 @@
 // The scan in view, in a worker: its mask under other settings, and what corrections make of it.
 
 import { answer } from './ask.js'
-import { changesInside, changesOfPart, lesionsOf, maskOf } from './lesions.js'
-import { gunzip, madeOf, voxelVolume } from './made.js'
-import { readNifti } from './nifti.js'
+import { changesInside, changesOfPart, madeOf, maskOf } from './lesions.js'
+import { gunzip, readNifti } from './nifti.js'
 
 let scan, mask, made, probability
 
@@ -24,10 +23,9 @@ answer({
   },
 
   /** The mask under these settings, in place of the one that there is. */
-  async mask({ threshold, minVolume }) {
-    const found = maskOf(await probabilities(), scan.sides, threshold, minVolume, voxelVolume(scan))
-    mask = found.mask
-    return { ...(await madeOf(scan, mask, found.lesions, made.middle)), voxels: mask }
+  async mask(settings) {
+    mask = maskOf(await probabilities(), scan, settings)
+    return { ...(await madeOf(scan, mask, made.middle)), voxels: mask }
   },
 
   change({ voxels }) {
@@ -35,7 +33,7 @@ answer({
   },
 
   async measure() {
-    const { sha256, ...found } = await madeOf(scan, mask, lesionsOf(mask, scan.sides), made.middle)
+    const { sha256, ...found } = await madeOf(scan, mask, made.middle)
     return found // the hash stays that of the mask as the network drew it
   },
 

@@ -14,22 +14,19 @@ const MOVES = {
 }
 
 export class Corrector {
-  /** Of what ``viewer`` shows; ``ask`` asks the worker, ``changed`` and ``failed`` are told what became of the mask. */
-  constructor(viewer, ask, changed, failed) {
-    Object.assign(this, { viewer, ask, changed, failed, tool: 'look', region: new Set(), edits: Promise.resolve() })
-    for (const radio of this.radios()) radio.onchange = () => this.choose(radio.value)
+  /** Of what ``viewer`` shows, one edit after another in a ``queue``; ``ask`` asks the worker, ``changed`` is told. */
+  constructor(viewer, queue, ask, changed) {
+    Object.assign(this, { viewer, queue, ask, changed, tool: 'look', region: new Set() })
+    this.radios = [...document.querySelectorAll('[name=tool]')]
+    for (const radio of this.radios) radio.onchange = () => this.choose(radio.value)
     $('penSize').oninput = () => this.choose(this.tool)
-    $('undo').onclick = () => this.step(this.done, this.undone)
-    $('redo').onclick = () => this.step(this.undone, this.done)
-    $('inside').oninput = latest(() => this.thresholdInside())
+    $('undo').onclick = () => queue(() => this.step(this.done, this.undone))
+    $('redo').onclick = () => queue(() => this.step(this.undone, this.done))
+    $('inside').oninput = latest(queue, () => this.thresholdInside())
     $('showKeys').onclick = () => $('keys').showModal()
     $('stage').addEventListener('keydown', (event) => this.key(event), true)
     document.addEventListener('keydown', (event) => this.undoKey(event))
     this.begin()
-  }
-
-  radios() {
-    return document.querySelectorAll('[name=tool]')
   }
 
   /** With a ``scan`` whose mask is shown, or with none. */
@@ -45,7 +42,7 @@ export class Corrector {
       this.region = new Set()
     }
     this.tool = tool
-    for (const radio of this.radios()) radio.checked = radio.value === tool
+    for (const radio of this.radios) radio.checked = radio.value === tool
     const { value, filled } = this.scan ? TOOLS[tool] : {}
     this.viewer.setPen(value, filled, filled ? 1 : Number($('penSize').value)) // an outline is thin
     this.show()
@@ -57,7 +54,6 @@ export class Corrector {
     $('insideShown').textContent = Number($('inside').value).toFixed(2)
     $('undo').disabled = !this.done.length
     $('redo').disabled = !this.undone.length
-    $('insideControl').hidden = this.tool !== 'region'
   }
 
   /** Something was drawn. */
@@ -67,49 +63,40 @@ export class Corrector {
     if (value === REGION) {
       for (const n of voxels) this.region.add(n)
       this.viewer.change(voxels, (bits) => bits | REGION)
-    } else if (value !== undefined) this.change(() => voxels.filter((n) => this.viewer.isLesion(n) !== value))
+    } else if (value !== undefined) {
+      this.queue(() => this.change(voxels.filter((n) => (this.viewer.bits[n] & LESION) !== value)))
+    }
   }
 
   /** The tool is used at the crosshair. */
   click() {
-    const { keep } = TOOLS[this.tool], at = this.viewer.here()
-    if (keep !== undefined) this.change(async () => (await this.ask('part', { at, keep })).voxels)
+    const { keep } = TOOLS[this.tool]
+    if (keep === undefined || !this.scan) return
+    const at = this.viewer.here()
+    this.queue(async () => this.change((await this.ask('part', { at, keep })).voxels))
   }
 
   async thresholdInside() {
-    const region = Int32Array.from(this.region), threshold = Number($('inside').value)
+    const { region } = this, threshold = Number($('inside').value)
     this.show()
-    if (this.done.at(-1)?.region === this.region) await this.step(this.done, []) // of its thresholds the last counts
-    await this.change(async () => (await this.ask('inside', { region, threshold })).voxels, this.region)
+    if (!this.scan) return
+    if (this.done.at(-1)?.region === region) this.step(this.done, []) // of its thresholds the last counts
+    this.change((await this.ask('inside', { region: Int32Array.from(region), threshold })).voxels, region)
   }
 
-  /** Changes are made one after the other: ``find`` finds the voxels to flip. */
-  change(find, region) {
-    return this.queue(async () => {
-      const { scan } = this, voxels = scan ? await find() : []
-      if (!voxels.length || scan !== this.scan) return
-      this.done.push({ voxels, region })
-      this.undone = []
-      this.flip(voxels)
-    })
+  /** Flip these voxels, unless the scan left the view meanwhile. */
+  change(voxels, region) {
+    if (!voxels.length || !this.scan) return
+    this.done.push({ voxels, region })
+    this.undone = []
+    this.flip(voxels)
   }
 
   step(from, to) {
-    return this.queue(() => {
-      const change = from.pop()
-      if (!change) return
-      to.push(change)
-      this.flip(change.voxels)
-    })
-  }
-
-  /** Do something when all edits before are done; those that come wait for it. */
-  queue(act) {
-    return (this.edits = this.edits.then(act).catch(this.failed))
-  }
-
-  waitFor(promise) {
-    this.queue(() => promise)
+    const change = from.pop()
+    if (!change) return
+    to.push(change)
+    this.flip(change.voxels)
   }
 
   flip(voxels) {
@@ -129,15 +116,15 @@ export class Corrector {
 
   /** Where the scan has the focus, letters choose tools, and what NiiVue would do at them is not done. */
   key(event) {
-    const { key } = event, radio = [...this.radios()].find(({ dataset }) => dataset.key === key.toLowerCase())
+    const { key } = event, radio = this.radios.find(({ dataset }) => dataset.key === key.toLowerCase())
     if (event.ctrlKey || event.metaKey || event.altKey || !this.viewer.bits) return
     if (MOVES[key]) this.viewer.move(...MOVES[key])
     else if (key === '?') $('keys').showModal()
     else if (!this.scan) return
     else if (radio) this.choose(radio.value)
     else if (key === 'Escape') this.choose('look')
-    else if (key === '[' || key === ']') this.turn('penSize', key === ']')
-    else if (key === '-' || key === '+') this.turn('inside', key === '+')
+    else if (key === '[' || key === ']') this.turn('penSize', key === ']' ? 1 : -1)
+    else if (key === '-' || key === '+') this.turn('inside', key === '+' ? 1 : -1)
     else if (key !== 'Enter') return
     else if (TOOLS[this.tool].value === undefined) this.click()
     else this.viewer.dab(Number($('penSize').value))
@@ -145,9 +132,8 @@ export class Corrector {
     event.stopPropagation()
   }
 
-  turn(slider, up) {
-    if (up) $(slider).stepUp()
-    else $(slider).stepDown()
+  turn(slider, steps) {
+    $(slider).stepUp(steps)
     $(slider).dispatchEvent(new Event('input'))
   }
 }

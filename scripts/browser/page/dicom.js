@@ -2,7 +2,7 @@
 
 import { Helper } from './ask.js'
 import { html, render } from './lit-html.js'
-import { gzip } from './made.js'
+import { gzip } from './nifti.js'
 
 const FEWEST = 10 // voxels along each side: a localizer has fewer slices
 const NOT_T2W = RegExp(`flair|tirm|stir|dark.?fl|t1|t2 ?[*]|t2.?star|swi|swan|hemo|diff|dwi|adc|trace|map|bold|perf|${
@@ -25,29 +25,21 @@ async function below(entry) {
   return [{ path: `${path}/` }, ...(await Promise.all(found.map(below))).flat()]
 }
 
-/** Show ``content`` in a form, in place of what there was. */
-function draw(content, form) {
-  const part = document.createDocumentFragment()
-  render(content, part)
-  form.replaceChildren(part)
-}
-
 /** Give NIfTI files, and files that are alone and no DICOM, to ``add``; ask in ``form`` about the rest's series. */
 export async function take(found, form, { add, tell, save }) {
   const sorted = found.every(({ path }) => path.includes('/')) // else they have the order in which they were given
     ? found.toSorted((a, b) => a.path.localeCompare(b.path, 'en', { numeric: true })) : found
-  const nifti = ({ path }) => /\.nii(\.gz)?$/i.test(path), scans = sorted.filter(nifti), slices = [], alone = []
-  if (scans.length) add(scans.map(({ file }) => file))
-  for (const one of sorted.filter((one) => one.file && !nifti(one))) {
-    if (await one.file.slice(128, 132).text() === 'DICM') slices.push(one)
-    else if (!one.path.includes('/')) alone.push(one.file)
+  const scans = [], slices = [], where = sorted[0]?.path.split('/')[0]
+  for (const { path, file } of sorted.filter(({ file }) => file)) {
+    if (/\.nii(\.gz)?$/i.test(path)) scans.push(file)
+    else if (await file.slice(128, 132).text() === 'DICM') slices.push({ path, file })
+    else if (!path.includes('/')) scans.push(file)
   }
-  if (alone.length) add(alone)
-  const where = sorted[0]?.path.split('/')[0]
-  if (!slices.length && sorted.length && !scans.length && !alone.length) tell(`${where}: no NIfTI or DICOM file in it.`)
+  if (scans.length) add(scans)
+  if (!slices.length && sorted.length && !scans.length) tell(`${where}: no NIfTI or DICOM file in it.`)
   if (!slices.length) return
   form.hidden = false
-  draw(html`<p class="hint">Converting ${slices.length} DICOM files …</p>`, form)
+  render(html`<p class="hint">Converting ${slices.length} DICOM files …</p>`, form)
   const { made = [], said = [], error } = await convert(slices.map(({ file }) => file))
   const series = seriesOf(made, said, slices), cut = said.join('\n').match(/not large enough[^\n]*\/(\d+)\.dcm/)
   const none = series.map(({ title, unfit }) => `${title} has ${unfit}`).join('; ') || 'its DICOM files hold no image'
@@ -64,19 +56,16 @@ function convert(files) {
 
 /** Of each volume that dcm2niix made, what it is and why it is unfit: likely T2w scans first, then large ones. */
 function seriesOf(made, said, slices) {
-  const warnings = {}
-  for (let i = 0, first = 0; i < said.length; i++) {
-    const name = said[i].match(/^Convert \d+ DICOM as \/output\/(\S+)/)?.[1]
-    if (name) [warnings[name], first] = [said.slice(first, i).some((line) => UNSOUND.test(line)), i + 1]
-  }
+  const told = said.join('\n').split(/^Convert \d+ DICOM as \/output\/(\S+).*/m) // of each before its name
   return made.map(({ name, bytes, about }) => {
     for (const [start, end] of TEXTS) bytes.fill(0, start, end)
     const [, study, , first, more] = name.match(/^(.*?)_(\d*)_(\d+)\.dcm(.*)$/), view = new DataView(bytes.buffer)
     const sides = [1, 2, 3].map((i) => view.getInt16(40 + 2 * i, true)), volumes = view.getInt16(48, true)
     const sizes = [1, 2, 3].map((i) => Number(view.getFloat32(76 + 4 * i, true).toPrecision(2)))
     const title = `${about.SeriesNumber ?? ''} ${about.SeriesDescription ?? about.ProtocolName ?? ''}${more}`.trim()
+    const unsound = UNSOUND.test(told[told.indexOf(name) - 1])
     const unfit = Math.min(...sides) < FEWEST ? `${Math.min(...sides)} slices, as localizers have`
-      : volumes > 1 ? `${volumes} volumes` : warnings[name] ? 'slices that are missing or not evenly spaced' : ''
+      : volumes > 1 ? `${volumes} volumes` : unsound ? 'slices that are missing or not evenly spaced' : ''
     const te = Number(((about.EchoTime ?? 0) * 1000).toPrecision(3)), named = /t2/i.test(title)
     const t2w = !unfit && !NOT_T2W.test(title) && !about.InversionTime && about.ScanningSequence !== 'GR'
     return {
@@ -105,22 +94,17 @@ function offer(series, form, add, save) {
         <input value="sub-${++studies}" required pattern="[A-Za-z0-9_\\-]+" spellcheck="false"></label>
     </fieldset>`
   })
-  const picked = () => {
-    const times = {} // that a name was given
-    return [...form.querySelectorAll(':checked')].map((box) => {
-      const { value } = box.closest('fieldset').querySelector('[required]'), { title, bytes } = box.series
-      const stem = `${value}_acq-${title.replace(/[^A-Za-z0-9]/g, '')}`
-      times[stem] = (times[stem] ?? 0) + 1
-      return new File([bytes], `${stem}${times[stem] > 1 ? `_run-${times[stem]}` : ''}_T2w.nii`)
-    })
-  }
+  const stemOf = (box) =>
+    `${box.closest('fieldset').querySelector('[required]').value}_acq-${box.series.title.replace(/[^A-Za-z0-9]/g, '')}`
+  const picked = () => [...Map.groupBy(form.querySelectorAll(':checked'), stemOf)].flatMap(([stem, boxes]) =>
+    boxes.map(({ series }, i) => new File([series.bytes], `${stem}${i ? `_run-${i + 1}` : ''}_T2w.nii`)))
   const keep = async () => {
     for (const file of form.reportValidity() ? picked() : []) save(await gzip(file), `${file.name}.gz`)
   }
   form.onreset = () => { // and hold no series any longer
     form.hidden = true
     form.onsubmit = form.onreset = null
-    draw('', form)
+    render('', form)
   }
   form.onsubmit = (event) => {
     event.preventDefault()
@@ -129,6 +113,6 @@ function offer(series, form, add, save) {
     form.onreset()
     add(files)
   }
-  draw(html`${fields}<p class="buttons"><button class="button">Segment</button>
+  render(html`${fields}<p class="buttons"><button class="button">Segment</button>
     <button type="button" @click=${keep}>Save as NIfTI</button><button type="reset">Cancel</button></p>`, form)
 }

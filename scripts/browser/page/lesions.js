@@ -1,4 +1,6 @@
-// What the table of lesions says of a mask: the same as scripts/inference/lesions.py, which asks SciPy.
+// Masks, and what the table of lesions says of them: as scripts/inference/lesions.py, which asks SciPy.
+
+import { gzip, maskFile, placeOf } from './nifti.js'
 
 /**
  * Connected parts of a volume (x fastest).
@@ -30,10 +32,10 @@ export function parts(inside, [nx, ny, nz], corners) {
 }
 
 /** The mask (bytes) of what is at least ``threshold`` probable, without parts of less than ``minVolume`` mm3. */
-export function maskOf(probability, sides, threshold, minVolume, voxelVolume) {
+export function maskOf(probability, { sides, voxelVolume }, { threshold, minVolume }) {
   const least = Math.fround(threshold), { part, sizes } = parts((i) => probability[i] >= least, sides, true)
   const kept = sizes.map((size) => size > 0 && size * voxelVolume >= minVolume)
-  return { mask: new Uint8Array(part.length).map((_, i) => kept[part[i]]), lesions: kept.filter(Boolean).length }
+  return new Uint8Array(part.length).map((_, i) => kept[part[i]])
 }
 
 /** What to change so that of a ``region`` only what is at least ``threshold`` probable is in the mask. */
@@ -49,29 +51,34 @@ export function changesOfPart(mask, sides, at, keep) {
   return Int32Array.from(changes)
 }
 
-export const lesionsOf = (mask, sides) => parts((i) => mask[i], sides, true).sizes.length - 1
-
 /**
  * The numbers of ``lesions.tsv``, in mm3, where left is what lies left of ``middle``, null where that is not known; and
  * where the mask's centre is, in mm.
  */
-export function measure(mask, lesions, [nx, ny], affine, middle, voxelVolume) {
-  const sum = [0, 0, 0], known = middle !== null
+export function measure(mask, { sides, affine, voxelVolume }, middle) {
+  const sum = [0, 0, 0], known = middle !== null, [, ...lesions] = parts((i) => mask[i], sides, true).sizes
   let total = 0, left = 0
   mask.forEach((inside, i) => {
     if (!inside) return
-    const at = [i % nx, Math.floor(i / nx) % ny, Math.floor(i / (nx * ny)), 1]
-    const mm = affine.map((row) => row.reduce((all, value, axis) => all + value * at[axis], 0))
+    const at = [...placeOf(i, sides), 1], mm = affine.map((row) => row.reduce((all, v, axis) => all + v * at[axis], 0))
     total++
     if (mm[0] < middle) left++
     for (const axis of [0, 1, 2]) sum[axis] += mm[axis]
   })
   const row = {
-    lesion_volume: total * voxelVolume, lesions, left_volume: known ? left * voxelVolume : null,
+    lesion_volume: total * voxelVolume, lesions: lesions.length, left_volume: known ? left * voxelVolume : null,
     right_volume: known ? (total - left) * voxelVolume : null,
     laterality: known && total ? (2 * left - total) / total : null,
   }
   return { row, centre: total ? sum.map((value) => value / total) : null }
+}
+
+/** A ``mask``: its file with that file's hash, its row of the table, and its centre in mm. */
+export async function madeOf(scan, mask, middle) {
+  const file = await gzip(maskFile(scan, mask))
+  const digest = await self.crypto.subtle?.digest('SHA-256', await file.arrayBuffer()) // there is none without https
+  const sha256 = digest && Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, '0')).join('')
+  return { mask: file, sha256, ...measure(mask, scan, middle) }
 }
 
 /** The head (bytes): the largest part above a tenth of the robust range. */

@@ -21,6 +21,10 @@ const MM = { 1: [1000, 'metres'], 3: [0.001, 'microns'] } // all other units are
 /** What is wrong with a scan, for people; the page shows its message as it is. */
 export class ScanError extends Error {}
 
+const refuseIf = (wrong, why) => {
+  if (wrong) throw new ScanError(why)
+}
+
 /**
  * A 3D volume.
  * @param {Blob} file .nii or .nii.gz, told apart by their content
@@ -30,9 +34,9 @@ export class ScanError extends Error {}
  */
 export async function readNifti(file) {
   try {
-    const { header, bytes } = await contentOf(file), { affine, warnings } = affineOf(header)
+    const { header, bytes } = await contentOf(file), { warnings, ...geometry } = affineOf(header)
     const sidesKnown = header.sform > 0 || header.qform > 0
-    return { ...header, bytes, affine, sidesKnown, ...valuesOf(bytes, header, warnings) }
+    return { ...header, ...geometry, bytes, sidesKnown, ...valuesOf(bytes, header, warnings) }
   } catch (error) {
     if (error instanceof ScanError) throw error
     if (error instanceof RangeError) throw new ScanError('it does not fit into the memory that the browser has')
@@ -50,13 +54,11 @@ async function contentOf(file) {
       header = readHeader(piece = start)
       bytes = new Uint8Array(header.total) // of a size that is known to be sane: no bomb is ever unpacked
     }
-    if (filled + piece.length > bytes.length + 2 ** 20) {
-      throw new ScanError('it holds more data than its header says; refused')
-    }
+    refuseIf(filled + piece.length > bytes.length + 2 ** 20, 'it holds more data than its header says; refused')
     bytes.set(piece.subarray(0, Math.max(0, bytes.length - filled)), Math.min(filled, bytes.length))
     filled += piece.length
   }
-  if (filled < bytes.length) throw new ScanError('it ends early: the file is not whole')
+  refuseIf(filled < bytes.length, 'it ends early: the file is not whole')
   return { header, bytes }
 }
 
@@ -74,13 +76,13 @@ async function* piecesOf(file) {
     while (zipped && (inflate || (rest = rest.subarray(rest.findIndex(Boolean)))[0]) && rest.length) {
       inflate ??= Object.assign(new Inflate({ windowBits: 31 }), { onData: (piece) => found.push(piece), onEnd() {} })
       inflate.push(rest)
-      if (inflate.err) throw new ScanError('its compressed data are broken')
+      refuseIf(inflate.err, 'its compressed data are broken')
       yield* found.splice(0)
       rest = rest.subarray(rest.length - inflate.strm.avail_in)
       if (inflate.ended) inflate = undefined
     }
   }
-  if (inflate) throw new ScanError('its compressed data are broken')
+  refuseIf(inflate, 'its compressed data are broken')
   yield new Uint8Array(0)
 }
 
@@ -91,37 +93,33 @@ function readHeader(start) {
   const kind = (little) => FIELDS.find(({ size }) => size === sizeOf(little)), little = Boolean(kind(true))
   const at = kind(little)
   const name = at ? String.fromCharCode(...start.subarray(at.magic, at.magic + 3)) : ''
-  if (/ni[12]/.test(name)) throw new ScanError('it is one half of a pair of files (.hdr and .img); save it as .nii')
-  if (!/n\+[12]/.test(name) || start.length < at.size) throw new ScanError('it is not a NIfTI file (.nii or .nii.gz)')
+  refuseIf(/ni[12]/.test(name), 'it is one half of a pair of files (.hdr and .img); save it as .nii')
+  refuseIf(!/n\+[12]/.test(name) || start.length < at.size, 'it is not a NIfTI file (.nii or .nii.gz)')
   const get = (kind, offset) => Number(view[`get${kind}`](offset, little))
   const floats = (offset, n) => Array.from({ length: n }, (_, i) => get(at.float, offset + i * at.step))
   const width = at.int === 'Int16' ? 2 : 8, dim = [0, 1, 2, 3, 4, 5, 6, 7].map((i) => get(at.int, at.dim + width * i))
   const sides = dim.slice(1, 4), shown = sides.join('x'), type = get('Int16', at.type), Kind = TYPES[type]
-  if (dim[0] < 3 || dim.slice(4, dim[0] + 1).some((side) => side !== 1)) {
-    const all = dim.slice(1, dim[0] + 1).join('x')
-    throw new ScanError(`it has ${dim[0]} dimensions (${all}), expected 3; give one volume`)
-  }
-  const named = NAMED[type] ?? `voxels of an unknown type (${type})`
-  if (!Kind) throw new ScanError(`it holds ${named}, not one number each`)
+  refuseIf(dim[0] < 3 || dim.slice(4, dim[0] + 1).some((side) => side !== 1),
+    `it has ${dim[0]} dimensions (${dim.slice(1, dim[0] + 1).join('x')}), expected 3; give one volume`)
+  refuseIf(!Kind, `it holds ${NAMED[type] ?? `voxels of an unknown type (${type})`}, not one number each`)
+  refuseIf(sides.some((side) => side < 1), `its header says ${shown} voxels`)
   const voxels = sides.reduce((a, b) => a * b), offset = get(at === FIELDS[0] ? at.float : at.int, at.offset)
-  if (sides.some((side) => side < 1)) throw new ScanError(`its header says ${shown} voxels`)
-  if (voxels > LARGEST) {
-    throw new ScanError(`its header says ${shown} voxels, more than the ${LARGEST / 2 ** 20} million that fit here`)
-  }
-  const begins = offset >= at.size + 4 && offset < 2 ** 24
-  if (!begins) throw new ScanError('its header does not say where the voxels begin')
+  refuseIf(voxels > LARGEST,
+    `its header says ${shown} voxels, more than the ${LARGEST / 2 ** 20} million that fit here`)
+  refuseIf(!(offset >= at.size + 4 && offset < 2 ** 24), 'its header does not say where the voxels begin')
   const code = (i) => get(at.code, at.forms + i * (width === 2 ? 2 : 4)), known = (n) => (n > 0 && n <= 5 ? n : 0)
   const [slope, inter] = floats(at.slope, 2)
   return {
     header: start.slice(0, at.size), at, little, sides, voxels, Kind, slope, inter,
     offset, total: offset + voxels * Kind.BYTES_PER_ELEMENT,
-    unit: MM[get(at.unit, at.units) & 7] ?? [1], pixdim: floats(at.pixdim, 4), quaternion: floats(at.quaternion, 6),
+    unit: MM[get(at.unit, at.units) & 7] ?? [1], sign: get(at.float, at.pixdim) === -1 ? -1 : 1,
+    sizes: floats(at.pixdim + at.step, 3).map((size) => Math.abs(size) || 1), quaternion: floats(at.quaternion, 6),
     qform: known(code(0)), sform: known(code(1)), // nibabel takes unknown codes for none
     rows: [0, 1, 2].map((i) => floats(at.sform + 4 * at.step * i, 4)),
   }
 }
 
-export const determinant = ([a, b, c]) => a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) +
+const determinant = ([a, b, c]) => a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) +
   a[2] * (b[0] * c[1] - b[1] * c[0])
 
 /**
@@ -129,73 +127,73 @@ export const determinant = ([a, b, c]) => a[0] * (b[1] * c[2] - b[2] * c[1]) - a
  * middle at 0 and x to the left; and what is to be known of it, in words.
  */
 function affineOf(header) {
-  const { sform, qform, unit: [mm, unit], sides } = header
-  const scaled = (rows) => rows.map((row) => row.map((value) => value * mm))
-  const turned = qform ? scaled(rowsOfQform(header)) : null
-  if (!sform && turned?.flat().some(Number.isNaN)) throw new ScanError('its qform is no rotation; repair the header')
-  const rows = sform ? scaled(header.rows) : turned ?? scaled(baseRows(header))
+  const { sform, qform, unit: [mm, unit], sides } = header, turned = qform ? rowsOfQform(header) : null
+  const chosen = sform ? header.rows : turned ?? baseRows(header)
+  refuseIf(!sform && chosen.flat().some(Number.isNaN), 'its qform is no rotation; repair the header')
+  const rows = chosen.map((row) => row.map((value) => value * mm)), voxelVolume = Math.abs(determinant(rows))
   const sizes = [0, 1, 2].map((j) => Math.hypot(...rows.map((row) => row[j])))
   const least = Math.min(...sizes), most = Math.max(...sizes)
   const spacing = `${sizes.map((size) => Number(size.toPrecision(3))).join('x')} mm`
-  const sane = Math.abs(determinant(rows)) >= 0.1 * sizes[0] * sizes[1] * sizes[2] && least >= 0.01 && most <= 100
-  if (!sane) {
-    const shown = unit ? `${spacing}, its unit being ${unit}` : spacing
-    throw new ScanError(`its affine is not one of a scan (spacing ${shown}); repair the header`)
-  }
+  const sane = voxelVolume >= 0.1 * sizes[0] * sizes[1] * sizes[2] && least >= 0.01 && most <= 100
+  const meant = unit ? `, its unit being ${unit}` : ''
+  refuseIf(!sane, `its affine is not one of a scan (spacing ${spacing}${meant}); repair the header`)
   const corners = [0, 1, 2, 3, 4, 5, 6, 7].map((bits) => [...sides.map((side, i) => (bits >> i & 1) * (side - 1)), 1])
-  const shift = sform && turned ? Math.max(...corners.flatMap((corner) => rows.map((row, i) =>
+  const shift = sform && turned ? mm * Math.max(...corners.flatMap((corner) => chosen.map((row, i) =>
     Math.abs(corner.reduce((sum, at, j) => sum + at * (row[j] - turned[i][j]), 0))))) : 0
   const warnings = [
     (least < 0.2 || most > 15) && `unusual spacing, ${spacing}`,
     !sform && !qform && 'its header does not say where left and right are (both form codes are 0)',
     shift > 0.1 * least && `sform and qform place a voxel up to ${shift.toFixed(1)} mm apart; the sform is taken`,
   ].filter(Boolean)
-  return { affine: [...rows, [0, 0, 0, 1]], warnings }
+  return { affine: [...rows, [0, 0, 0, 1]], voxelVolume, warnings }
 }
-
-const sizesOf = ({ pixdim }) => pixdim.slice(1).map((size) => Math.abs(size) || 1)
 
 /** NaN where the quaternion is longer than rounding makes it. */
-function rowsOfQform(header) {
-  const size = sizesOf(header), [b, c, d, ...moved] = header.quaternion, square = 1 - b * b - c * c - d * d
-  const a = square < -1e-3 ? NaN : Math.sqrt(Math.max(0, square)), sign = header.pixdim[0] === -1 ? -1 : 1
-  const s = 2 / (a * a + b * b + c * c + d * d)
-  const rotation = [
-    [1 - s * (c * c + d * d), s * (b * c - a * d), s * (b * d + a * c)],
-    [s * (b * c + a * d), 1 - s * (b * b + d * d), s * (c * d - a * b)],
-    [s * (b * d - a * c), s * (c * d + a * b), 1 - s * (b * b + c * c)],
-  ]
-  return rotation.map((row, i) => [row[0] * size[0], row[1] * size[1], sign * row[2] * size[2], moved[i]])
+function rowsOfQform({ quaternion: [b, c, d, ...moved], sizes: [x, y, z], sign }) {
+  const axis = [b, c, d], across = [[0, -d, c], [d, 0, -b], [-c, b, 0]], steps = [x, y, sign * z]
+  const length = b * b + c * c + d * d, a = length > 1.001 ? NaN : Math.sqrt(Math.max(0, 1 - length))
+  const s = 2 / (a * a + length)
+  const turned = (i, j) => (i === j ? 1 - s * length : 0) + s * (axis[i] * axis[j] + a * across[i][j])
+  return moved.map((start, i) => [...steps.map((step, j) => turned(i, j) * step), start])
 }
 
-const baseRows = (header) => sizesOf(header).map((size, i) => [0, 1, 2].map((j) => (i === j ? (i ? size : -size) : 0))
-  .concat((i ? -size : size) * (header.sides[i] - 1) / 2))
+const baseRows = ({ sizes, sides }) => sizes.map((size, i) => [0, 1, 2].map((j) => (i === j ? (i ? size : -size) : 0))
+  .concat((i ? -size : size) * (sides[i] - 1) / 2))
+
+/** Where a voxel of this index is, in voxels along each side. */
+export const placeOf = (i, [nx, ny]) => [i % nx, Math.floor(i / nx) % ny, Math.floor(i / (nx * ny))]
 
 function valuesOf(bytes, { Kind, offset, total, voxels, little, slope, inter, sides }, warnings) {
   const data = bytes.slice(offset, total), width = Kind.BYTES_PER_ELEMENT
   for (let i = 0; !little && i < data.length; i += width) data.subarray(i, i + width).reverse()
   const stored = new Kind(data.buffer), values = Kind === Float32Array ? stored : new Float32Array(voxels)
   const [times, plus] = slope !== 0 && Number.isFinite(slope) ? [slope, inter] : [1, 0]
-  const inner = sides.map((side) => [side >> 2, side - (side >> 2)])
+  const isInner = (place, axis) => place >= sides[axis] >> 2 && place < sides[axis] - (sides[axis] >> 2)
   let low = Infinity, high = -Infinity, infinite = 0, nan = 0, inside = 0
   for (let i = 0; i < voxels; i++) {
     values[i] = Number(stored[i]) * times + plus
     if (Number.isNaN(values[i])) {
-      const at = [i % sides[0], Math.floor(i / sides[0]) % sides[1], Math.floor(i / (sides[0] * sides[1]))]
-      if (at.every((place, axis) => place >= inner[axis][0] && place < inner[axis][1])) inside++
+      if (placeOf(i, sides).every(isInner)) inside++
       nan++
       values[i] = 0
     } else if (!Number.isFinite(values[i])) infinite++
     low = Math.min(low, values[i])
     high = Math.max(high, values[i])
   }
-  if (infinite) throw new ScanError(`${infinite} voxels are infinite or more than float32 can hold`)
-  if (inside > 0.01 * inner.reduce((product, [first, end]) => product * (end - first), 1)) {
-    throw new ScanError(`${nan} voxels are NaN, ${inside} of them in the middle of the volume`)
-  }
-  if (low === high) throw new ScanError(`every voxel is ${low}; is this the right file?`)
+  refuseIf(infinite, `${infinite} voxels are infinite or more than float32 can hold`)
+  refuseIf(inside > 0.01 * sides.reduce((product, side) => product * (side - 2 * (side >> 2)), 1),
+    `${nan} voxels are NaN, ${inside} of them in the middle of the volume`)
+  refuseIf(low === high, `every voxel is ${low}; is this the right file?`)
   return { values, warnings: nan ? [...warnings, `${nan} voxels are NaN, taken as 0`] : warnings }
 }
+
+const through = (blob, stream) => new Response(blob.stream().pipeThrough(stream))
+
+/** Of bytes or of a Blob. */
+export const gzip = (content) => through(new Blob([content]), new CompressionStream('gzip')).blob()
+
+/** The bytes of a Blob. */
+export const gunzip = async (blob) => new Uint8Array(await through(blob, new DecompressionStream('gzip')).arrayBuffer())
 
 /** A mask (one byte a voxel) as a NIfTI file's bytes, with the header of the scan that it lies upon. */
 export function maskFile({ header, at, little }, mask) {

@@ -1,28 +1,29 @@
 // The page: what a person sees and does. All work is the workers'; names of files are shown as text, never as markup.
 
-import { Helper, latest } from './ask.js'
+import { Helper, inTurn, latest } from './ask.js'
 import { downloadZip } from './client-zip.js'
 import { Corrector } from './correct.js'
 import { dropped, take } from './dicom.js'
 import { count, forget, keep, kept } from './keep.js'
 import { html, render } from './lit-html.js'
 import { Viewer } from './viewer.js'
-import { derivative, describe, maskOf, sidecar, table } from './words.js'
+import { derivative, maskOf, sidecar, table } from './words.js'
 
 const $ = (id) => document.getElementById(id)
 const say = (id, text) => { $(id).textContent = text }
 const viewer = new Viewer($('canvas'), (mm) => say('location', mm), () => corrector.stroke(), () => corrector.click())
 const scans = [] // {name, file, state, settings, and once it is done what the worker made of it}
-const problems = new Set() // in words
 // ``current`` is chosen, ``opened`` that whose mask is in view, ``computed`` that which the network works on
-let card, network, bench, current, opened, computed, bar, engine = '', showing = Promise.resolve(), measuring
-const corrector = new Corrector(
-  viewer, (kind, content) => bench.ask(kind, content), () => { measuring = measure().catch(notDone) }, notDone,
-)
+let card, network, bench, current, opened, computed, bar, measuring
+const queue = inTurn()
+/** Do something with the scan in view, when all is done that was to be done before. */
+const inView = (act, scan = current) => queue(act).catch((error) => notDone(error, scan))
+const ask = (kind, content) => bench.ask(kind, content)
+const corrector = new Corrector(viewer, inView, ask, () => { measuring = measure().catch(notDone) })
 
 async function start() {
   card = await (await fetch('card.json')).json()
-  render(describe(card).map(([text, loud]) => (loud ? html`<em>${text}</em> ` : text)), $('about'))
+  render(card.sentences.map(([text, loud]) => (loud ? html`<em>${text}</em> ` : text)), $('about'))
   $('minVolume').max = Math.max($('minVolume').max, 2 * card.min_volume)
   $('threshold').min = Math.min($('threshold').min, card.threshold)
   $('example').hidden = !card.example
@@ -51,7 +52,7 @@ function add(files) {
 
 /** Files and folders with their paths, DICOM or not. */
 async function takeIn(found) {
-  forgive()
+  say('error', '')
   await take(await found, $('series'), { add, tell: blame, save })
     .catch(({ message }) => blame(`It cannot be read (${message}).`))
 }
@@ -67,10 +68,10 @@ async function segment(scan) {
   if (!['done', 'working'].includes(current?.state)) show(scan)
   showAll()
   try {
-    network ??= new Helper('worker.js', (news) => tell[news.kind](news))
+    network ??= new Helper('worker.js', hear)
     const made = await network.ask('segment', { file: scan.file, ...scan.settings, least: Number($('threshold').min) })
-    finish(scan, { ...made, state: 'done', maker: { ...card.made_by, Device: engine, Precision: 'float32' } })
-    if (scan === current) showing = showing.then(() => showMask(scan)).catch(notDone)
+    finish(scan, { ...made, state: 'done', maker: { ...card.made_by, Device: bar.engine, Precision: 'float32' } })
+    if (scan === current) inView(() => showMask(scan))
   } catch (error) {
     endNetwork() // what it holds may be half a scan
     if (scan.state === 'working') {
@@ -97,27 +98,18 @@ function finish(scan, made) {
   showAll()
 }
 
-const tell = {
-  engine: ({ name }) => {
-    const why = self.crossOriginIsolated ? '' : ' This page is not isolated from others, so it may use one thread only.'
-    engine = name
-    say('engine', `Computed by ${name}.${why}`)
-  },
-  progress: (content) => {
-    bar = { ...content, began: performance.now() }
-    showProgress()
-  },
+/** How far the network is, and once it is loaded, what computes it. */
+function hear(news) {
+  const why = self.crossOriginIsolated ? '' : ' This page is not isolated from others, so it may use one thread only.'
+  bar = { ...news, began: performance.now() }
+  if (bar.engine) say('engine', `Computed by ${bar.engine}.${why}`)
+  showProgress()
 }
 
 /** A line of what went wrong, which stays while other scans go on, until a person does something new. */
 function blame(line) {
-  problems.add(line)
-  say('error', [...problems].join('\n'))
-}
-
-function forgive() {
-  problems.clear()
-  say('error', '')
+  const others = $('error').textContent.split('\n').filter((other) => other && other !== line)
+  say('error', [...others, line].join('\n'))
 }
 
 function cancel() {
@@ -128,7 +120,7 @@ function cancel() {
 }
 
 function choose(scan) {
-  forgive()
+  say('error', '')
   if (scan !== current || scan !== opened) show(scan)
 }
 
@@ -139,7 +131,7 @@ function show(scan) {
   if (['failed', 'cancelled'].includes(scan.state)) scan.state = 'waiting'
   viewer.setPen()
   showAll()
-  showing = showing.then(() => change(scan)).catch((error) => notDone(error, scan))
+  inView(() => change(scan))
   compute()
 }
 
@@ -153,7 +145,6 @@ function notDone(error, scan = current) {
 }
 
 async function change(scan) {
-  await corrector.edits
   await measuring
   opened = undefined
   viewer.clear() // no mask stays in sight under another scan's name
@@ -181,14 +172,14 @@ async function showMask(scan) {
 }
 
 /** The mask in view under the scan's settings, in place of the one that there is. */
-const remask = latest(async () => {
+const remask = latest(inView, async () => {
   const scan = opened, { voxels, ...made } = await bench.ask('mask', scan.settings)
   viewer.showMask(voxels)
   finish(scan, made)
 })
 
 /** What the mask in view comes to, corrected by hand. */
-const measure = latest(async () => finish(opened, await bench.ask('measure')))
+const measure = latest(inTurn(), async () => finish(opened, await bench.ask('measure')))
 
 const mL = (mm3, digits = 1) => (mm3 === null ? 'n/a' : `${(mm3 / 1000).toFixed(digits)} mL`)
 const stateOf = ({ state, row, corrected }) =>
@@ -236,8 +227,7 @@ async function showKept() {
 
 /** What is finished, as it is now. */
 async function finished() {
-  await corrector.edits
-  await measuring
+  await inView(() => measuring)
   return scans.filter(({ state }) => state === 'done')
 }
 
@@ -247,6 +237,13 @@ function save(content, name) {
   link.download = name
   link.click()
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000)
+}
+
+/** Save a file of the scan in view by its own click: of one, browsers let a page save one file only. */
+async function saveOne(contentOf, ending) {
+  const scan = current
+  await finished()
+  save(contentOf(scan), `${maskOf(scan)}.${ending}`)
 }
 
 for (const id of ['files', 'folder']) {
@@ -260,30 +257,22 @@ $('example').onclick = async () => {
   add([new File([blob], 'example_T2w.nii.gz')])
 }
 $('cancel').onclick = cancel
-$('save').onclick = async () => {
-  const scan = current
-  await finished()
-  save(scan.mask, `${maskOf(scan)}.nii.gz`)
-}
-$('saveSidecar').onclick = async () => { // by its own click: of one, browsers let a page save one file only
-  const scan = current
-  await finished()
-  save(sidecar(scan), `${maskOf(scan)}.json`)
-}
+$('save').onclick = () => saveOne(({ mask }) => mask, 'nii.gz')
+$('saveSidecar').onclick = () => saveOne(sidecar, 'json')
 $('saveTable').onclick = async () => save(table(await finished()), 'lesions.tsv')
 $('saveAll').onclick = async () => save(await downloadZip(derivative(await finished())).blob(), 'lesions.zip')
 for (const id of ['threshold', 'minVolume']) {
   $(id).oninput = () => {
     current.settings[id] = Number($(id).value)
     showSettings()
-    corrector.waitFor(remask())
+    remask()
   }
 }
 $('discard').onclick = () => {
   if (!confirm(`Discard the correction of ${current.name}?`)) return
   corrector.begin()
   opened.corrected = false
-  corrector.waitFor(remask().then(() => corrector.begin(opened)))
+  remask().then(() => corrector.begin(opened))
 }
 $('reopen').onclick = async () => {
   for (const scan of await kept()) if (!scans.some(({ id }) => id === scan.id)) scans.push(scan)
@@ -296,12 +285,12 @@ $('forget').onclick = async () => {
   cancel()
   scans.length = 0
   current = undefined
-  showing = showing.then(() => change()).then(showAll)
+  inView(() => change()).then(showAll)
   await forget()
   await showKept()
 }
 $('opacity').oninput = () => viewer.niivue.setDrawOpacity(Number($('opacity').value))
-$('slices').onchange = () => viewer.setPlanes(Number($('slices').value))
+$('slices').onchange = () => viewer.niivue.setSliceType(Number($('slices').value))
 document.ondragover = (event) => { event.preventDefault(); document.body.classList.add('dropping') }
 document.ondragleave = () => document.body.classList.remove('dropping')
 document.ondrop = (event) => {

@@ -1,5 +1,6 @@
 // NiiVue, and what it shows: a scan, and as a drawing over it the mask. Its voxels have an index in the scan's file.
 
+import { placeOf } from './nifti.js'
 import { Niivue, NVImage, SHOW_RENDER, SLICE_TYPE } from './niivue.js'
 
 export const LESION = 1, REGION = 2 // bits of the drawing, of which pens draw one
@@ -12,7 +13,7 @@ export class Viewer {
    * ``onClick`` that the crosshair was put somewhere.
    */
   constructor(canvas, onMove, onStroke, onClick) {
-    Object.assign(this, { canvas, onStroke, planes: SLICE_TYPE.MULTIPLANAR })
+    Object.assign(this, { canvas, onStroke })
     this.niivue = new Niivue({
       backColor: [0, 0, 0, 1], crosshairColor: [0.4, 0.9, 1, 0.7], dragAndDropEnabled: false, isResizeCanvas: true,
       loadingText: '', crosshairWidth: 0.5, show3Dcrosshair: true, doubleTouchTimeout: 0, longTouchTimeout: NEVER,
@@ -34,7 +35,6 @@ export class Viewer {
     this.clear()
     this.niivue.opts.multiplanarShowRender = SHOW_RENDER.NEVER // drawing in 3D and segmenting at once would slow both
     this.niivue.addVolume(await NVImage.new(bytes.buffer, 'scan.nii', 'gray'))
-    this.niivue.setSliceType(this.planes)
   }
 
   clear() {
@@ -47,62 +47,47 @@ export class Viewer {
   /** A mask, a byte a voxel of the file, over the scan, if there is one; at first looked at in its ``middle`` (mm). */
   showMask(voxels, middle) {
     if (!this.niivue.volumes.length) return
-    const { dimsRAS, img2RASstart, img2RASstep } = this.niivue.volumes[0]
-    Object.assign(this, { sides: dimsRAS.slice(1, 4), steps: img2RASstep, first: img2RASstart.reduce((a, b) => a + b) })
     if (!this.bits) {
       this.niivue.opts.multiplanarShowRender = SHOW_RENDER.ALWAYS
       if (middle) this.niivue.scene.crosshairPos = this.niivue.mm2frac(middle, 0, true)
       this.niivue.createEmptyDrawing()
       this.niivue.createOnLocationChange()
     }
-    this.bits = new Uint8Array(voxels.length)
-    for (let i = 0; i < voxels.length; i++) this.bits[i] = voxels[this.inFile(i)]
+    this.bits = voxels
     this.paint()
   }
 
+  /** Draw the bits, brought to the drawing's order as NiiVue brings a volume's voxels there. */
   paint() {
-    this.niivue.drawBitmap.set(this.bits)
+    const [volume] = this.niivue.volumes
+    this.painted = volume.img2RAS.call({ ...volume, img: this.bits })
+    this.niivue.drawBitmap.set(this.painted)
     this.niivue.refreshDrawing(true)
   }
 
-  /** The file's voxel of one of the drawing, whose axes go to the right, front and top. */
-  inFile(i) {
-    const [nx, ny] = this.sides, [sx, sy, sz] = this.steps, row = Math.floor(i / nx)
-    return this.first + (i - row * nx) * sx + (row % ny) * sy + Math.floor(row / ny) * sz
-  }
-
-  ofFile(n) {
-    const at = this.steps.map((step, axis) => {
-      const place = Math.floor(n / Math.abs(step)) % this.sides[axis]
-      return step > 0 ? place : this.sides[axis] - 1 - place
-    })
-    return at[0] + this.sides[0] * (at[1] + this.sides[1] * at[2])
+  /** The file's voxel at a place of the drawing, whose axes go to the right, front and top. */
+  inFile(place) {
+    const { img2RASstart, img2RASstep } = this.niivue.volumes[0]
+    return place.reduce((n, along, axis) => n + img2RASstart[axis] + along * img2RASstep[axis], 0)
   }
 
   /** What was drawn since, and ``depth`` slices to either side, as voxels of the file; the picture is as before. */
   takeStroke(depth) {
-    const { drawBitmap: drawn, drawPenAxCorSag: plane } = this.niivue, found = new Set()
-    const axis = 2 - plane, step = [1, this.sides[0], this.sides[0] * this.sides[1]][axis], side = this.sides[axis]
+    const { drawBitmap: drawn, drawPenAxCorSag: plane, volumes: [{ dimsRAS: [, ...sides] }] } = this.niivue
+    const axis = 2 - plane, found = new Set()
     for (let i = 0; i < drawn.length; i++) {
-      if (drawn[i] === this.bits[i]) continue
-      const place = Math.floor(i / step) % side
-      for (let k = Math.max(-depth, -place); k <= Math.min(depth, side - 1 - place); k++) found.add(i + k * step)
+      if (drawn[i] === this.painted[i]) continue
+      const place = placeOf(i, sides), last = Math.min(place[axis] + depth, sides[axis] - 1)
+      for (let k = Math.max(place[axis] - depth, 0); k <= last; k++) found.add(this.inFile(place.with(axis, k)))
     }
     this.paint()
-    return Int32Array.from(found, (i) => this.inFile(i))
-  }
-
-  isLesion(n) {
-    return this.bits[this.ofFile(n)] & LESION
+    return Int32Array.from(found)
   }
 
   /** Change the bits of these voxels. */
   change(voxels, how) {
     if (!this.bits || !voxels.length) return
-    for (const n of voxels) {
-      const i = this.ofFile(n)
-      this.bits[i] = how(this.bits[i])
-    }
+    for (const n of voxels) this.bits[n] = how(this.bits[n])
     this.paint()
   }
 
@@ -115,9 +100,9 @@ export class Viewer {
 
   /** As a pen of that size does that is put down at the crosshair. */
   dab(size) {
-    const { opts, scene } = this.niivue, { penSize } = opts
+    const { opts, scene } = this.niivue, { penSize, sliceType } = opts
     opts.penSize = size
-    this.niivue.drawPenAxCorSag = this.planes <= SLICE_TYPE.SAGITTAL ? this.planes : SLICE_TYPE.AXIAL
+    this.niivue.drawPenAxCorSag = sliceType <= SLICE_TYPE.SAGITTAL ? sliceType : SLICE_TYPE.AXIAL
     this.niivue.drawPt(...this.niivue.frac2vox(scene.crosshairPos), opts.penValue)
     this.onStroke()
     this.niivue.drawPenAxCorSag = -1
@@ -126,18 +111,12 @@ export class Viewer {
 
   /** The file's voxel at the crosshair. */
   here() {
-    const [x, y, z] = this.niivue.frac2vox(this.niivue.scene.crosshairPos)
-    return this.inFile(x + this.sides[0] * (y + this.sides[1] * z))
+    return this.inFile([...this.niivue.frac2vox(this.niivue.scene.crosshairPos)])
   }
 
   /** Move the crosshair by voxels to the right, up and out of the plane that is seen. */
   move(right, up, out) {
-    const by = { [SLICE_TYPE.CORONAL]: [right, out, up], [SLICE_TYPE.SAGITTAL]: [out, right, up] }[this.planes]
-    this.niivue.moveCrosshairInVox(...(by ?? [right, up, out]))
-  }
-
-  setPlanes(planes) {
-    this.planes = planes
-    this.niivue.setSliceType(planes)
+    const by = { [SLICE_TYPE.CORONAL]: [right, out, up], [SLICE_TYPE.SAGITTAL]: [out, right, up] }
+    this.niivue.moveCrosshairInVox(...(by[this.niivue.opts.sliceType] ?? [right, up, out]))
   }
 }

@@ -1,15 +1,4 @@
-// What the page says of a model and writes of masks.
-
-/** Of the card, in sentences: [text, whether it warns]. */
-export function describe(card) {
-  const grid = `${card.spatial_size.join('x')} voxels of ${card.spacing.join('x')} mm`
-  const { cohort = 'scans that its card does not name' } = card
-  const seen = card.trained_on?.length ? `${card.trained_on.length} scans` : cohort
-  return [
-    ...(card.simulated ? [['Trained on simulated lesions.', true]] : []),
-    [`Model: ${card.name}, ${card.channels ? `${card.channels} channels, ` : ''}${grid}; trained on: ${seen}.`, false],
-  ]
-}
+// What the page writes of masks.
 
 /** ``sub-1_desc-lesion_mask`` for ``sub-1_T2w.nii.gz``, as inference names its masks. */
 export const maskOf = ({ name }) => `${name.replace(/(_T2w)?(\.nii)?(\.gz)?$/, '')}_desc-lesion_mask`
@@ -49,13 +38,9 @@ export function table(scans, pathOf = maskOf) {
 
 /** All masks as a BIDS derivative, for ``downloadZip``. Those of scans of one name come into folders 2/, 3/, ... */
 export function derivative(scans) {
-  const paths = new Map(), taken = new Set()
-  for (const scan of scans) {
-    const path = `${folderOf(scan)}${maskOf(scan)}`
-    let free = path
-    for (let n = 2; taken.has(free); n++) free = `${n}/${path}`
-    taken.add(free)
-    paths.set(scan, free)
+  const paths = new Map()
+  for (const [path, same] of Map.groupBy(scans, (scan) => `${folderOf(scan)}${maskOf(scan)}`)) {
+    same.forEach((scan, i) => paths.set(scan, i ? `${i + 1}/${path}` : path))
   }
   const GeneratedBy = [scans[0].maker], DatasetType = 'derivative'
   const about = { Name: 'Segmentations by MeshNet', BIDSVersion: '1.9.0', DatasetType, GeneratedBy }

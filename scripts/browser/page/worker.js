@@ -1,16 +1,15 @@
 // The network's work, away from the page so that it stays responsive: from a file to a mask.
 
 import { answer } from './ask.js'
-import { headOf, maskOf, percentiles } from './lesions.js'
-import { gzip, madeOf, voxelVolume } from './made.js'
-import { readNifti } from './nifti.js'
+import { headOf, madeOf, maskOf, percentiles } from './lesions.js'
+import { gzip, readNifti } from './nifti.js'
 
 const SLAB = 2 ** 21 // voxels of the scan that are restored at a time
 let ort, card, engine, create, scan
 
-const post = (kind, content) => self.postMessage({ news: { kind, ...content } })
 /** The bar goes from one share of the work to another, probably in so many seconds, of ``left`` to the end. */
-const progress = (text, from, to, seconds = 0, left = 0) => post('progress', { text, from, to, seconds, left })
+const progress = (text, from, to, seconds = 0, left = 0) =>
+  self.postMessage({ news: { engine, text, from, to, seconds, left } })
 
 answer({ segment })
 
@@ -38,7 +37,7 @@ async function load(runtime, provider, name, threads = 1) {
   }))
   await create('network')
   if (provider === 'webgpu') await probe() // that it answers at all
-  post('engine', { name: engine = name })
+  engine = name
 }
 
 /** What a graph of scripts/browser/graphs.py makes of its inputs, each a tensor: its outputs by their names. */
@@ -63,7 +62,7 @@ async function probe() {
  * The mask of a scan under its settings; and, compressed, the scan and its probability, which is 0 where it is below
  * ``least``: no mask of a threshold that can be chosen is another for it.
  */
-async function segment({ file, threshold, minVolume, least }) {
+async function segment({ file, least, ...settings }) {
   progress('Reading', 0, 0.02)
   scan = await readNifti(file)
   delete scan.bytes
@@ -72,21 +71,20 @@ async function segment({ file, threshold, minVolume, least }) {
     const why = 'air must be the darkest, so give the scan as it was stored'
     scan.warnings.push(`its values are standardized, or no MRI’s: ${why}`)
   }
-  if (engine) post('engine', { name: engine })
-  else {
+  if (!engine) {
     progress('Loading the network', 0.02, 0.04)
     await start()
   }
   const affine = doubles(scan.affine.slice(0, 3).flat(), [3, 4])
   const probability = await predict(affine)
-  const { mask, lesions } = maskOf(probability, scan.sides, threshold, minVolume, voxelVolume(scan))
+  const mask = maskOf(probability, scan, settings)
   const head = scan.sidesKnown && tensor(headOf(scan.values, scan.sides), scan.sides.toReversed(), 'bool')
   const middle = head ? (await run('midline', { head, affine })).middle.data[0] : null
   delete scan.values
   for (let i = 0; i < probability.length; i++) if (probability[i] < Math.fround(least)) probability[i] = 0
   const zipped = new Uint8Array(await file.slice(0, 1).arrayBuffer())[0] === 0x1f
   return {
-    ...(await madeOf(scan, mask, lesions, middle)), middle, warnings: scan.warnings,
+    ...(await madeOf(scan, mask, middle)), middle, warnings: scan.warnings,
     file: zipped ? file : await gzip(file), probability: await gzip(probability),
   }
 }
