@@ -9,7 +9,7 @@ import optuna
 
 from scripts.common.errors import InputError
 from scripts.common.json_file import check_json
-from scripts.comparison.fit import misfit
+from scripts.comparison.fit import misfit, refusal
 from scripts.search.space import OF_EACH_RUN, check_count, overlay_paths, read_recipe, refuse_own
 
 OWN = OF_EACH_RUN | {"dataset_dir", "seed"}
@@ -101,13 +101,14 @@ class Plan:
         self.leave_out()
 
     def leave_out(self, **overrides: Any) -> None:
-        """Build every network, leave out those that cannot be trained on the grid, and print why.
+        """Build every network, leave out those that cannot be trained on the grid or read again, and print why.
 
         Raises:
             InputError: the reference is left out.
         """
         for name in self.networks:
-            if reason := misfit(self.recipe(Run(name, self.folds[0], 0), cache="none", **overrides)):
+            recipe = self.recipe(Run(name, self.folds[0], 0), cache="none", **overrides)
+            if reason := misfit(recipe) or refusal(recipe):
                 if name == self.reference:
                     raise InputError(f"{name}: {reason}; give another --reference")
                 print(f"{name} is left out: {reason}")
