@@ -1,4 +1,4 @@
-"""Refuse a config's misspelt keys and values of a wrong kind or range, which MONAI takes in silence."""
+"""Refuse a config's misspelt keys and values of a wrong kind or range."""
 
 import json
 import logging

@@ -1,7 +1,4 @@
-"""Replace files whole: a process that is killed leaves the old file or the new one, never half of one.
-
-Python and torch write in place.
-"""
+"""Replace files whole: a process that is killed leaves the old file or the new one, never half of one."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""Measure how well the predicted volumes of all scans agree with the true ones; MONAI's metrics are per scan."""
+"""Measure how well the predicted volumes of all scans agree with the true ones."""
 
 from collections.abc import Sequence
 from math import prod

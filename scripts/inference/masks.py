@@ -1,4 +1,4 @@
-"""Ignite ends a run with the first error: here a scan that fails is left out with a line, and the others go on."""
+"""Segment scans one by one: a scan that fails is left out with a line, and the others go on."""
 
 import logging
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""MONAI writes an affine of its own: here a volume gets the header of its scan, so that both lie in one place."""
+"""Give a volume the header of its scan, so that both lie in one place."""
 
 import gzip
 

@@ -1,4 +1,4 @@
-"""No library here simulates a stroke: this writes simulated scans as a BIDS tree like ARC's, traps included."""
+"""Write simulated scans as a BIDS tree like ARC's, traps included."""
 
 import json
 import os

@@ -24,8 +24,8 @@ class CheckpointSaver:
     """Saves a network's plain ``state_dict`` and its card when an engine has completed.
 
     Attached to an evaluator it saves when this was the best epoch by the engine's own record, which a resume restores;
-    attached to a trainer it saves the last weights. The card gets the epoch, its metrics and the date. Unlike MONAI's
-    handler of this name, it leaves the old file whole until the new one is, and nothing after an exception.
+    attached to a trainer it saves the last weights. The card gets the epoch, its metrics and the date. The old file
+    stays whole until the new one is, and nothing is written after an exception.
     """
 
     network: torch.nn.Module
