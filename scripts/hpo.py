@@ -7,10 +7,7 @@ from typing import Any
 if __name__ == "__main__":  # run as a command, Python looks in scripts/ instead of the bundle's root
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import monai
-
-from scripts.common import CONFIGS
-from scripts.common.command import run_command
+from scripts.common.command import run_command, run_config
 
 
 def hpo(overlay: str | None = None, **overrides: Any) -> None:
@@ -20,8 +17,7 @@ def hpo(overlay: str | None = None, **overrides: Any) -> None:
         overlay: a config file with what differs from it.
         overrides: any key of it, as a flag.
     """
-    configs = [str(CONFIGS / "hpo.json"), *([overlay] if overlay else [])]
-    monai.bundle.run(config_file=configs, meta_file=str(CONFIGS / "metadata.json"), **overrides)
+    run_config(["hpo.json"], overlay, **overrides)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,7 @@ from typing import Any
 if __name__ == "__main__":  # run as a command, Python looks in scripts/ instead of the bundle's root
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import monai
-
-from scripts.common import CONFIGS
-from scripts.common.command import run_command
+from scripts.common.command import run_command, run_config
 
 
 def protocol(overlay: str | None = None, dry_run: bool = False, **overrides: Any) -> None:
@@ -21,9 +18,7 @@ def protocol(overlay: str | None = None, dry_run: bool = False, **overrides: Any
         dry_run: only say which runs there are and, after a measured step of each network, how many hours they take.
         overrides: any key of it, as a flag.
     """
-    configs = [str(CONFIGS / "protocol.json"), *([overlay] if overlay else [])]
-    run_id = "estimating" if dry_run else "comparing"
-    monai.bundle.run(run_id, config_file=configs, meta_file=str(CONFIGS / "metadata.json"), **overrides)
+    run_config(["protocol.json"], overlay, "estimating" if dry_run else "comparing", **overrides)
 
 
 if __name__ == "__main__":

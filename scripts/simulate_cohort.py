@@ -3,11 +3,9 @@
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":  # run as a command, Python looks in scripts/ instead of the bundle's root
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from scripts.common.command import run_command
-from scripts.simulation.cohort import simulate_cohort
-
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where Python looks is scripts/ instead
+    from scripts.common.command import run_command
+    from scripts.simulation.cohort import simulate_cohort
+
     run_command(simulate_cohort)

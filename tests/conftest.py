@@ -219,6 +219,14 @@ def recipe(*files: str, **overrides: object) -> ConfigParser:
     return parser
 
 
+def checked(*files: str, **overrides: object) -> ConfigParser:
+    """``recipe`` after the check that a run begins with."""
+    parser = recipe(*files, **overrides)
+    parser.parse()
+    parser.get_parsed_content("config")
+    return parser
+
+
 @contextmanager
 def refused(match: str) -> Iterator[None]:
     """As ``pytest.raises``, for the line that a user sees, whatever MONAI and Ignite have wrapped around the cause."""

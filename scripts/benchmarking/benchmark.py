@@ -14,12 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import monai
 import torch
 from tqdm import tqdm
 
 from scripts.benchmarking.report import REFERENCE, tables
-from scripts.common import CONFIGS
+from scripts.common.command import run_config
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file
 from scripts.execution.precision import autocast_dtype
@@ -35,15 +34,13 @@ def run_benchmark(
 ) -> None:
     """Run every case once a round, each time in a new process, so that what disturbs the machine disturbs all alike.
 
-    ``results.json`` and ``results.md`` are kept up to date after each case.
+    ``results.json`` and ``results.md`` are kept up to date after each case. ``InputError``: no such case,
+    implementation or device, or a number that is too small.
 
     Args:
         config: the config, with ``implementations`` and ``work``; the others are its keys of the same names.
         min_seconds: how long a case is repeated within a round; one that takes ten times as long is run once.
         only: part of the name of the cases to run, such as "inference 128x128x128 16"; all by default.
-
-    Raises:
-        InputError: no such case, implementation or device, or a number that is too small.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"device {device}: torch {torch.__version__} finds no GPU here")
@@ -120,6 +117,4 @@ def benchmark(overlay: str | None = None, gpu: bool = False, **overrides: Any) -
         gpu: measure on a GPU what ``configs/overlays/benchmark_gpu.json`` says, on whole volumes of 256x256x256 voxels.
         overrides: any key of it, as a flag.
     """
-    names = ["benchmark.json", *["overlays/benchmark_gpu.json"] * gpu]
-    configs = [*(str(CONFIGS / name) for name in names), *([overlay] if overlay else [])]
-    monai.bundle.run(config_file=configs, meta_file=str(CONFIGS / "metadata.json"), **overrides)
+    run_config(["benchmark.json", *["overlays/benchmark_gpu.json"] * gpu], overlay, **overrides)

@@ -1,4 +1,4 @@
-"""Refuse a config's misspelt keys and values of a wrong kind or range, which MONAI takes in silence."""
+"""Refuse a config's misspelt keys and values of a wrong kind or range."""
 
 import json
 import logging
@@ -30,11 +30,8 @@ def check_config() -> Config:
 
     A key of the top level, or of a plain block like ``train``, must be in the shipped config or be read by another
     value (``@key``): what nothing reads is a misspelling. A value that stands there as it is (no expression, no
-    reference) must be of the kind of the shipped default. It must be in its range of ``ranges.json``, as must the value
-    of an expression that refers to nothing, like ``$2 ** 4``.
-
-    Raises:
-        InputError: one line per problem.
+    reference) must be of the kind of the shipped default. It must be in its range of ``allowed_values.json``, as must
+    the value of an expression that refers to nothing, like ``$2 ** 4``. ``InputError``: one line per problem.
     """
     parser = enclosing_parser()
     config = parser.get()

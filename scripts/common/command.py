@@ -4,7 +4,7 @@ import ast
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import fire
 from fire.parser import DefaultParseValue
 
+from scripts.common import CONFIGS
 from scripts.common.errors import print_cause
 
 BOOLEANS = {"true": True, "false": False}
@@ -43,6 +44,15 @@ def run_command(function: Callable) -> Any:
     wants_help = {"-h", "--help"} & set(sys.argv[1:])  # a function that takes any flag would take this one
     command = fire.decorators.SetParseFns(**texts)(request)
     return fire.Fire(command, ["--", "--help"] if wants_help else None, serialize=lambda request: None).call()
+
+
+def run_config(names: Sequence[str], overlay: str | None, run_id: str | None = None, /, **overrides: Any) -> None:
+    """Run the bundle's configs of these ``names`` under a user's ``overlay``, a config file, and ``overrides``."""
+    import monai  # seconds, which a page that is served does not need
+
+    configs = [*(str(CONFIGS / name) for name in names), *([overlay] if overlay else [])]
+    meta_file = str(CONFIGS / "metadata.json")
+    monai.bundle.run(config_file=configs, meta_file=meta_file, **{"run_id": run_id, **overrides})
 
 
 def typed_flags(arguments: list[str]) -> dict[str, str]:

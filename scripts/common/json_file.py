@@ -22,7 +22,8 @@ def _is_integer(_: Any, value: Any) -> bool:
 
 # JSON Schema takes 1.0 as an integer, and jsonschema infinity as a number; torch and MONAI do not.
 _TYPES = Draft202012Validator.TYPE_CHECKER.redefine_many({"number": _is_number, "integer": _is_integer})
-RANGES = json.loads(Path(__file__).with_name("ranges.json").read_text())  # JSON Schema of configs' values, by key
+# JSON Schema of configs' values, by key.
+RANGES = json.loads(Path(__file__).with_name("allowed_values.json").read_text())
 StrictValidator = validators.extend(Draft202012Validator, type_checker=_TYPES)
 
 

@@ -1,4 +1,4 @@
-"""Say why a network cannot be trained on a grid, from the shapes alone."""
+"""Say why a network cannot be trained on a grid, from the shapes alone, or not be evaluated then."""
 
 import re
 
@@ -6,7 +6,8 @@ import torch
 from monai.bundle import ConfigParser
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from scripts.common.errors import describe
+from scripts.common.errors import InputError, describe
+from scripts.weights.card import network_from_card
 
 
 def trains_by_steps(recipe: ConfigParser) -> bool:
@@ -35,3 +36,12 @@ def misfit(recipe: ConfigParser) -> str | None:
     except Exception as error:  # each network refuses a grid, or the lack of a package, in its own way
         return f"cannot be trained at {'x'.join(map(str, grid))} ({describe(error)})"
     return None if tuple(found) == grid else f"gives {tuple(found)} voxels for {grid}"
+
+
+def refusal(recipe: ConfigParser) -> str | None:
+    """Return why no card may name the network of ``recipe``, so that nothing reads its weights, or None."""
+    try:
+        network_from_card({"network_def": recipe.get_parsed_content("model_card#network_def")})
+    except InputError as error:
+        return str(error)
+    return None

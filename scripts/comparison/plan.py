@@ -1,7 +1,7 @@
 """Plan a comparison: its runs, what each is trained with, and which runs it must wait for."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +9,11 @@ import optuna
 
 from scripts.common.errors import InputError
 from scripts.common.json_file import check_json
-from scripts.comparison.fit import misfit
+from scripts.comparison.fit import misfit, refusal
 from scripts.search.space import OF_EACH_RUN, check_count, overlay_paths, read_recipe, refuse_own
 
 OWN = OF_EACH_RUN | {"dataset_dir", "seed"}
-TEXTS = {"type": "array", "items": {"type": "string"}}
-ENTRY = {
-    "type": "object",
-    "required": ["name"],
-    "additionalProperties": False,
-    "properties": {
-        "name": {"type": "string", "pattern": r"^\w[\w.-]*$"},
-        "paper": {"type": "string"},
-        "overlays": TEXTS,
-        "overrides": {"type": "object"},
-        "ensemble": {"type": "boolean"},
-    },
-}
+SCHEMA = json.loads(Path(__file__).with_name("networks.schema.json").read_text())
 
 
 @dataclass(frozen=True)
@@ -44,55 +32,43 @@ class Run:
         return f"{self.network}/fold-{self.fold}/{last}"
 
 
+@dataclass(eq=False)
 class Plan:
     """The runs of a comparison.
 
-    Args:
-        output_dir: folder of all runs; a run's is ``<network>/fold-<k>/restart-<r>`` below it.
-        networks: what is compared: ``name``, and if wanted ``overlays`` and ``overrides`` of train.json, its row
-            ``paper`` of the paper's Table 1, and ``ensemble`` false if its weights cannot be averaged. A text in
-            ``overrides`` may hold {output_dir}, {fold} and {restart}; with the name of an earlier network's folder
-            below {output_dir}, a run begins when that network's runs of the same fold have ended.
-        only: names of networks, with commas between or as a list; nothing for all.
-        reference: the network that all others are tested against.
-        folds: outer folds to test on.
-        restarts: trainings of each network and fold; number r has the seed ``seed + r``.
-        ensembles: whether the restarts of a fold are also evaluated together.
-        common: ``dataset_dir`` (None for the default cohort), ``epochs``, ``seed``, ``inner_fold`` (validated on;
-            None: all folds but the tested one are trained on), ``overlays`` and ``overrides`` of all networks.
-
-    Raises:
-        InputError: a value is out of range, a network's keys are not train.json's, or the cohort is not usable.
+    InputError: a value is out of range, a network's keys are not train.json's, or the cohort is not usable.
     """
 
-    def __init__(
-        self,
-        output_dir: str,
-        networks: list[dict],
-        only: str | list[str],
-        reference: str,
-        folds: list[int],
-        restarts: int,
-        ensembles: bool,
-        common: dict,
-    ) -> None:
-        check_count(1, restarts=restarts, epochs=common["epochs"])
-        check_count(0, seed=common["seed"])
-        if not isinstance(folds, list | tuple) or not folds or len({*folds}) < len(folds):
-            raise InputError(f"folds {folds}: expected one or more, each once")
-        check_json("protocol.json", networks, {"type": "array", "items": ENTRY}, "see docs/protocol.md")
-        self.folder = Path(output_dir).resolve()
-        self.common = common
-        self.folds = [*folds]
-        self.restarts = restarts
-        self.ensembles = ensembles and restarts > 1
-        self.reference = reference
-        self.networks = _chosen(networks, only)
-        if reference not in self.networks:
-            raise InputError(f"reference {reference}: not one of the networks, {', '.join(self.networks)}")
-        for block, own in ((common, OWN), *((entry, OWN - {"epochs"}) for entry in self.networks.values())):
+    output_dir: str  # of all runs; a run's is ``<network>/fold-<k>/restart-<r>`` below it
+    # What is compared, by name once it is checked: ``name``, and if wanted ``overlays`` and ``overrides`` of
+    # train.json, its row ``paper`` of the paper's Table 1, and ``ensemble`` false if its weights cannot be averaged. A
+    # text in ``overrides`` may hold {output_dir}, {fold} and {restart}; with the name of an earlier network's folder
+    # below {output_dir}, a run begins when that network's runs of the same fold have ended.
+    networks: list[dict] | dict[str, dict]
+    only: str | list[str]  # names of networks, with commas between or as a list; nothing for all
+    reference: str  # the network that all others are tested against
+    folds: list[int]  # outer folds to test on
+    restarts: int  # trainings of each network and fold; number r has the seed ``seed + r``
+    ensembles: bool  # whether the restarts of a fold, if there are several, are also evaluated together
+    # ``dataset_dir`` (None for the default cohort), ``epochs``, ``seed``, ``inner_fold`` (validated on; None: all folds
+    # but the tested one are trained on), ``overlays`` and ``overrides`` of all networks.
+    common: dict
+    left_out: dict[str, str] = field(default_factory=dict, init=False)  # why a network cannot be trained here
+
+    def __post_init__(self) -> None:
+        check_count(1, restarts=self.restarts, epochs=self.common["epochs"])
+        check_count(0, seed=self.common["seed"])
+        if not isinstance(self.folds, list | tuple) or not self.folds or len({*self.folds}) < len(self.folds):
+            raise InputError(f"folds {self.folds}: expected one or more, each once")
+        check_json("protocol.json", self.networks, SCHEMA, "see docs/protocol.md")
+        self.folder = Path(self.output_dir).resolve()
+        self.folds = [*self.folds]
+        self.ensembles = self.ensembles and self.restarts > 1
+        self.networks = _chosen(self.networks, self.only)
+        if self.reference not in self.networks:
+            raise InputError(f"reference {self.reference}: not one of the networks, {', '.join(self.networks)}")
+        for block, own in ((self.common, OWN), *((entry, OWN - {"epochs"}) for entry in self.networks.values())):
             refuse_own("overrides", block.get("overrides", {}), own, "comparison")
-        self.left_out: dict[str, str] = {}  # why a network cannot be trained here
 
     def check(self) -> None:
         """Read the cohort's folds, and ``leave_out`` what does not fit its grid."""
@@ -101,13 +77,14 @@ class Plan:
         self.leave_out()
 
     def leave_out(self, **overrides: Any) -> None:
-        """Build every network, leave out those that cannot be trained on the grid, and print why.
+        """Build every network, leave out those that cannot be trained on the grid or read again, and print why.
 
         Raises:
             InputError: the reference is left out.
         """
         for name in self.networks:
-            if reason := misfit(self.recipe(Run(name, self.folds[0], 0), cache="none", **overrides)):
+            recipe = self.recipe(Run(name, self.folds[0], 0), cache="none", **overrides)
+            if reason := misfit(recipe) or refusal(recipe):
                 if name == self.reference:
                     raise InputError(f"{name}: {reason}; give another --reference")
                 print(f"{name} is left out: {reason}")

@@ -1,5 +1,6 @@
 """Measure what restarts' disagreement says about the error of their mean, for each voxel and each scan."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ BINS = 10
 TOP = {"probability": 1.0, "uncertainty": 0.5}  # the largest value; a standard deviation of probabilities is below 0.5
 
 
+@dataclass(eq=False)
 class Reliability:
     """Writes ``reliability.csv`` and ``agreement.csv`` at the end of an ensemble's evaluation.
 
@@ -21,15 +23,12 @@ class Reliability:
     share that is ``lesion`` and the share whose class is ``wrong``. Of a calibrated ensemble ``lesion`` equals the mean
     probability (DeGroot & Fienberg, The Statistician 1983, 32:12-22). ``agreement.csv`` has each scan's ``quality``,
     the mean DICE of pairs of members, and its ``subject`` and ``image``.
-
-    Args:
-        scans: those evaluated, in the loader's order.
-        output_dir: folder of the files.
     """
 
-    def __init__(self, scans: list[dict], output_dir: str) -> None:
-        self.scans = scans
-        self.folder = Path(output_dir)
+    scans: list[dict]  # those evaluated, in the loader's order
+    output_dir: str  # of the files
+
+    def __post_init__(self) -> None:
         self.qualities: list[float | None] = []
         self.sums = {of: np.zeros((BINS, 4)) for of in TOP}
 
@@ -62,5 +61,5 @@ class Reliability:
         known = {key: [scan[key] for scan in self.scans] for key in ("subject", "image")}
         agreement = pandas.DataFrame({**known, "quality": self.qualities})
         for name, content in (("reliability", pandas.concat(parts)), ("agreement", agreement)):
-            with replace_file(self.folder / f"{name}.csv") as file:
+            with replace_file(Path(self.output_dir, f"{name}.csv")) as file:
                 content.to_csv(file, index=False, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""Read all scans and say all that is wrong with them; MONAI's readers stop at the first, often without its name."""
+"""Read all scans and say all that is wrong with them, each by its name."""
 
 import json
 import logging

@@ -3,10 +3,11 @@
 import os
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -60,8 +61,7 @@ def prepare_datalist(
     Returns:
         Path of the file written. An ``InputError``, a line per problem, says what is not usable; nothing is written.
     """
-    numbers = {"seed": seed, "outer_folds": outer_folds, "inner_folds": inner_folds}
-    settings = _settings(spacing, spatial_size, numbers)
+    settings = _settings(spacing, spatial_size, seed=seed, outer_folds=outer_folds, inner_folds=inner_folds)
     root, target = _places(dataset_dir, csv, labels, output)
     about = _about(root, name)
     others = [contrasts] if isinstance(contrasts, str) else [*map(str, contrasts)]
@@ -81,7 +81,7 @@ def _print_what_next(root: Path, target: Path, scans: list[dict]) -> None:
     print(f"Next: {command} --dataset_dir {shlex.quote(str(root))}{option}")
 
 
-def _settings(spacing: object, spatial_size: object, numbers: dict) -> dict:
+def _settings(spacing: object, spatial_size: object, **numbers: object) -> dict:
     """The grid, three values each or "head", and ``numbers``; an ``InputError`` says which is out of its range."""
     grid = {"spacing": spacing, "spatial_size": spatial_size}
     for key, value in grid.items():
@@ -141,11 +141,7 @@ def _usable(root: Path, scans: list[dict], keep_tse: bool, contrasts: Sequence[s
     check_files(root, kept)
     kept.sort(key=lambda scan: scan["image"])
     makers = Counter(scan.pop("software") for scan in kept)
-    with ThreadPoolExecutor(8) as pool:  # not one per core: each holds a whole volume
-        measured = pool.map(lambda scan: _measure_lesion(root, scan), kept)
-        problems = [p for p in tqdm(measured, "Reading masks", len(kept), leave=False) if p]
-    if problems:
-        raise InputError("\n".join(problems))
+    _of_each(lambda scan: _measure_lesion(root, scan), kept, "Reading masks")
     for scan in kept:
         if scan["lesion_volume"] == 0:
             print(f"Warning: {scan['label']}: its lesion volume is 0")
@@ -157,35 +153,36 @@ def _usable(root: Path, scans: list[dict], keep_tse: bool, contrasts: Sequence[s
     return kept
 
 
-def _measure_lesion(root: Path, scan: dict) -> str | None:
-    """Set the scan's ``lesion_volume``, in mm3, or say what is wrong with its mask."""
-    try:
-        for image in (scan["image"], *scan.get("contrasts", {}).values()):
-            refuse_name(root / image)
-        mask = read_volume(root / scan["label"])
-        n_voxels = np.count_nonzero(lesion_of(mask))
-    except InputError as error:
-        return str(error)
+def _of_each(function: Callable[[dict], Any], scans: list[dict], doing: str) -> list:
+    """What ``function`` says of each scan; an ``InputError`` has the lines of all scans that it raised one for."""
+
+    def found_or_wrong(scan: dict) -> Any:
+        try:
+            return function(scan)
+        except InputError as error:
+            return error
+
+    with ThreadPoolExecutor(8) as pool:  # not one per core: each holds a whole volume
+        found = list(tqdm(pool.map(found_or_wrong, scans), doing, len(scans), leave=False))
+    if problems := [str(one) for one in found if isinstance(one, InputError)]:
+        raise InputError("\n".join(problems))
+    return found
+
+
+def _measure_lesion(root: Path, scan: dict) -> None:
+    """Set the scan's ``lesion_volume``, in mm3."""
+    for image in (scan["image"], *scan.get("contrasts", {}).values()):
+        refuse_name(root / image)
+    mask = read_volume(root / scan["label"])
+    n_voxels = np.count_nonzero(lesion_of(mask))
     scan["lesion_volume"] = round(float(n_voxels * abs(np.linalg.det(mask.affine[:3, :3]))), 1)
-    return None
 
 
 def _around_heads(root: Path, scans: list[dict], spacing: list[float]) -> list[int]:
     """The size in voxels, RAS, of the smallest grid that holds every scan's head and ``MARGIN`` voxels around it."""
-
-    def measure(scan: dict) -> tuple[np.ndarray, np.ndarray] | str:
-        try:
-            return head_in_mm(read_volume(root / scan["image"]))
-        except InputError as error:
-            return str(error)
-
-    with ThreadPoolExecutor(8) as pool:
-        found = list(tqdm(pool.map(measure, scans), "Finding heads", len(scans), leave=False))
-    if problems := [one for one in found if isinstance(one, str)]:
-        raise InputError("\n".join(problems))
-    needed = np.array(
-        [np.minimum(np.ptp(extent, axis=1) / spacing + 2 * MARGIN, sides / spacing) for sides, extent in found]
-    )
+    found = _of_each(lambda scan: head_in_mm(read_volume(root / scan["image"])), scans, "Finding heads")
+    around = [np.minimum(np.ptp(extent, axis=1) / spacing + 2 * MARGIN, sides / spacing) for sides, extent in found]
+    needed = np.array(around)
     size = [STEP * int(np.ceil(round(n, 3) / STEP)) for n in needed.max(0)]
     largest = ", ".join(dict.fromkeys(scans[i]["image"] for i in needed.argmax(0)))
     print(f"Grid: {'x'.join(map(str, size))} voxels, for the largest heads and {MARGIN} voxels around them: {largest}")

@@ -1,4 +1,4 @@
-"""Remove the connected parts of a mask that are too small, by SciPy: MONAI's transform wants scikit-image."""
+"""Remove the connected parts of a mask that are too small."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Say which voxels of a scan the grid takes; MONAI crops about the scan's centre, where no head may be."""
+"""Say which voxels of a scan the grid takes: those of the head, wherever it lies."""
 
 from collections.abc import Sequence
 

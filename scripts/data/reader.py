@@ -1,4 +1,4 @@
-"""Read every scan and every mask, one way for all; MONAI's own reader changes headers, and may swap left and right.
+"""Read every scan and every mask, one way for all.
 
 A file is taken by its content, NIfTI-1 or -2 of one 3D volume, compressed or not; its name must end with .nii or
 .nii.gz. From voxels to mm lead the sform if its code is set, else the qform; where neither is set, nibabel's base

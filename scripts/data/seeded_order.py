@@ -1,4 +1,4 @@
-"""Draw order and augmentation by a seed and the epoch; MONAI's loaders draw by what ran before."""
+"""Draw order and augmentation by a seed and the epoch, whatever ran before."""
 
 from collections.abc import Iterator
 from copy import copy

@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import ignite.distributed as idist
@@ -30,36 +31,25 @@ VOLUMES = ("true_volume", "predicted_volume")  # metrics of an evaluation; the r
 COUNTS = ("true_positives", "false_positives", "false_negatives")  # and these are in the table only
 
 
+@dataclass(eq=False)
 class HtmlReport:
     """``report.html`` of an evaluation, or of a training's best validation: it opens in any browser, without a network.
 
     Attach it to the evaluator, or to a trainer together with the evaluator that validates it. Masks and metrics of the
     best validation are part of the trainer's state dictionary, so a run that was resumed shows them too. If several
     processes share the scans, theirs are put together by the scans' files, and the first process writes.
-
-    Args:
-        dataset: what the evaluator goes through one by one in this order: ``image`` and ``label`` on one grid.
-        scans: the datalist's entries of the same scans; without any, nothing is kept or written.
-        output_dir: folder for ``report.html``; ``history.csv`` is read there, if there is one.
-        title: first line of the page.
-        facts: what to tell of the run.
-        evaluator: the evaluator, if it is a trainer this is attached to.
     """
 
-    def __init__(
-        self, dataset: Dataset, scans: list, output_dir: str, title: str, facts: dict, evaluator: Engine | None = None
-    ) -> None:
-        self.dataset = dataset
-        self.scans = scans
-        self.title = title
-        self.facts = facts
-        self.path = Path(output_dir) / "report.html"
-        self.evaluator = evaluator
-        self._masks: list[torch.Tensor] = []
-        self._files: list[str] = []
+    dataset: Dataset  # what the evaluator goes through one by one in this order: ``image`` and ``label`` on one grid
+    scans: list  # the datalist's entries of the same scans; without any, nothing is kept or written
+    output_dir: str  # of ``report.html``; ``history.csv`` is read there, if there is one
+    title: str  # first line of the page
+    facts: dict  # what to tell of the run
+    evaluator: Engine | None = None  # if it is a trainer this is attached to
+    _masks: list[torch.Tensor] = field(default_factory=list, init=False)
+    _files: list[str] = field(default_factory=list, init=False)
 
     def attach(self, engine: Engine) -> None:
-        """Register with an evaluator, or with a trainer."""
         self.engine = engine
         engine.state.report = {}
         engine.state_dict_user_keys.append("report")  # without scans too: a resumed run may want a report
@@ -103,6 +93,7 @@ class HtmlReport:
 
     def write(self) -> None:
         """Make the page; called at the end."""
+        path = Path(self.output_dir) / "report.html"
         report = self.engine.state.report
         if not report or idist.get_rank() > 0:
             return
@@ -118,14 +109,14 @@ class HtmlReport:
         key = column(report["key"])
         worst = -1 if (self.evaluator or self.engine).metric_cmp_fn(0.0, math.inf) else 1  # where less is better
         rows.sort(key=lambda row: (not math.isnan(row[key]), worst * row[key]))
-        plots = {"curves": _curves(self.path.with_name("history.csv"), report["key"]), "volumes": _volumes(rows)}
+        plots = {"curves": _curves(path.with_name("history.csv"), report["key"]), "volumes": _volumes(rows)}
         template = jinja2.Template(TEMPLATE.read_text(), autoescape=True, undefined=jinja2.StrictUndefined)
         page = template.render(
             title=self.title, facts=facts, rows=rows, means=means, together=report["together"], **plots
         )
-        with replace_file(self.path) as file:
+        with replace_file(path) as file:
             file.write(page)
-        logger.info(f"Report: {self.path}")
+        logger.info(f"Report: {path}")
 
     def _subject(self, index: int, report: dict) -> dict:
         item = self.dataset[index]

@@ -1,7 +1,4 @@
-"""Measure how many lesions are found, of any size, and how well.
-
-MONAI's PanopticQualityMetric asks for numbered masks.
-"""
+"""Measure how many lesions are found, of any size, and how well."""
 
 import numpy as np
 import torch

@@ -1,7 +1,4 @@
-"""Measure masks scan by scan, and read the metrics of an engine.
-
-MONAI has no such metric, or gives no value for each scan.
-"""
+"""Measure masks scan by scan, and read the metrics of an engine."""
 
 import warnings
 from collections.abc import Sequence
@@ -55,7 +52,7 @@ class MatthewsCorrelation(LesionMetric):
 
 class ConfusionMatrixRate(LesionMetric):
     """A rate of the lesion's voxels, NaN where it divides by 0: precision without a predicted lesion, recall without a
-    true one. MONAI's ConfusionMatrixMetric computes the same, but keeps counts instead of each subject's value.
+    true one.
 
     Args:
         metric_name: any name that MONAI's ``ConfusionMatrixMetric`` knows, such as "precision" or "recall"; or "tp",
@@ -74,8 +71,6 @@ class ConfusionMatrixRate(LesionMetric):
 
 class HausdorffDistance(LesionMetric):
     """Distance in mm between the lesions' surfaces, the larger of both directions; NaN where a mask is empty.
-
-    MONAI's metric of this name takes the spacing only from a caller, which its IgniteMetricHandler is not.
 
     Args:
         spacing: of the masks' voxels in mm.

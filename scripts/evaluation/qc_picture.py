@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from monai.data import MetaTensor
 
+STYLE = {"black_bg": True, "draw_cross": False, "colorbar": False}  # of nilearn's plots
+
 
 def draw(image: MetaTensor, outlines: dict[str, MetaTensor], title: str = "", n_axial: int = 7) -> bytes:
     """Return ``image`` (1, D, H, W) as a PNG under ``title``; ``outlines`` are masks of that shape by their colours.
@@ -22,7 +24,7 @@ def draw(image: MetaTensor, outlines: dict[str, MetaTensor], title: str = "", n_
     centre, heights = _where(next((m for m in masks.values() if m.get_fdata().any()), None), scan, n_axial)
     figure = Figure(figsize=(11, 6), facecolor="black")
     darkest, brightest = np.percentile(scan.get_fdata(), [0, 99.5])
-    style = {"black_bg": True, "annotate": image.meta.get("sides_known", True), "draw_cross": False, "colorbar": False}
+    style = {**STYLE, "annotate": image.meta.get("sides_known", True)}
     style |= {"vmin": min(0.0, darkest), "vmax": brightest or 1.0}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No contour levels were found")
@@ -31,6 +33,11 @@ def draw(image: MetaTensor, outlines: dict[str, MetaTensor], title: str = "", n_
             for colour, mask in masks.items():
                 if mask.get_fdata().any():
                     view.add_contours(mask, levels=[0.5], colors=colour, linewidths=1.2)
+    return as_png(figure, title)
+
+
+def as_png(figure: Figure, title: str) -> bytes:
+    """Return a black ``figure`` as a PNG, with a white ``title`` above it."""
     figure.suptitle(title, color="white", fontsize=11)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=80, facecolor="black")

@@ -1,7 +1,4 @@
-"""Several predictions of one scan, by members of an ensemble and of its mirror image: their mean, and how they agree.
-
-MONAI averages over random augmentations and votes over members, but says nothing of how far they are apart.
-"""
+"""Several predictions of one scan, by an ensemble's members and of its mirror image: their mean, and how they agree."""
 
 from itertools import combinations
 from typing import Any

@@ -1,4 +1,4 @@
-"""Choose the precision of a device and compute in it, also on CPUs, where MONAI's ``amp`` does nothing."""
+"""Choose the precision of a device and compute in it, also on CPUs."""
 
 import logging
 from contextlib import nullcontext

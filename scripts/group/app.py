@@ -15,6 +15,7 @@ from uuid import uuid4
 from monai.bundle import ConfigWorkflow, create_workflow
 from tqdm import tqdm
 
+from scripts.common import CONFIGS
 from scripts.common.errors import InputError, describe, first_cause, one_line
 from scripts.data.decisions import DECISIONS
 from scripts.data.volume_files import files_below, stem, why_no_scan
@@ -27,7 +28,6 @@ from scripts.inference.failures import note_failures, read_failures
 from scripts.inference.find_scans import find_scans, is_t2w, root_of
 from scripts.inference.masks import ScansLeftOut
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 LEFT_OUT = 3  # the exit code if some scans have no result
 logger = logging.getLogger("meshnet")
 
@@ -136,21 +136,27 @@ def group(
         for scan in (masks[mask] for mask in masks.keys() - {row["mask"] for row in rows}):
             outcomes[scan] = known.get(scan, "has no mask yet, or its process was stopped; run participant")
         note_failures(output_dir, outcomes | {scan: None for scan in known if not os.path.lexists(bids / scan)})
-        kept = [row for row in rows if row["decision"] != "reject"]
-        if rejected := ", ".join(row["mask"] for row in rows if row not in kept):
-            logger.info(f"Left out of the table, as {DECISIONS} rejects them: {rejected}")
-        if atlas:  # first, as it may not fit
-            logger.info(f"{write_regions(output_dir, kept, atlas, atlas_labels)}")
-        else:
-            _remove(output_dir / "group", "regions.tsv", "regions.json")
-        logger.info(f"{write_lesions(output_dir, kept, participants)}: {len(kept)} scans")
-        if (picture := write_overlap(output_dir, kept)) is None:  # and an older one is of other masks
-            _remove(output_dir / "group", "overlap_mask.nii.gz", "overlap_mask.json", "overlap_mask.png")
-        logger.info(f"{write_page(output_dir, rows, picture)}")
+        _write_group(output_dir, rows, participants, atlas, atlas_labels)
         asked_for_all = not (labels or select)
         if left_out := [scan for scan in read_failures(output_dir) if asked_for_all or scan in outcomes]:
             logger.warning(f"{len(left_out)} scans or participants have no result: {output_dir / FAILURES}")
     return LEFT_OUT if left_out else 0
+
+
+def _write_group(
+    output_dir: Path, rows: list[dict], participants: Path | None, atlas: str | None, atlas_labels: str | None
+) -> None:
+    kept = [row for row in rows if row["decision"] != "reject"]
+    if rejected := ", ".join(row["mask"] for row in rows if row not in kept):
+        logger.info(f"Left out of the table, as {DECISIONS} rejects them: {rejected}")
+    if atlas:  # first, as it may not fit
+        logger.info(f"{write_regions(output_dir, kept, atlas, atlas_labels)}")
+    else:
+        _remove(output_dir / "group", "regions.tsv", "regions.json")
+    logger.info(f"{write_lesions(output_dir, kept, participants)}: {len(kept)} scans")
+    if (picture := write_overlap(output_dir, kept)) is None:  # and an older one is of other masks
+        _remove(output_dir / "group", "overlap_mask.nii.gz", "overlap_mask.json", "overlap_mask.png")
+    logger.info(f"{write_page(output_dir, rows, picture)}")
 
 
 def _remove(folder: Path, *names: str) -> None:

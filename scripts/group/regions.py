@@ -18,48 +18,29 @@ from scripts.common.errors import InputError, one_line
 from scripts.common.files import replace_files, sha256
 from scripts.data.reader import read_volume
 from scripts.data.volumes import Volume, lesion_of
+from scripts.evaluation.qc_picture import as_png
 from scripts.group.spaces import TEMPLATE, in_mni, in_space, sidecar_of, template
+from scripts.group.table import COLUMNS as GROUP_COLUMNS
+from scripts.group.table import NAMES
 from scripts.inference.derivative import read_ours
 
 logger = logging.getLogger("meshnet")
 IN_BRAIN = 0.8  # least share of an atlas's labelled voxels in the template's brain, and of a side's on that side
 SIDE = r"(?i)(?<![a-z])(?:(left|lh?)|(right|rh?))(?![a-z])"  # as a word or a part of a name: Left-, _L, ctx-lh-
-VOLUME = {"Units": "mm3"}
-COLUMNS = {
-    "participant_id": {"Description": "The participant"},
-    "session_id": {"Description": "The session; n/a where scans have none"},
-    "acq": {"Description": "The acquisition, as the scan's name has it"},
-    "run": {"Description": "The run, as the scan's name has it"},
-    "index": {"Description": "The region's label in the atlas; 0 is what of the lesion lies in no region"},
-    "region": {"Description": "The region's name in the table of labels"},
-    "pair": {"Description": "The name without its side: left and right of it are in neighbouring rows"},
-    "hemisphere": {"Description": "The side that the name says; n/a where it says none", "Levels": {"L": "", "R": ""}},
-    "region_volume": {"Description": "Volume of the region on the template's grid"} | VOLUME,
-    "lesion_volume": {"Description": "Volume of the lesion in the region, in MNI space"} | VOLUME,
-    "share_of_region": {"Description": "Share of the region that is lesion, 0 to 1"},
-    "share_of_lesion": {"Description": "Share of the lesion that is in the region, 0 to 1; n/a without a lesion"},
-    "fit": {"Description": f"How well the scan fits the template, 0 to 1; see the mask's sidecar ({TEMPLATE})"},
-    "poor_fit": {
-        "Description": "Whether the fit, or that of T2w and T1w on the way, is below its limit: look at the pictures "
-        "before using the row"
-    },
-    "mask": {"Description": "The mask in MNI space, from the derivative's folder on"},
-}
+COLUMNS = NAMES | GROUP_COLUMNS["regions"]
 
 
 def write_regions(output_dir: Path, rows: list[dict], atlas: str | Path, atlas_labels: str | Path | None) -> Path:
     """Write ``group/regions.tsv``, a row for each scan and region, and what its columns are beside it.
 
     The atlas's labels are brought to the masks' grid, by the nearest voxel, so that the lesion's volume is exact.
+    ``InputError``: no mask in MNI space, or atlas and table do not fit that space or each other.
 
     Args:
         output_dir: folder of the derivative.
         rows: of ``table.rows_of``; those whose decision is reject, or whose mask is not in MNI space, are left out.
         atlas: label image in MNI space.
         atlas_labels: its table; see ``read_labels``.
-
-    Raises:
-        InputError: no mask in MNI space, or atlas and table do not fit that space or each other.
     """
     if atlas_labels is None:
         raise InputError("--atlas_labels is missing: give the table that names the labels of --atlas")
@@ -77,7 +58,7 @@ def write_regions(output_dir: Path, rows: list[dict], atlas: str | Path, atlas_l
         part["share_of_region"] = part.lesion_volume / part.region_volume
         part["share_of_lesion"] = part.lesion_volume / (inside.sum() or np.nan)
         part.loc[part["index"] == 0, ["region_volume", "share_of_region"]] = np.nan
-        told = {key: row.get(key) for key in ("participant_id", "session_id", "acq", "run")}
+        told = {key: row.get(key) for key in NAMES}
         told |= {"fit": about["Fit"], "poor_fit": str(about["PoorFit"]).lower()}
         table.append(part.assign(**told, mask=Path(mask.path).relative_to(output_dir).as_posix()))
     path = output_dir / "group" / "regions.tsv"
@@ -91,13 +72,11 @@ def write_regions(output_dir: Path, rows: list[dict], atlas: str | Path, atlas_l
 def write_overlap(output_dir: Path, rows: list[dict]) -> Path | None:
     """Write ``group/overlap_mask.nii.gz``, in how many scans each voxel of MNI space is lesion, and its picture.
 
-    Scans whose fit is poor are left out, and so is what ``write_regions`` leaves out.
+    Scans whose fit is poor are left out, and so is what ``write_regions`` leaves out. ``InputError``: it cannot be
+    written.
 
     Returns:
         The picture, or None where no mask is in MNI space.
-
-    Raises:
-        InputError: it cannot be written.
     """
     count, sources, grid = None, [], None
     for _, mask, about in _masks(output_dir, rows):
@@ -127,10 +106,8 @@ def read_labels(path: Path) -> pandas.DataFrame:
 
     A table with tabs has columns ``index`` and ``name``, as BIDS's ``dseg.tsv``, and maybe ``hemisphere``. Else each
     line is ``index|name`` or ``index|abbreviation|name|...``. The hemisphere is what the column, or a word of the name,
-    says: left, right, L, R, lh or rh. Label 0 is added, as what lies in no region.
-
-    Raises:
-        InputError: it cannot be read, or an index is no whole number or there twice.
+    says: left, right, L, R, lh or rh. Label 0 is added, as what lies in no region. ``InputError``: it cannot be read,
+    or an index is no whole number or there twice.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -244,7 +221,4 @@ def _draw(overlap: nib.Nifti1Image, scans: int) -> bytes:
     )  # fmt: skip
     most = max(int(count.max()), 1)
     view.add_overlay(overlap, threshold=0.5, cmap="hot", vmin=0, vmax=most, colorbar=True)
-    figure.suptitle(f"Lesions of {scans} scans, at most {most} in a voxel, in {TEMPLATE}", color="white", fontsize=11)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=80, facecolor="black")
-    return picture.getvalue()
+    return as_png(figure, f"Lesions of {scans} scans, at most {most} in a voxel, in {TEMPLATE}")

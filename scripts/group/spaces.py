@@ -5,7 +5,6 @@ et al. 2001, doi.org/10.1006/nimg.2001.0845; Andersen et al. 2010, doi.org/10.10
 """
 
 import gzip
-import io
 import json
 import logging
 import os
@@ -31,6 +30,7 @@ from scripts.data.placement import extent, head_extent, head_of
 from scripts.data.reader import read_volume
 from scripts.data.volume_files import stem
 from scripts.data.volumes import Volume, lesion_of
+from scripts.evaluation.qc_picture import STYLE, as_png
 from scripts.inference.derivative import MASK, NAME, read_ours
 from scripts.inference.scan_header import encode
 
@@ -73,6 +73,7 @@ def normalize(scan: Path, t1w: Path | None, mask: Path, prefix: Path, spaces: li
     By way of the ``t1w``, if there is one, whose own files are then written, too. Beside each mask lie its sidecar, its
     transforms (ITK's, which move images) and a picture of the fit. In the T1w's space it lies a second time, as
     ``_label-lesion_roi.nii.gz``: fMRIPrep (1.0.13 to 25.2) takes a copy beside the T1w for cost-function masking.
+    ``InputError``: another space, no ANTsPy, no T1w for its space or one of another subject, a scan without sides.
 
     Args:
         scan: the T2w, as it was segmented.
@@ -80,9 +81,6 @@ def normalize(scan: Path, t1w: Path | None, mask: Path, prefix: Path, spaces: li
         mask: the native mask, in the derivative.
         prefix: what the outputs' paths begin with, such as ``OUT/sub-1/anat/sub-1``.
         spaces: of ``T1W`` and ``TEMPLATE``.
-
-    Raises:
-        InputError: another space, no ANTsPy, no T1w for its space or one of another subject, a scan without sides.
     """
     check_spaces(spaces)
     for entity in ("sub", "ses") if t1w else ():
@@ -369,13 +367,7 @@ def _draw(target: nib.Nifti1Image, warped: np.ndarray, label: np.ndarray, title:
 
     figure = Figure(figsize=(11, 6), facecolor="black")
     image = nib.Nifti1Image(warped, target.affine)
-    style = {
-        "black_bg": True,
-        "draw_cross": False,
-        "colorbar": False,
-        "vmin": 0,
-        "vmax": np.percentile(warped, 99.5) or 1,
-    }
+    style = {**STYLE, "vmin": 0, "vmax": np.percentile(warped, 99.5) or 1}
     data = target.get_fdata(dtype=np.float32)
     levels = sorted({*np.percentile(data[head_of(data)], [1, 30])})  # its outline, and that of its fluid
     for mode, box in (("x", (0, 0.48, 1, 0.46)), ("z", (0, 0, 1, 0.46))):
@@ -383,7 +375,4 @@ def _draw(target: nib.Nifti1Image, warped: np.ndarray, label: np.ndarray, title:
         view.add_contours(target, levels=levels, colors="red", linewidths=0.5)
         if label.any():
             view.add_contours(nib.Nifti1Image(label, target.affine), levels=[0.5], colors="cyan", linewidths=1.2)
-    figure.suptitle(title, color="white", fontsize=11)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=80, facecolor="black")
-    return picture.getvalue()
+    return as_png(figure, title)

@@ -11,43 +11,28 @@ from scripts.common.files import replace_files
 from scripts.data.bids import entities, read_description
 from scripts.data.decisions import DECISIONS, read_decisions
 from scripts.inference.derivative import MASK, PICTURE
-from scripts.inference.lesion_table import COLUMNS, lesions_in
+from scripts.inference.lesion_table import COLUMNS as LESION_COLUMNS
+from scripts.inference.lesion_table import lesions_in
 
 logger = logging.getLogger("meshnet")
 KEY = "participant_id"
-NAMES = {
-    KEY: {"Description": "The participant, the key of participants.tsv"},
-    "session_id": {"Description": "The session; n/a where scans have none"},
-    "acq": {"Description": "The acquisition, as the scan's name has it"},
-    "run": {"Description": "The run, as the scan's name has it"},
-}
+COLUMNS = json.loads(Path(__file__).with_name("columns.json").read_text())  # what each of them is
+NAMES = COLUMNS["names"]
 MEASURED = ("lesion_volume", "lesions", "left_volume", "right_volume", "laterality", "quality", "unusual")
 MEASURED = (*MEASURED, "changed_by_hand", "weights", "threshold", "min_volume")
-OTHERS = {
-    "decision": {
-        "Description": "What a reader decided on the group's page: correct means that the mask needs a correction",
-        "Levels": {"accept": "The mask is used", "correct": "The mask is used, and needs a correction"},
-    },
-    "note": {"Description": "What the reader noted"},
-    "mask": {"Description": "The mask, from the derivative's folder on"},
-    "picture": {"Description": "The picture of the mask, from there on; n/a: none was drawn"},
-    "scan": {"Description": "The scan; bids:raw: is the dataset that dataset_description.json links to"},
-}
-LEGEND = {**NAMES, **{key: COLUMNS[key] for key in MEASURED}, **OTHERS}  # in the order of the columns
+LEGEND = {**NAMES, **{key: LESION_COLUMNS[key] for key in MEASURED}, **COLUMNS["others"]}  # in their order
 
 
 def rows_of(output_dir: Path, participants: Path | None) -> list[dict]:
     """A row for each mask in a derivative, with the keys of ``LEGEND`` and those that ``participants`` adds.
 
     Volumes are in mm3, of the masks as they are on the disk. What is not known is None. Rejected masks have a row, too.
+    ``InputError``: a table that people wrote cannot be used.
 
     Args:
         output_dir: folder of the derivative, as ``configs/inference.json`` writes it.
         participants: the dataset's ``participants.tsv``, if there is one. A column of a name that the table has
             already gets ``participants_`` in front.
-
-    Raises:
-        InputError: a table that people wrote cannot be used.
     """
     decisions, known = read_decisions(output_dir), {} if participants is None else _read_participants(participants)
     rows = []

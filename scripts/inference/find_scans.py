@@ -1,4 +1,4 @@
-"""MONAI's inference takes a list of files: this finds the scans of a folder, a glob or a BIDS dataset."""
+"""Find the scans of a folder, a glob or a BIDS dataset."""
 
 import glob
 import logging

@@ -22,11 +22,7 @@ class LabelMaps(Masks):
 
     def _results(self, scan: str, volume: Volume, item: dict) -> tuple[dict, dict[str, bytes], str]:
         labels = item["pred"][0].cpu().numpy().astype(self.dtype)
-        return (
-            {},
-            {LABELS: encode(labels, volume)},
-            f"{Path(scan).name}: {len(np.unique(labels))} classes found",
-        )
+        return {}, {LABELS: encode(labels, volume)}, f"{Path(scan).name}: {len(np.unique(labels))} classes found"
 
     def _conclude(self) -> None:
         logger.info(f"Maps of labels: {self.derivative.folder}")

@@ -17,33 +17,7 @@ from scripts.inference.derivative import LEGEND, MASK, TABLE, is_changed, read_o
 from scripts.inference.lesions import measure
 
 logger = logging.getLogger("meshnet")
-COLUMNS = {
-    "lesion_volume": {"Description": "Volume of the mask, in the scan's own grid", "Units": "mm3"},
-    "lesions": {"Description": "Connected parts of the mask; voxels that share a corner are connected"},
-    "left_volume": {"Description": "Part of the volume left of the middle of the head", "Units": "mm3"},
-    "right_volume": {"Description": "The rest of the volume", "Units": "mm3"},
-    "laterality": {"Description": "(left - right) / (left + right), n/a without a lesion"},
-    "quality": {
-        "Description": "Agreement of the predictions: mean DICE of their pairs; n/a of one, of none with a lesion, or "
-        "of a mask changed by hand"
-    },
-    "norm_adaptation": {
-        "Description": "Share of the scan's own statistics in its normalization, the largest of several networks'; "
-        "n/a where these have none"
-    },
-    "unusual": {
-        "Description": "In what the scan is unlike those the weights were trained on; n/a: in nothing, or unknown"
-    },
-    "changed_by_hand": {
-        "Description": "Whether the mask is another than was written; volumes and sides are those of the mask that is "
-        "there, all that follows is of the one that was written; n/a: unknown"
-    },
-    "weights": {"Description": "Files of the weights, with the beginning of their SHA-256"},
-    "threshold": {"Description": "Least probability of a voxel in the mask"},
-    "min_volume": {"Description": "Smallest lesion that was kept", "Units": "mm3"},
-    "device": {"Description": "What the network was computed on; n/a of older versions"},
-    "precision": {"Description": "What its convolutions were computed in; n/a of older versions"},
-}
+COLUMNS = json.loads(Path(__file__).with_name("lesion_columns.json").read_text())  # what each of them is
 
 
 def write_table(folder: Path) -> None:

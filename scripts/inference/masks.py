@@ -1,4 +1,4 @@
-"""Ignite ends a run with the first error: here a scan that fails is left out with a line, and the others go on."""
+"""Segment scans one by one: a scan that fails is left out with a line, and the others go on."""
 
 import logging
 from collections.abc import Callable
@@ -119,7 +119,6 @@ class Masks:
         return [{**scan, "scan": scan["image"]} for scan in left]
 
     def attach(self, engine: Engine) -> None:
-        """Register with an evaluator."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, lambda: self.stopwatch.lap("network"))
 

@@ -1,4 +1,4 @@
-"""Where a command's seconds go; Ignite's profilers time handlers, not what a scan waits for."""
+"""Where a command's seconds go, and what a scan waits for."""
 
 import time
 

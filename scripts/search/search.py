@@ -1,7 +1,4 @@
-"""Run a study's trials until it has enough, whatever ends a trial or a worker.
-
-Optuna counts the trials of one worker only.
-"""
+"""Run a study's trials until all its workers have enough, whatever ends a trial or a worker."""
 
 import re
 import signal

@@ -1,7 +1,4 @@
-"""Check a search's ranges and overrides before its first trial.
-
-Optuna and MONAI find a wrong range or override in the middle of a search.
-"""
+"""Check a search's ranges and overrides before its first trial."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path

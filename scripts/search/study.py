@@ -1,7 +1,4 @@
-"""Open a study, refuse one that began with other settings, and keep its trials when a worker stops.
-
-Optuna continues a study whatever has changed since.
-"""
+"""Open a study, refuse one that began with other settings, and keep its trials when a worker stops."""
 
 import logging
 import re

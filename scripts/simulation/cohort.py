@@ -1,4 +1,4 @@
-"""No library here simulates a stroke: this writes simulated scans as a BIDS tree like ARC's, traps included."""
+"""Write simulated scans as a BIDS tree like ARC's, traps included."""
 
 import json
 import os
@@ -50,10 +50,7 @@ def simulate_cohort(
         contrasts: T1w, FLAIR or both: of every subject besides T2w, on the same grid.
 
     Returns:
-        The folder.
-
-    Raises:
-        InputError: an argument is out of range, or the folder holds something else.
+        The folder. An ``InputError`` says which argument is out of range, or that the folder holds something else.
     """
     settings = {"n_subjects": n_subjects, "spacing": spacing, "seed": seed, "anatomy": anatomy, "lesions": lesions}
     if variation != 1:
@@ -63,6 +60,22 @@ def simulate_cohort(
     output = Path(output_dir.replace("{revision}", _revision())).resolve()
     if _is_made(output, settings):
         return str(output)
+    _check(n_subjects, spacing, variation, contrasts)
+    masks = mask_files(lesions) if lesions else []
+    head = load_head(anatomy or "MNI152", _resolution(spacing))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        _simulate(partial, head, masks, settings)
+        if not _is_made(output, settings):  # unless another process was quicker
+            partial.chmod(0o755)
+            os.rename(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return str(output)
+
+
+def _check(n_subjects, spacing, variation, contrasts):
     if not isinstance(n_subjects, int) or n_subjects < 9:
         raise InputError(f"n_subjects {n_subjects}: at least 9 subjects are needed for 3 outer and 3 inner folds")
     if not isinstance(spacing, (int, float)) or not 1 <= spacing <= 8:
@@ -71,45 +84,48 @@ def simulate_cohort(
         raise InputError(f"variation {variation}: expected 1 to 4")
     if not {*contrasts} <= {"T1w", "FLAIR"}:
         raise InputError(f"contrasts {', '.join(map(str, contrasts))}: expected T1w, FLAIR or both, besides T2w")
-    resolution = max(1, round(spacing / 2))
-    masks = mask_files(lesions) if lesions else []
-    head = load_head(anatomy or "MNI152", resolution)
+
+
+def _resolution(spacing):
+    """Of what is simulated, in mm."""
+    return max(1, round(spacing / 2))
+
+
+def _simulate(root, head, masks, settings):
+    n, spacing = settings["n_subjects"], settings["spacing"]
+    rng = np.random.default_rng(settings["seed"])
+    volumes = np.interp((rng.permutation(n) + 0.5) / n, np.linspace(0, 1, 5), ARC_VOLUME_QUANTILES)
+    order = rng.permutation(len(masks)) if masks else None
+    for i in tqdm(range(n), "Simulating cohort", unit="subject"):
+        mask = [load_mask(masks[order[i % len(masks)]])] if masks else []
+        _simulate_subject(root, i, head, mask, volumes[i], settings)
+    _write_description(root, settings)
+    spatial_size = [int(-(-mm // (16 * spacing)) * 16) for mm in FIELD_OF_VIEW]  # MeshNet dilates by 16
+    contrasts = settings.get("contrasts", ())
+    with redirect_stdout(None):  # what it prints is about the unfinished folder
+        prepare_datalist(str(root), spacing=spacing, spatial_size=spatial_size, contrasts=contrasts)
+
+
+def _simulate_subject(root, index, head, mask, volume, settings):
+    """Write the scans of subject ``index``, of a lesion of ``volume`` mm3 or as in ``mask``, and their mask."""
+    variation, spacing, resolution = settings.get("variation", 1), settings["spacing"], _resolution(settings["spacing"])
     easy = RANGES["patients"] | RANGES["easy"]
     ranges = {k: np.array(v) + (np.array(RANGES["patients"][k]) - v) * (variation - 1) / 3 for k, v in easy.items()}
-    rng = np.random.default_rng(seed)
-    volumes = np.interp((rng.permutation(n_subjects) + 0.5) / n_subjects, np.linspace(0, 1, 5), ARC_VOLUME_QUANTILES)
-    order = rng.permutation(len(masks)) if masks else None
-
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        for i in tqdm(range(n_subjects), "Simulating cohort", unit="subject"):
-            subject_rng = np.random.default_rng([seed, i])
-            mask = [load_mask(masks[order[i % len(masks)]])] if masks else []
-            setting = [head], mask, box(resolution)[0], resolution
-            while True:  # until the lesion is on the grid
-                before = deepcopy(subject_rng)
-                volume = simulate_scan(*setting, subject_rng, ranges, volumes[i])
-                if volume[1].any():
-                    break
-            grid = _native_grid(spacing, i, subject_rng.uniform(0.6, 1.5, 3) if variation > 1 else None)
-            image, label = _with_traps(*_on_grid(volume, resolution, grid, subject_rng), i)
-            images = {"T2w": image}
-            for k, contrast in enumerate(contrasts):
-                rng = np.random.default_rng([seed, i, k])
-                volume = simulate_scan(*setting, deepcopy(before), ranges | RANGES[contrast], volumes[i], rng)
-                images[contrast] = _with_traps(*_on_grid(volume, resolution, grid, rng), i)[0]
-            _write_subject(partial, i, images, label, subject_rng)
-        _write_description(partial, settings)
-        spatial_size = [int(-(-mm // (16 * spacing)) * 16) for mm in FIELD_OF_VIEW]  # MeshNet dilates by 16
-        with redirect_stdout(None):  # what it prints is about the unfinished folder
-            prepare_datalist(str(partial), spacing=spacing, spatial_size=spatial_size, contrasts=contrasts)
-        if not _is_made(output, settings):  # unless another process was quicker
-            partial.chmod(0o755)
-            os.rename(partial, output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return str(output)
+    setting = [head], mask, box(resolution)[0], resolution
+    rng = np.random.default_rng([settings["seed"], index])
+    while True:  # until the lesion is on the grid
+        before = deepcopy(rng)
+        scan = simulate_scan(*setting, rng, ranges, volume)
+        if scan[1].any():
+            break
+    grid = _native_grid(spacing, index, rng.uniform(0.6, 1.5, 3) if variation > 1 else None)
+    image, label = _with_traps(*_on_grid(scan, resolution, grid, rng), index)
+    images = {"T2w": image}
+    for k, contrast in enumerate(settings.get("contrasts", ())):
+        noise = np.random.default_rng([settings["seed"], index, k])
+        scan = simulate_scan(*setting, deepcopy(before), ranges | RANGES[contrast], volume, noise)
+        images[contrast] = _with_traps(*_on_grid(scan, resolution, grid, noise), index)[0]
+    _write_subject(root, index, images, label, rng)
 
 
 def _is_made(output, settings):

@@ -1,15 +1,18 @@
 """Random numbers of a simulated scan, by name from a table of ranges, and smooth random fields."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from scipy import ndimage
 
 
+@dataclass
 class Draw:
     """Draws by name from ``ranges``: pairs of limits, probabilities and standard deviations."""
 
-    def __init__(self, rng: np.random.Generator, ranges: dict) -> None:
-        self.rng, self.ranges = rng, ranges
+    rng: np.random.Generator
+    ranges: dict
 
     def __call__(self, name: str) -> float:
         """A number between the limits ``name``."""

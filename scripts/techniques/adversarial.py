@@ -1,5 +1,7 @@
 """Train also on each scan with the small change of its intensities that raises the loss most."""
 
+from dataclasses import dataclass
+
 import torch
 from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
@@ -8,6 +10,7 @@ from monai.utils import convert_to_tensor
 from scripts.networks.interleaved import spare_statistics
 
 
+@dataclass(eq=False)
 class AdversarialLoss:
     """Mixes in the loss on scans changed by the fast gradient sign method (Goodfellow et al., 2015).
 
@@ -16,17 +19,12 @@ class AdversarialLoss:
     L is the recipe's loss; what other handlers add to it stays as it is. The changed scan stays in the range of the
     clean one. The network's running statistics come from clean scans only. A step takes three times as long. The mean
     of the second part is the column ``adversarial_loss`` of ``history.csv``, that of L(x) ``data_loss``.
-
-    Args:
-        epsilon: e, in units of the scaled intensities.
-        weight: w, in [0, 1].
     """
 
-    def __init__(self, epsilon: float, weight: float) -> None:
-        self.epsilon, self.weight = epsilon, weight
+    epsilon: float  # e, in units of the scaled intensities
+    weight: float  # w, in [0, 1]
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
 
     def __call__(self, trainer: Engine) -> None:

@@ -1,6 +1,7 @@
 """Fit boosted trees by MONAI's trainer: an epoch draws voxels of each scan, and its end fits the trees to them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import ignite.distributed as idist
 import numpy as np
@@ -18,6 +19,7 @@ from scripts.training.training_state import TrainingState
 GRADIENTS = (IterationEvents.FORWARD_COMPLETED, IterationEvents.LOSS_COMPLETED, IterationEvents.BACKWARD_COMPLETED)
 
 
+@dataclass(eq=False)
 class TreeBoosting:
     """A trainer's ``iteration_update``, and a part of its state: the voxels that ``BoostedTrees`` learn from.
 
@@ -26,35 +28,24 @@ class TreeBoosting:
     the sum over all voxels. At the end of an epoch the trees are fitted anew to all that has been drawn so far; further
     epochs draw more, of scans augmented differently. The ``loss`` of an epoch is that of the trees it began with.
 
-    Args:
-        network: what is trained.
-        validated: what is validated, which must be the same.
-        booster: fits as many trees of as many leaves as the network has.
-        voxels: of each class and scan, at most.
-        class_weights: background's and the lesion's.
-
-    Raises:
-        InputError: a network without trees, or what cannot be combined with them.
+    InputError: a network without trees, or what cannot be combined with them.
     """
 
-    def __init__(
-        self,
-        network: torch.nn.Module,
-        validated: torch.nn.Module,
-        booster: HistGradientBoostingClassifier,
-        voxels: int,
-        class_weights: Sequence[float],
-    ) -> None:
-        if not isinstance(network, BoostedTrees):
-            raise InputError(
-                f"baseline.json: fits trees, the network is a {type(network).__name__}; leave one of the two out"
-            )
-        if validated is not network:
+    network: torch.nn.Module
+    validated: torch.nn.Module  # which must be the same
+    booster: HistGradientBoostingClassifier  # fits as many trees of as many leaves as the network has
+    voxels: int  # of each class and scan, at most
+    class_weights: Sequence[float]  # background's and the lesion's
+    drawn: dict[str, torch.Tensor] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.network, BoostedTrees):
+            kind = type(self.network).__name__
+            raise InputError(f"baseline.json: fits trees, the network is a {kind}; leave one of the two out")
+        if self.validated is not self.network:
             raise InputError("baseline.json: trees have no weights to average; leave ema.json out")
         if idist.get_world_size() > 1:
             raise InputError("baseline.json: trees are fitted by one process; start it without torchrun")
-        self.network, self.booster, self.voxels, self.class_weights = network, booster, voxels, class_weights
-        self.drawn: dict[str, torch.Tensor] = {}
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return all voxels drawn so far."""

@@ -1,6 +1,7 @@
 """Train on coarser grids first; the epoch alone says on which, so a resume needs no state."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.functional import interpolate
 from scripts.networks.meshnet import is_meshnet
 
 
+@dataclass(eq=False)
 class CoarseToFine(PrepareBatch):
     """A trainer's ``prepare_batch``, and one of its handlers: resizes what is trained on, not what is validated.
 
@@ -19,13 +21,9 @@ class CoarseToFine(PrepareBatch):
     rounded to multiples of 8 voxels, at least 16, since MeshNet dilates by 16; of 16, at least 32, for other networks,
     which halve them four times. Both image and label are averaged over the voxels that a coarser one covers; a label of
     class indices is then cut at 0.5, probabilities stay as they are.
-
-    Args:
-        shares: of the side of the grid, above 0, at most 1.
     """
 
-    def __init__(self, shares: Sequence[float]) -> None:
-        self.shares = shares
+    shares: Sequence[float]  # of the side of the grid, above 0, at most 1
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, whose epoch says how coarse."""

@@ -59,7 +59,6 @@ class ContrastiveTerm(LossTerms):
         named[layer].register_forward_pre_hook(self._keep)
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
         super().attach(engine)
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._take)
 

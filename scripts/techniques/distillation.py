@@ -27,7 +27,8 @@ class Distillation(LossTerms):
     t and s the logits; several teachers give their mean probability. With class weights, a voxel counts in the mean by
     the weight that the softened teacher expects of its class, as it counts in a weighted cross-entropy. The teacher
     sees what the student sees, augmented or mixed, and computes as validation does. Where each epoch shows the same
-    scans, and there is room for it, its answers are kept.
+    scans, and there is room for it, its answers are kept. ``InputError``: a teacher for which scans are prepared
+    differently, or that was trained on the student's test fold.
 
     Args:
         teacher: one or several.
@@ -39,9 +40,6 @@ class Distillation(LossTerms):
         sees: orientation, spacing, spatial_size and intensity of the student's scans, as a card has them.
         cache_gigabytes: most memory for answers that are kept.
         class_weight: (C,), of the classes, as the student's loss has them; None for equal ones.
-
-    Raises:
-        InputError: a teacher for which scans are prepared differently, or that was trained on the student's test fold.
     """
 
     def __init__(
@@ -69,7 +67,6 @@ class Distillation(LossTerms):
         self._kept: dict[str, torch.Tensor] = {}
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer, or with an evaluator."""
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._forward_completed)
         super().attach(engine)
 

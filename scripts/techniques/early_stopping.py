@@ -1,6 +1,7 @@
 """Stop a training that no longer gains, by the epoch of the best weights, which a resumed run knows too."""
 
 import logging
+from dataclasses import dataclass
 
 from ignite.engine import Engine, Events
 
@@ -9,6 +10,7 @@ from scripts.common.errors import InputError
 logger = logging.getLogger("meshnet")
 
 
+@dataclass(eq=False)
 class EarlyStopping:
     """Ends the training when ``patience`` validations in a row have not improved the key metric by its least gain.
 
@@ -16,21 +18,16 @@ class EarlyStopping:
     would have stopped, and a run that has stopped is finished: resumed, it stops at once. The weights for use are the
     best ones, as ever.
 
-    Args:
-        evaluator: the validation engine.
-        patience: validations without a gain.
-        interval: epochs from one validation to the next.
-
-    Raises:
-        InputError: nothing is validated.
+    InputError: nothing is validated.
     """
 
-    def __init__(self, evaluator: Engine, patience: int, interval: int = 1) -> None:
-        if not len(evaluator.data_loader):
+    evaluator: Engine  # of the validation
+    patience: int  # validations without a gain
+    interval: int = 1  # epochs from one validation to the next
+
+    def __post_init__(self) -> None:
+        if not len(self.evaluator.data_loader):
             raise InputError("early_stopping.json: there is no validation to stop by; give --inner_fold 0")
-        self.evaluator = evaluator
-        self.patience = patience
-        self.interval = interval
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, behind what restores a state and behind the validation."""

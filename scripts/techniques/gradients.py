@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,34 +14,20 @@ from scripts.networks.meshnet import unwrapped
 logger = logging.getLogger("meshnet")
 
 
+@dataclass(eq=False)
 class GradientClipping:
     """Clips the gradients of each optimizer step, by their 2-norm or by value, and records their norm before it.
 
     It is a hook of the optimizer, so it sees what accumulation has summed, unscaled; a fused optimizer unscales within
     its step, there the limit is scaled instead. ``history.csv`` has the mean norm of an epoch as ``gradient_norm``.
-
-    Args:
-        max_norm: largest 2-norm over all parameters; None does not limit it.
-        max_value: largest absolute value of a gradient's element; None does not limit it.
-        warn_above: norm before clipping that is worth a line in the log, once in an epoch; None says nothing.
-        warn_below: norm that is too small to learn by, and worth a line likewise.
-        per_layer: whether each layer's norm has a column, too, such as ``gradient_norm_classifier``.
     """
 
-    def __init__(
-        self,
-        max_norm: float | None = 1.0,
-        max_value: float | None = None,
-        warn_above: float | None = None,
-        warn_below: float | None = None,
-        per_layer: bool = False,
-    ) -> None:
-        self.max_norm = max_norm
-        self.max_value = max_value
-        self.per_layer = per_layer
-        self.low = 0.0 if warn_below is None else warn_below
-        self.high = math.inf if warn_above is None else warn_above
-        self._warned_in = 0
+    max_norm: float | None = 1.0  # largest 2-norm over all parameters; None does not limit it
+    max_value: float | None = None  # largest absolute value of a gradient's element; None does not limit it
+    warn_above: float | None = None  # norm before clipping that is worth a line in the log, once in an epoch
+    warn_below: float | None = None  # norm that is too small to learn by, and worth a line likewise
+    per_layer: bool = False  # whether each layer's norm has a column, too, such as ``gradient_norm_classifier``
+    _warned_in: int = field(default=0, init=False)
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer's optimizer."""
@@ -62,7 +49,9 @@ class GradientClipping:
         state = self.trainer.state
         if math.isfinite(norm):  # else GradScaler leaves the step out
             state.terms |= {"gradient_norm": norm, **norms}
-        if not self.low <= norm <= self.high and self._warned_in != state.epoch:
+        low = 0.0 if self.warn_below is None else self.warn_below
+        high = math.inf if self.warn_above is None else self.warn_above
+        if not low <= norm <= high and self._warned_in != state.epoch:
             self._warned_in = state.epoch
-            vanishes = ", it vanishes" if norm < self.low else ""
+            vanishes = ", it vanishes" if norm < low else ""
             logger.warning(f"epoch {state.epoch}, iteration {state.iteration}: gradient norm {norm:.3g}{vanishes}")

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import ignite.distributed as idist
@@ -12,36 +13,21 @@ from scripts.training.checkpoint import dated
 from scripts.weights.checkpoint import write_weights
 
 
+@dataclass(eq=False)
 class KeepCheckpoints:
     """Keeps the weights of the best and of every n-th epoch, ``epochs/epoch-0012.pt`` and its card, and no others'.
 
     ``model_last.pt`` beside that folder has those of the last epoch so far. Cards have epoch, metrics and date.
 
     It has no state: what is wanted follows from the rows of the log, also after a resume.
-
-    Args:
-        network: whose weights; what is validated.
-        folder: where ``epochs/`` is; files there of epochs that are not wanted are removed, an earlier run's as well.
-        card: see ``scripts.weights.card.CARD``.
-        evaluator: the validation engine, whose key metric says what is best.
-        keep_best: number of epochs, the earlier of equals; epochs without validation do not count.
-        keep_every: epochs from one that is kept to the next, 0 for none.
     """
 
-    def __init__(
-        self,
-        network: torch.nn.Module,
-        folder: str,
-        card: dict,
-        evaluator: Engine,
-        keep_best: int = 3,
-        keep_every: int = 10,
-    ) -> None:
-        self.network = network
-        self.folder = Path(folder) / "epochs"
-        self.card = card
-        self.evaluator = evaluator
-        self.keep_best, self.keep_every = keep_best, keep_every
+    network: torch.nn.Module  # whose weights; what is validated
+    folder: str  # of ``epochs/``; files there of epochs that are not wanted are removed, an earlier run's as well
+    card: dict  # see ``scripts.weights.card.CARD``
+    evaluator: Engine  # of the validation, whose key metric says what is best
+    keep_best: int = 3  # epochs, the earlier of equals; epochs without validation do not count
+    keep_every: int = 10  # epochs from one that is kept to the next, 0 for none
 
     @idist.one_rank_only()
     def attach(self, engine: Engine) -> None:
@@ -52,10 +38,11 @@ class KeepCheckpoints:
         epoch = trainer.state.epoch
         rows = trainer.state.run_log["rows"]
         wanted = self._wanted(rows)
-        last = self.folder.with_name("model_last.pt")
-        for path in [last, *[self.folder / f"epoch-{epoch:04d}.pt"] * (epoch in wanted)]:
+        folder = Path(self.folder) / "epochs"
+        last = folder.with_name("model_last.pt")
+        for path in [last, *[folder / f"epoch-{epoch:04d}.pt"] * (epoch in wanted)]:
             write_weights(path, self.network, dated(self.card, epoch, rows[-1]))
-        for path in self.folder.glob("epoch-*"):
+        for path in folder.glob("epoch-*"):
             found = re.fullmatch(r"epoch-(\d{4,})\.(pt|json)", path.name)
             if found and int(found[1]) not in wanted:
                 path.unlink()

@@ -28,7 +28,6 @@ class LossTerms(ABC):
         self.weights, self.weighting = weights, weighting
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer, or with an evaluator."""
         if not isinstance(engine, Evaluator):
             self.trainer = engine
             engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)

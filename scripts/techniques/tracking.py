@@ -16,7 +16,6 @@ class ResumedMLFlowHandler(MLFlowHandler):
     _logged = 0  # the last epoch that MLflow has
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
         super().attach(engine)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._ended)
 

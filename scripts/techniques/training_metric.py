@@ -1,6 +1,7 @@
 """Measure a metric on the training scans; the log keeps it, also within an epoch that is resumed."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import fmean
 
 import torch
@@ -8,19 +9,16 @@ from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
 
 
+@dataclass(eq=False)
 class TrainingMetric:
-    """Measures what the network says of the scans that it is trained on, before the step; a column of ``history.csv``.
+    """Measures what the network says of the scans that it is trained on, before the step: a column of the history."""
 
-    Args:
-        name: of the column.
-        metric_fn: of logits (1, C, D, H, W) and classes (1, 1, D, H, W), gives a number.
-    """
-
-    def __init__(self, name: str, metric_fn: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
-        self.name, self.metric_fn = name, metric_fn
+    name: str  # of the column
+    metric_fn: Callable[
+        [torch.Tensor, torch.Tensor], torch.Tensor
+    ]  # of logits (1, C, D, H, W), classes (1, 1, D, H, W)
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
 
     @torch.no_grad()

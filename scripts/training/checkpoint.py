@@ -1,6 +1,7 @@
 """Weights for use: written whole with their card, after the best validation or at the end of a training."""
 
 import datetime
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
@@ -18,27 +19,21 @@ def dated(card: dict, epoch: int, values: dict) -> dict:
     return {**card, "epoch": epoch, "metrics": metrics, "date": date}
 
 
+@dataclass(eq=False)
 class CheckpointSaver:
     """Saves a network's plain ``state_dict`` and its card when an engine has completed.
 
     Attached to an evaluator it saves when this was the best epoch by the engine's own record, which a resume restores;
-    attached to a trainer it saves the last weights. The card gets the epoch, its metrics and the date. Unlike MONAI's
-    handler of this name, it leaves the old file whole until the new one is, and nothing after an exception.
-
-    Args:
-        network: whose weights.
-        path: file that is replaced; the card is the JSON file beside it.
-        card: see ``scripts.weights.card.CARD``.
+    attached to a trainer it saves the last weights. The card gets the epoch, its metrics and the date. The old file
+    stays whole until the new one is, and nothing is written after an exception.
     """
 
-    def __init__(self, network: torch.nn.Module, path: str, card: dict) -> None:
-        self.network = network
-        self.path = path
-        self.card = card
+    network: torch.nn.Module
+    path: str  # file that is replaced; the card is the JSON file beside it
+    card: dict  # see ``scripts.weights.card.CARD``
 
     @idist.one_rank_only()
     def attach(self, engine: Engine) -> None:
-        """Register with an evaluator or a trainer."""
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:

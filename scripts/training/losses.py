@@ -1,4 +1,4 @@
-"""Compute a class-weighted cross-entropy on MONAI's label layout, which torch's own loss rejects."""
+"""Compute a class-weighted cross-entropy on MONAI's label layout."""
 
 import torch
 from torch import nn

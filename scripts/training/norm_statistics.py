@@ -1,5 +1,6 @@
 """Average BatchNorm's running statistics anew before a validation: they lag behind weights that move fast."""
 
+from dataclasses import dataclass
 from itertools import islice
 
 import ignite.distributed as idist
@@ -10,34 +11,26 @@ from torch.optim.swa_utils import update_bn
 from scripts.common.errors import InputError
 
 
+@dataclass(eq=False)
 class NormStatistics:
     """After an epoch, replaces the running statistics by their average over the epoch's first training scans.
 
     Training itself does not use them (it normalizes by the mini-batch's own), so only what is validated and saved
     changes. Processes that train together go on with those of the first. Attach it before the validation handler.
 
-    Args:
-        network: whose BatchNorm layers.
-        n_scans: mini-batches to average over, an epoch's at most; 0 leaves the statistics as training moves them.
-        interval: epochs from one time to the next; the last epoch is always one.
-        dtype: to autocast to, as in training; None is float32.
-
-    Raises:
-        InputError: the network's statistics stand still (``norm_eval``).
+    InputError: the network's statistics stand still (``norm_eval``).
     """
 
-    def __init__(
-        self, network: torch.nn.Module, n_scans: int, interval: int = 1, dtype: torch.dtype | None = None
-    ) -> None:
-        if n_scans and getattr(network, "norm_eval", False):
+    network: torch.nn.Module  # whose BatchNorm layers
+    n_scans: int  # mini-batches to average over, an epoch's at most; 0 leaves the statistics as training moves them
+    interval: int = 1  # epochs from one time to the next; the last epoch is always one
+    dtype: torch.dtype | None = None  # to autocast to, as in training; None is float32
+
+    def __post_init__(self) -> None:
+        if self.n_scans and getattr(self.network, "norm_eval", False):
             raise InputError("update_bn_scans: the network trains by its statistics, leave it 0; or --norm_eval false")
-        self.network = network
-        self.n_scans = n_scans
-        self.interval = interval
-        self.dtype = dtype
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:

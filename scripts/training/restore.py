@@ -1,6 +1,7 @@
 """Restore a run from its saved state, so that it continues as if it had not been interrupted."""
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import ignite.distributed as idist
@@ -15,24 +16,18 @@ from scripts.weights.checkpoint import refuse_other_weights
 logger = logging.getLogger("meshnet")
 
 
+@dataclass(eq=False)
 class RestoreState:
     """Loads the state in ``run_folder``, if there is one, as the trainer starts.
 
     It is the first of the trainer's handlers, so the others start with what is restored.
-
-    Args:
-        save_dict: what has a ``state_dict``, as in ``TrainingState``.
-        run_folder: where the state is.
-        evaluator: the validation engine, whose best metric belongs to the state.
     """
 
-    def __init__(self, save_dict: dict[str, Any], run_folder: RunFolder, evaluator: Engine) -> None:
-        self.save_dict = save_dict
-        self.run_folder = run_folder
-        self.evaluator = evaluator
+    save_dict: dict[str, Any]  # what has a ``state_dict``, as in ``TrainingState``
+    run_folder: RunFolder  # where the state is
+    evaluator: Engine  # of the validation, whose best metric belongs to the state
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, trainer: Engine) -> None:

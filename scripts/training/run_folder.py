@@ -3,6 +3,7 @@
 import datetime
 import logging
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
 import ignite.distributed as idist
@@ -19,46 +20,35 @@ FORMAT = 5  # of the training state; counted up when its content changes
 RESULTS = ("checkpoint_last.pt", "checkpoint_failed.pt", "history.csv", "report.html")
 
 
+@dataclass(eq=False)
 class RunFolder:
     """The folders of one training run: nobody else's while it lives, and never an earlier run's unless asked for.
 
     ``facts`` is what is kept of the run, in the training state and in ``run.json``; ``differences`` is what differs
-    from the shipped recipe.
-
-    Args:
-        output_dir: folder for the history and ``run.json``.
-        ckpt_dir: folder for weights and ``checkpoint_last.pt``.
-        config: the config, overrides included, macros resolved.
-        cohort: fingerprint of what is trained on.
-        resume: continue the run in ``ckpt_dir``, if there is one.
-        overwrite: replace the runs in ``output_dir`` and ``ckpt_dir``, once this one has made its first step.
-        model_path: the weights for use, if they are not ``model.pt`` in ``ckpt_dir``; nobody else's, too.
-
-    Raises:
-        InputError: a folder is named by an empty text, or ``model_path`` does not end with .pt.
+    from the shipped recipe. ``InputError``: a folder is named by an empty text, or ``model_path`` does not end with
+    .pt.
     """
 
-    def __init__(
-        self,
-        output_dir: str,
-        ckpt_dir: str,
-        config: dict,
-        cohort: str,
-        resume: bool = False,
-        overwrite: bool = False,
-        model_path: str | None = None,
-    ) -> None:
-        self.model_path = Path(ckpt_dir, "model.pt") if model_path is None else Path(model_path)
+    output_dir: str  # of the history and ``run.json``
+    ckpt_dir: str  # of the weights and ``checkpoint_last.pt``
+    config: dict  # overrides included, macros resolved
+    cohort: str  # fingerprint of what is trained on
+    resume: bool = False  # continue the run in ``ckpt_dir``, if there is one
+    overwrite: bool = False  # replace the runs in both folders, once this one has made its first step
+    model_path: str | Path | None = None  # of the weights for use, by default ``ckpt_dir/model.pt``; nobody else's, too
+
+    def __post_init__(self) -> None:
+        self.model_path = Path(self.ckpt_dir, "model.pt") if self.model_path is None else Path(self.model_path)
         if self.model_path.suffix != ".pt":
-            raise InputError(f"model_path {model_path}: expected a name that ends with .pt")
-        for key, folder in (("output_dir", output_dir), ("ckpt_dir", ckpt_dir)):
-            if not str(folder).strip():
+            raise InputError(f"model_path {self.model_path}: expected a name that ends with .pt")
+        for key in ("output_dir", "ckpt_dir"):
+            if not str(getattr(self, key)).strip():
                 raise InputError(f"{key}: is empty; give a folder")
-        self.path = Path(ckpt_dir) / "checkpoint_last.pt"
-        self.record = Path(output_dir) / "run.json"
-        self.facts = {"run_id": uuid.uuid4().hex[:8], **facts_of(config, cohort)}  # no random number of the training's
+        self.path = Path(self.ckpt_dir) / "checkpoint_last.pt"
+        self.record = Path(self.output_dir) / "run.json"
+        known = facts_of(self.config, self.cohort)
+        self.facts = {"run_id": uuid.uuid4().hex[:8], **known}  # no random number of the training's
         self.differences = {name: ours for name, _, ours in differences(recipe(), self.facts["config"])}
-        self.resume, self.overwrite = resume, overwrite
         self.locks: list[FileLock] = []
         self._claimed = False
         self.state: dict | None = None  # what an earlier run has left to continue from
@@ -80,10 +70,8 @@ class RunFolder:
     def claim(self) -> None:
         """Take the folders for this run and find the state to continue from; nothing is written or removed yet.
 
-        Of processes that train together rank 0 takes the folders, and gives its state to the others.
-
-        Raises:
-            InputError: a folder holds a run, is in use, or holds a state that this config cannot continue.
+        Of processes that train together rank 0 takes the folders, and gives its state to the others. ``InputError``: a
+        folder holds a run, is in use, or holds a state that this config cannot continue.
         """
         if self._claimed:
             return

@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from textwrap import shorten
 
@@ -29,7 +30,6 @@ class LossBar(ProgressBar):
 
     @idist.one_rank_only()
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
         loss_of = from_engine("loss", first=True)
 
         def shown(output: list[dict]) -> dict[str, float]:
@@ -38,6 +38,7 @@ class LossBar(ProgressBar):
         super().attach(engine, output_transform=shown)
 
 
+@dataclass(eq=False)
 class RunLog:
     """Logs what a training run is, one line per epoch, and where everything is; writes ``history.csv``.
 
@@ -47,33 +48,19 @@ class RunLog:
 
     An epoch's line has what the handlers before it leave: the evaluator's metrics, and the epoch's means over scans of
     the numbers in ``trainer.state.terms``, which is empty before each iteration.
-
-    Args:
-        cohort: the split that is trained on.
-        grid: spacing in mm and size in voxels of what the network sees.
-        evaluator: the validation engine, whose metrics are shown; the key metric says what is best.
-        run_folder: where ``history.csv`` goes, and what differs from the shipped recipe.
-        model_path: where the weights for use are saved.
-        seconds: whether ``history.csv`` has each epoch's duration, which no two runs share, and how much of it went
-            into waiting for data, steps and validation; the rest is what handlers do.
     """
 
-    def __init__(
-        self,
-        cohort: Cohort,
-        grid: Sequence,
-        evaluator: Engine,
-        run_folder: RunFolder,
-        model_path: str,
-        seconds: bool = False,
-    ) -> None:
-        self.seconds = seconds
-        self.cohort = cohort
-        self.grid = grid
-        self.evaluator = evaluator
-        self.differences = run_folder.differences
-        self.history = run_folder.record.with_name("history.csv")
-        self.model_path = model_path
+    cohort: Cohort  # the split that is trained on
+    grid: Sequence  # spacing in mm and size in voxels of what the network sees
+    evaluator: Engine  # of the validation, whose metrics are shown; the key metric says what is best
+    run_folder: RunFolder  # where ``history.csv`` goes, and what differs from the shipped recipe
+    model_path: str  # where the weights for use are saved
+    # Whether ``history.csv`` has each epoch's duration, which no two runs share, and how much of it went into waiting
+    # for data, steps and validation; the rest is what handlers do.
+    seconds: bool = False
+
+    def __post_init__(self) -> None:
+        self.history = self.run_folder.record.with_name("history.csv")
         self._loss_of = from_engine("loss", first=True)
         self._waited = Timer()
         self._trained = Timer()
@@ -103,7 +90,7 @@ class RunLog:
         dtype = str(getattr(getattr(trainer, "inferer", None), "dtype", None) or torch.float32).removeprefix("torch.")
         logger.info(f"MONAI {monai.__version__}, torch {torch.__version__}, Ignite {ignite.__version__}")
         logger.info(f"{type(network).__name__}: {n_parameters:,} parameters; {dtype} on {trainer.state.device}")
-        differences = ", ".join(f"{key} {shorten(json.dumps(x), 60)}" for key, x in self.differences.items())
+        differences = ", ".join(f"{key} {shorten(json.dumps(x), 60)}" for key, x in self.run_folder.differences.items())
         logger.info(f"Differs from train.json: {differences or 'nothing'}")
         logger.info(
             f"Cohort: {cohort.name}; {len(cohort.training)} training, {len(cohort.validation)} validation, "

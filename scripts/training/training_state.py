@@ -5,6 +5,7 @@ import logging
 import signal
 import sys
 import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,6 +25,7 @@ logger = logging.getLogger("meshnet")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+@dataclass(eq=False)
 class TrainingState:
     """Saves ``checkpoint_last.pt`` after an epoch and when the run is told to stop; ``RestoreState`` loads it.
 
@@ -32,33 +34,18 @@ class TrainingState:
     Of processes that train together all stop after the same step, when one was told to, and rank 0 saves. They take no
     notice of a second signal, since torchrun repeats a terminal's.
     It is the last of the trainer's handlers, so it saves what all others leave.
-
-    Args:
-        save_dict: what has a ``state_dict``: network, optimizer, schedule, an EMA if there is one.
-        run_folder: where the state is.
-        evaluator: the validation engine, whose best metric belongs to the state.
-        save_interval: epochs between states.
-        card: of the network, so that an evaluation can take it from the state; see ``scripts.weights.card.CARD``.
     """
 
-    def __init__(
-        self,
-        save_dict: dict[str, Any],
-        run_folder: RunFolder,
-        evaluator: Engine,
-        save_interval: int = 1,
-        card: dict | None = None,
-    ) -> None:
-        self.save_dict = save_dict
-        self.run_folder = run_folder
-        self.evaluator = evaluator
-        self.save_interval, self.card = save_interval, card
-        self._signal = 0  # that this process got
-        self._begun = False
-        self._restore: dict[int, Any] = {}
+    save_dict: dict[str, Any]  # what has a ``state_dict``: network, optimizer, schedule, an EMA if there is one
+    run_folder: RunFolder  # where the state is
+    evaluator: Engine  # of the validation, whose best metric belongs to the state
+    save_interval: int = 1  # epochs between states
+    card: dict | None = None  # so that an evaluation can take it from the state; see ``scripts.weights.card.CARD``
+    _signal: int = field(default=0, init=False)  # that this process got
+    _begun: bool = field(default=False, init=False)
+    _restore: dict[int, Any] = field(default_factory=dict, init=False)
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
         self.trainer = engine
         self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._stop_validation_if_told)
         for event, handler in (

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import MENUS, recipe
+from conftest import MENUS, checked
 from monai.bundle import ConfigParser
 from monai.transforms import Compose, RandomizableTrait
 
@@ -12,10 +12,7 @@ N = 100  # steps
 
 
 def config(**overrides: object) -> ConfigParser:
-    parser = recipe(**{"network_def#channels": 2, "iterations": N, **overrides})
-    parser.parse()
-    parser.get_parsed_content("config")
-    return parser
+    return checked(**{"network_def#channels": 2, "iterations": N, **overrides})
 
 
 def rates(name: str, **overrides: object) -> list[float]:

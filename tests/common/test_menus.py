@@ -3,18 +3,12 @@
 from pathlib import Path
 
 import pytest
-from conftest import EVALUATE, MENUS, OVERLAYS, ROOT, recipe, refused
+from conftest import EVALUATE, MENUS, OVERLAYS, ROOT, refused
+from conftest import checked as config
 from monai.bundle import ConfigParser
 
 KINDS = ("augmentation", "loss", "network", "optimizer", "schedule")
 ENTRIES = [(kind, name) for kind in KINDS for name in MENUS[kind]]
-
-
-def config(*files: str, **overrides: object) -> ConfigParser:
-    parser = recipe(*files, **overrides)
-    parser.parse()
-    parser.get_parsed_content("config")
-    return parser
 
 
 def resolved(parser: ConfigParser, key: str) -> object:

@@ -97,6 +97,19 @@ def test_what_does_not_fit_the_grid_is_left_out_with_its_reason(
         bad.check()
 
 
+def test_a_network_that_no_card_may_name_is_left_out_before_it_is_trained(
+    plan_of: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    layer = {"_target_": "torch.nn.Conv3d", "in_channels": 1, "out_channels": 2, "kernel_size": 1}
+    network = {"name": "layer", "overrides": {"network_def": layer}}
+    plan = plan_of(tmp_path, **{"+networks": [network]})
+    plan.check()
+    assert capsys.readouterr().out.startswith("layer is left out: card: network_def: torch.nn.Conv3d is none of ")
+    assert {run.network for run in plan.runs} == {"thin", "wide"}
+    with pytest.raises(InputError, match=r"^layer: card: network_def: torch\.nn\.Conv3d .*; give another --reference$"):
+        plan_of(tmp_path, reference="layer", networks=[network]).check()
+
+
 def test_the_shipped_networks_are_rows_of_the_papers_table() -> None:
     shipped = ConfigParser.load_config_file(ROOT / "configs" / "protocol.json")["networks"]
     paper = ConfigParser.load_config_file(ROOT / "scripts" / "comparison" / "paper.json")

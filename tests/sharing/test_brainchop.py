@@ -17,6 +17,7 @@ from scripts.sharing.export import export
 from scripts.sharing.import_weights import import_weights
 from scripts.weights.card import network_from_card, read_card
 from scripts.weights.checkpoint import write_weights
+from scripts.weights.weights import Weights
 
 RELEASED = ROOT / "models" / "model_5.pt"
 
@@ -43,17 +44,11 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "mine.pt"
 
 
-def load(path: Path) -> torch.nn.Module:
-    network = network_from_card(read_card(str(path))).eval()
-    network.load_state_dict(torch.load(path))
-    return network
-
-
 @pytest.mark.slow
 def test_weights_that_went_to_tensorflow_js_and_back_answer_as_before(imported: Path) -> None:
     x = torch.rand(1, 1, 48, 33, 40)
     with torch.no_grad():
-        before, after = load(RELEASED)(x), load(imported)(x)
+        before, after = (Weights(str(path)).network().eval()(x) for path in (RELEASED, imported))
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
     assert (after.argmax(1) != before.argmax(1)).float().mean() < 1e-4
 

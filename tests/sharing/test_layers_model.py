@@ -17,8 +17,9 @@ from scripts.common.errors import InputError
 from scripts.networks.meshnet import MeshNet
 from scripts.sharing import layers_model
 from scripts.sharing.layers_model import ACTIVATIONS
-from scripts.weights.card import network_from_card, read_card
+from scripts.weights.weights import Weights
 
+RELEASED = str(ROOT / "models" / "model_5.pt")
 PACKAGES = [f"@tensorflow/tfjs-{part}@4.22.0" for part in ("core", "layers", "backend-cpu")]  # of @tensorflow/tfjs
 PREDICT = """
 import fs from "node:fs";
@@ -77,13 +78,6 @@ def trained(**arguments: object) -> MeshNet:
     return network.eval()
 
 
-def released() -> MeshNet:
-    path = ROOT / "models" / "model_5.pt"
-    network = network_from_card(read_card(str(path))).eval()
-    network.load_state_dict(torch.load(path))
-    return network
-
-
 CASES = {
     **{act: {"channels": 3, "dilations": [1, 2], "act": act, "norm": None} for act in ACTIVATIONS},
     "in 2, out 3": {"in_channels": 2, "out_channels": 3, "channels": 4, "dilations": [1, 4, 2], "dropout": 0.5},
@@ -98,7 +92,8 @@ def answers(node: Callable, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     """The networks, and the folders with what TensorFlow.js answered."""
     root, cases = tmp_path_factory.mktemp("models"), {}
     for i, (name, arguments) in enumerate(CASES.items()):
-        network, folder = released() if arguments is None else trained(**arguments), root / str(i)
+        network = trained(**arguments) if arguments else Weights(RELEASED).network().eval()
+        folder = root / str(i)
         folder.mkdir()
         layers_model.write(network, folder / "model.json", (arguments or {}).get("act", "relu"), {"any": "thing"})
         n_inputs = network.layers[0][0].in_channels

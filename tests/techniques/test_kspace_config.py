@@ -5,20 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import recipe
-from monai.bundle import ConfigParser
-
-
-def parsed(cohort_dir: Path, **overrides: object) -> ConfigParser:
-    parser = recipe("kspace", dataset_dir=cohort_dir, **overrides)
-    parser.get_parsed_content("config")
-    return parser
+from conftest import checked
 
 
 def test_some_scans_are_spoilt_in_the_range_of_the_recipe_and_labels_are_not(cohort_dir: Path) -> None:
-    parser = parsed(cohort_dir, spike_probability=0.5, lines_probability=0.5)
+    parser = checked("kspace", dataset_dir=cohort_dir, spike_probability=0.5, lines_probability=0.5)
     spoilt, clean = parser.get_parsed_content("train#seeded_dataset"), parser.get_parsed_content("validate#dataset")
-    plain = parsed(cohort_dir, spike_probability=0.0, lines_probability=0.0).get_parsed_content("train#seeded_dataset")
+    without = checked("kspace", dataset_dir=cohort_dir, spike_probability=0.0, lines_probability=0.0)
+    plain = without.get_parsed_content("train#seeded_dataset")
     changed = []
     for index in range(len(spoilt)):
         ours, theirs = spoilt[index, index], plain[index, index]
@@ -32,7 +26,7 @@ def test_some_scans_are_spoilt_in_the_range_of_the_recipe_and_labels_are_not(coh
 
 @pytest.mark.parametrize("amplitude", [0.02, 0.2])
 def test_a_spike_is_one_wave_of_the_amplitude_asked_for(cohort_dir: Path, amplitude: float) -> None:
-    parser = parsed(cohort_dir, spike_amplitude=[amplitude, amplitude], spike_probability=1.0)
+    parser = checked("kspace", dataset_dir=cohort_dir, spike_amplitude=[amplitude, amplitude], spike_probability=1.0)
     scan, spike = parser.get_parsed_content("train#dataset")[0], parser.get_parsed_content("train#random_transforms")[0]
     flat = {"image": torch.full_like(scan["image"], 0.5)}
     for seed in range(3):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import EVALUATE, MENUS, NOT_OF_TRAIN, OVERLAYS, ROOT, recipe, refused
+from conftest import EVALUATE, MENUS, NOT_OF_TRAIN, OVERLAYS, ROOT, checked, refused
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
 
@@ -95,16 +95,13 @@ def a_teacher(folder: Path, names: tuple[str, ...]) -> Path:
     return path
 
 
-def checked(files: tuple[str, ...], overrides: dict) -> ConfigParser:
-    parser = recipe(*(name for name in files if name not in KEYS), **overrides)
-    parser.parse()
-    parser.get_parsed_content("config")
-    return parser
+def parsed(files: tuple[str, ...], overrides: dict) -> ConfigParser:
+    return checked(*(name for name in files if name not in KEYS), **overrides)
 
 
 def run(files: tuple[str, ...], overrides: dict) -> ConfigParser:
     """What ``python -m monai.bundle run`` does."""
-    parser = checked(files, overrides)
+    parser = parsed(files, overrides)
     torch.manual_seed(random.randrange(2**31))  # what a new process has instead
     try:
         parser.get_parsed_content("initialize")
@@ -186,7 +183,7 @@ def test_all_that_an_entry_names_can_be_built(kind: str, name: str, few: Path, t
 
 def built(files: tuple[str, ...], overrides: dict) -> None:
     """Read, check and build a training with these configs, the trainer and its handlers too."""
-    parser = checked(files, overrides)
+    parser = parsed(files, overrides)
     assert parser.get_parsed_content("train#trainer").state.max_epochs == overrides["epochs"]
 
 
