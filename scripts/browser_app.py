@@ -16,7 +16,7 @@ BUNDLE = Path(__file__).resolve().parents[1]
 
 def browser_app(
     output_dir: str = "site",
-    ckpt_path: str = str(BUNDLE / "models" / "model_16.pt"),
+    ckpt_path: str = str(BUNDLE / "models" / "model.pt"),
     example: bool = True,
     serve: str | None = None,
     port: int = 8000,

@@ -40,7 +40,7 @@ def test_it_holds_the_bundle_without_links_tests_or_debris(packaged: Path) -> No
     )
     assert (folder / "docs" / "README.md").is_file()
     assert not [path for path in folder.rglob("*") if "benchmark" in path.name and path.parent.name != "docs"]
-    for width in ("model", "model_16", "model_5"):
+    for width in ("model", "model_26", "model_5"):
         assert (folder / "models" / f"{width}.pt").is_file()
         assert (folder / "models" / f"{width}.json").is_file()
 
@@ -109,7 +109,7 @@ def test_weights_on_a_web_host_are_listed_and_monai_fetches_them(
         assert not [*(tmp_path / NAME).rglob("*.pt")]
         monai.bundle.download_large_files(str(tmp_path / NAME))
         server.shutdown()
-    for name in ("model.pt", "model_16.pt", "model_5.pt"):
+    for name in ("model.pt", "model_26.pt", "model_5.pt"):
         assert (tmp_path / NAME / "models" / name).read_bytes() == (ROOT / "models" / name).read_bytes()
 
 

@@ -105,10 +105,10 @@ def test_card_says_what_the_weights_come_from_and_no_figures_of_others(wide_5: P
 
 
 def test_card_keeps_what_is_true_of_the_wider_network_too(tmp_path: Path) -> None:
-    card = read_card(str(ROOT / "models" / "model.pt"))
+    card = read_card(str(ROOT / "models" / "model_26.pt"))
     assert card["network_def"]["norm_adaptation"]
     card |= {"classes": ["background", "lesion"], "trained_on": ["0123"], "teachers": [{"trained_on": ["4567"]}]}
-    torch.save(torch.load(ROOT / "models" / "model.pt"), tmp_path / "mine.pt")
+    torch.save(torch.load(ROOT / "models" / "model_26.pt"), tmp_path / "mine.pt")
     (tmp_path / "mine.json").write_text(json.dumps(card))
     net2wider.widen(str(tmp_path / "mine.pt"), 27, str(tmp_path / "wide.pt"))
     found = read_card(str(tmp_path / "wide.pt"))
