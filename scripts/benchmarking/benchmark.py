@@ -34,13 +34,15 @@ def run_benchmark(
 ) -> None:
     """Run every case once a round, each time in a new process, so that what disturbs the machine disturbs all alike.
 
-    ``results.json`` and ``results.md`` are kept up to date after each case. ``InputError``: no such case,
-    implementation or device, or a number that is too small.
+    ``results.json`` and ``results.md`` are kept up to date after each case.
 
     Args:
         config: the config, with ``implementations`` and ``work``; the others are its keys of the same names.
         min_seconds: how long a case is repeated within a round; one that takes ten times as long is run once.
         only: part of the name of the cases to run, such as "inference 128x128x128 16"; all by default.
+
+    Raises:
+        InputError: no such case, implementation or device, or a number that is too small.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"device {device}: torch {torch.__version__} finds no GPU here")

@@ -31,7 +31,10 @@ def check_config() -> Config:
     A key of the top level, or of a plain block like ``train``, must be in the shipped config or be read by another
     value (``@key``): what nothing reads is a misspelling. A value that stands there as it is (no expression, no
     reference) must be of the kind of the shipped default. It must be in its range of ``allowed_values.json``, as must
-    the value of an expression that refers to nothing, like ``$2 ** 4``. ``InputError``: one line per problem.
+    the value of an expression that refers to nothing, like ``$2 ** 4``.
+
+    Raises:
+        InputError: one line per problem.
     """
     parser = enclosing_parser()
     config = parser.get()

@@ -34,8 +34,10 @@ class Config(dict):
     def chosen(self, place: str, name: str, default: str | None = None) -> Any:
         """Return what makes the block that the menu's entry ``name`` has for a ``place``, or the list it has there.
 
-        Where the entry has none, return the class ``default``, or an empty list. ``InputError``: no entry has this
-        name.
+        Where the entry has none, return the class ``default``, or an empty list.
+
+        Raises:
+            InputError: no entry has this name.
         """
         place = place.replace(ID_SEP_KEY, "#")
         kind = next(kind for kind in menus() if place in places(kind))

@@ -34,14 +34,16 @@ def replace_files(paths: Iterable[str | Path], mode: str = "w", removed: Iterabl
     """Open a new file for each of ``paths`` and, when the block ends, put them in their places, all of them or none.
 
     All are on the disk before ``removed`` are deleted and the first takes its name, in the order of ``paths``. If the
-    block raises, everything stays as it was. Several processes may write the same paths at once; the last one wins. A
-    kill leaves a hidden folder ``.<name>.<random>.tmp``, which a write of that file removes a day later.
-    ``InputError``: the disk is full, a folder cannot be written, or any other ``OSError``.
+    block raises, everything stays as it was. Several processes may write the same paths at once; the last one wins.
+    A kill leaves a hidden folder ``.<name>.<random>.tmp``, which a write of that file removes a day later.
 
     Args:
         paths: the files; their folders are made.
         mode: "w" or "wb".
         removed: files that go with the old ones; they need not exist.
+
+    Raises:
+        InputError: the disk is full, a folder cannot be written, or any other ``OSError``.
     """
     paths = [Path(path) for path in paths]
     placed = []

@@ -33,8 +33,10 @@ def as_given() -> None:
     typed. Wherever the shipped value is no text, the words true, false and none become what they mean. Where nothing is
     shipped, true and false do; none does if it was typed there, since a file or a program can say null. On a command
     line, an uncaught exception is one line from now on, unless ``debug`` is true. A program that uses the bundle keeps
-    its own tracebacks. ``InputError``: a value with another meaning was read before, or MONAI has left out what was
-    typed.
+    its own tracebacks.
+
+    Raises:
+        InputError: a value with another meaning was read before, or MONAI has left out what was typed.
     """
     parser = enclosing_parser()
     frames = inspect.stack(context=0)

@@ -30,14 +30,16 @@ def print_estimate(
     """Print every network's runs, parameters beside the paper's, seconds of a training step, and hours; then the runs.
 
     The step is the second of two by the recipe's own trainer without its handlers, so it leaves out what overlays add
-    by a handler. Loading is left out, and evaluation, whose scans cost a third of a step or less. ``InputError``: a
-    number is out of range, or a network's seconds are missing.
+    by a handler. Loading is left out, and evaluation, whose scans cost a third of a step or less.
 
     Args:
         plan: whose runs.
         seconds_per_step: of a device that is not at hand: a number, or one for each network by name; None measures.
         assumed_scans: of a cohort that is not at hand, for which a step takes random numbers; 0 reads the plan's.
         assumed_grid: the voxels along each axis of its scans.
+
+    Raises:
+        InputError: a number is out of range, or a network's seconds are missing.
     """
     check_count(0, assumed_scans=assumed_scans)
     grid = {"spatial_size": [*assumed_grid], "spacing": [1.0] * 3, "train#dataloader": RANDOM} if assumed_scans else {}

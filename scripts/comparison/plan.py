@@ -36,7 +36,8 @@ class Run:
 class Plan:
     """The runs of a comparison.
 
-    InputError: a value is out of range, a network's keys are not train.json's, or the cohort is not usable.
+    Raises:
+        InputError: a value is out of range, a network's keys are not train.json's, or the cohort is not usable.
     """
 
     output_dir: str  # of all runs; a run's is ``<network>/fold-<k>/restart-<r>`` below it

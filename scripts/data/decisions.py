@@ -17,8 +17,10 @@ WORDS = ("accept", "reject", "correct")
 def read_decisions(folder: Path) -> dict[str, tuple[str | None, str | None]]:
     """Decision and note of each mask, None for what is not given, by its path in the derivative's ``folder``.
 
-    Without the file there are none. Of two rows on one mask the last counts. ``InputError``: the file cannot be read,
-    lacks a column, or has a decision that is none.
+    Without the file there are none. Of two rows on one mask the last counts.
+
+    Raises:
+        InputError: the file cannot be read, lacks a column, or has a decision that is none.
     """
     path = folder / DECISIONS
     if not path.exists():

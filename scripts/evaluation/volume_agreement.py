@@ -19,12 +19,14 @@ class VolumeAgreement(LesionMetric):
       them, 1 - sum (true - predicted)^2 / sum (true - mean true)^2: bias lowers it, as it should; negative if the
       mean of the true volumes predicts better.
 
-    Limits and R2 are NaN for fewer than two scans, R2 also if all true volumes are the same. ``InputError``: another
-    statistic.
+    Limits and R2 are NaN for fewer than two scans, R2 also if all true volumes are the same.
 
     Args:
         statistic: one of these.
         spacing: of the masks' voxels in mm.
+
+    Raises:
+        InputError: another statistic.
     """
 
     def __init__(self, statistic: str, spacing: Sequence[float]) -> None:

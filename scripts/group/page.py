@@ -28,12 +28,14 @@ def write_page(output_dir: Path, rows: list[dict], overlap_picture: Path | None 
 
     Everything is in that one file: pictures as WebP of at most ``WIDTH`` pixels, style and script. Its policy allows no
     other script and no request. A browser keeps decisions under a hash of the folder's path, so no path is in it.
-    ``InputError``: the page cannot be written.
 
     Args:
         output_dir: the derivative, in which ``picture`` of each row lies.
         rows: one a scan; volumes in mm3; what is None is shown as n/a.
         overlap_picture: the overlap map; None where there is none.
+
+    Raises:
+        InputError: the page cannot be written.
     """
     output_dir = Path(os.path.abspath(output_dir))
     shown = [{key: row.get(key) for key in SHOWN} for row in rows]

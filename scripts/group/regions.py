@@ -34,13 +34,15 @@ def write_regions(output_dir: Path, rows: list[dict], atlas: str | Path, atlas_l
     """Write ``group/regions.tsv``, a row for each scan and region, and what its columns are beside it.
 
     The atlas's labels are brought to the masks' grid, by the nearest voxel, so that the lesion's volume is exact.
-    ``InputError``: no mask in MNI space, or atlas and table do not fit that space or each other.
 
     Args:
         output_dir: folder of the derivative.
         rows: of ``table.rows_of``; those whose decision is reject, or whose mask is not in MNI space, are left out.
         atlas: label image in MNI space.
         atlas_labels: its table; see ``read_labels``.
+
+    Raises:
+        InputError: no mask in MNI space, or atlas and table do not fit that space or each other.
     """
     if atlas_labels is None:
         raise InputError("--atlas_labels is missing: give the table that names the labels of --atlas")
@@ -72,11 +74,13 @@ def write_regions(output_dir: Path, rows: list[dict], atlas: str | Path, atlas_l
 def write_overlap(output_dir: Path, rows: list[dict]) -> Path | None:
     """Write ``group/overlap_mask.nii.gz``, in how many scans each voxel of MNI space is lesion, and its picture.
 
-    Scans whose fit is poor are left out, and so is what ``write_regions`` leaves out. ``InputError``: it cannot be
-    written.
+    Scans whose fit is poor are left out, and so is what ``write_regions`` leaves out.
 
     Returns:
         The picture, or None where no mask is in MNI space.
+
+    Raises:
+        InputError: it cannot be written.
     """
     count, sources, grid = None, [], None
     for _, mask, about in _masks(output_dir, rows):
@@ -106,8 +110,10 @@ def read_labels(path: Path) -> pandas.DataFrame:
 
     A table with tabs has columns ``index`` and ``name``, as BIDS's ``dseg.tsv``, and maybe ``hemisphere``. Else each
     line is ``index|name`` or ``index|abbreviation|name|...``. The hemisphere is what the column, or a word of the name,
-    says: left, right, L, R, lh or rh. Label 0 is added, as what lies in no region. ``InputError``: it cannot be read,
-    or an index is no whole number or there twice.
+    says: left, right, L, R, lh or rh. Label 0 is added, as what lies in no region.
+
+    Raises:
+        InputError: it cannot be read, or an index is no whole number or there twice.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

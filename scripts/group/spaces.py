@@ -73,7 +73,6 @@ def normalize(scan: Path, t1w: Path | None, mask: Path, prefix: Path, spaces: li
     By way of the ``t1w``, if there is one, whose own files are then written, too. Beside each mask lie its sidecar, its
     transforms (ITK's, which move images) and a picture of the fit. In the T1w's space it lies a second time, as
     ``_label-lesion_roi.nii.gz``: fMRIPrep (1.0.13 to 25.2) takes a copy beside the T1w for cost-function masking.
-    ``InputError``: another space, no ANTsPy, no T1w for its space or one of another subject, a scan without sides.
 
     Args:
         scan: the T2w, as it was segmented.
@@ -81,6 +80,9 @@ def normalize(scan: Path, t1w: Path | None, mask: Path, prefix: Path, spaces: li
         mask: the native mask, in the derivative.
         prefix: what the outputs' paths begin with, such as ``OUT/sub-1/anat/sub-1``.
         spaces: of ``T1W`` and ``TEMPLATE``.
+
+    Raises:
+        InputError: another space, no ANTsPy, no T1w for its space or one of another subject, a scan without sides.
     """
     check_spaces(spaces)
     for entity in ("sub", "ses") if t1w else ():

@@ -27,12 +27,14 @@ def rows_of(output_dir: Path, participants: Path | None) -> list[dict]:
     """A row for each mask in a derivative, with the keys of ``LEGEND`` and those that ``participants`` adds.
 
     Volumes are in mm3, of the masks as they are on the disk. What is not known is None. Rejected masks have a row, too.
-    ``InputError``: a table that people wrote cannot be used.
 
     Args:
         output_dir: folder of the derivative, as ``configs/inference.json`` writes it.
         participants: the dataset's ``participants.tsv``, if there is one. A column of a name that the table has
             already gets ``participants_`` in front.
+
+    Raises:
+        InputError: a table that people wrote cannot be used.
     """
     decisions, known = read_decisions(output_dir), {} if participants is None else _read_participants(participants)
     rows = []

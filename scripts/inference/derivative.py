@@ -10,10 +10,8 @@ from pathlib import Path
 
 import torch
 
-from scripts.common import CONFIGS
 from scripts.common.errors import InputError
 from scripts.common.files import replace_file, replace_files, sha256
-from scripts.common.json_file import write_json
 from scripts.data.volume_files import is_utf8, stem
 
 NAME = "MeshNet stroke lesion segmentation"  # what this bundle, from 0.4.0 on, makes is known by it
@@ -34,8 +32,10 @@ class Derivative:
     """What the weights of ``members`` make under ``settings``: masks, or maps of ``LABELS``.
 
     Each lies in the subfolder of ``output_dir`` that its scan has in ``input_root``; paths of scans are absolute.
-    Sidecars say besides on which ``device`` and in which ``precision`` (None: float32) it was computed. ``InputError``:
-    the path of ``output_dir`` is not UTF-8.
+    Sidecars say besides on which ``device`` and in which ``precision`` (None: float32) it was computed.
+
+    Raises:
+        InputError: the path of ``output_dir`` is not UTF-8.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Derivative:
             raise InputError(f"output_dir {output_dir}: its path is not UTF-8; give another --output_dir")
         self.made, self.sidecar = made, made.replace(".nii.gz", ".json")
         self.outputs = (MASK, PICTURE, PROBABILITY, UNCERTAINTY) if made == MASK else (made,)
-        version = json.loads((CONFIGS / "metadata.json").read_text())["version"]
+        version = json.loads((Path(__file__).parents[2] / "configs" / "metadata.json").read_text())["version"]
         named = {"Weights": [Path(path).name for path in members], "WeightsSHA256": [sha256(path) for path in members]}
         weights = {key: values[0] if len(values) == 1 else values for key, values in named.items()}
         computed = {"Device": str(device), "Precision": str(precision or torch.float32).removeprefix("torch.")}
@@ -67,7 +67,8 @@ class Derivative:
         """Write ``dataset_description.json``, and ``.bidsignore`` for what BIDS has no name for."""
         raw = Path(os.path.relpath(self.root, self.folder)).as_posix()
         description = {**ABOUT_ALL, "GeneratedBy": [self.made_by], "DatasetLinks": {"raw": raw}}
-        write_json(self.folder / DESCRIPTION, description)
+        with replace_file(self.folder / DESCRIPTION) as file:
+            file.write(json.dumps(description, indent=4) + "\n")
         path = self.folder / ".bidsignore"
         there = path.read_bytes().splitlines() if path.exists() else []  # of an older version, or people's own
         if missing := [line for name in IGNORED if (line := name.encode()) not in there]:

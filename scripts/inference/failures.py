@@ -26,8 +26,11 @@ def read_failures(folder: Path) -> dict[str, str]:
 def note_failures(folder: Path, outcomes: dict[str, str | None]) -> None:
     """Note the reason of each scan that was left out, or None: it was not; and write ``failures.tsv``.
 
-    The table is written until no other process has noted anything meanwhile, so whoever is last has all. Without a note
-    it is removed. ``InputError``: the folder cannot be written.
+    The table is written until no other process has noted anything meanwhile, so whoever is last has all. Without a
+    note it is removed.
+
+    Raises:
+        InputError: the folder cannot be written.
     """
     for scan, reason in outcomes.items():
         path = folder / NOTES / f"{stem(scan)}.tsv"

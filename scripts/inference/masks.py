@@ -119,6 +119,7 @@ class Masks:
         return [{**scan, "scan": scan["image"]} for scan in left]
 
     def attach(self, engine: Engine) -> None:
+        """Register with an evaluator."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, lambda: self.stopwatch.lap("network"))
 

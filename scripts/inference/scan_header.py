@@ -15,8 +15,10 @@ RESET = (*RESET, "cal_max", "cal_min", "slice_code", "slice_start", "slice_end",
 def encode(data: np.ndarray, scan: Volume) -> bytes:
     """``data`` (D, H, W) as a NIfTI file, compressed, on the grid of ``scan``.
 
-    Both forms, their codes and the units are the scan's; what describes its own voxels is reset. ``InputError``: the
-    scan has other sides.
+    Both forms, their codes and the units are the scan's; what describes its own voxels is reset.
+
+    Raises:
+        InputError: the scan has other sides.
     """
     if scan.shape != data.shape:
         raise InputError(f"{scan.path}: has shape {scan.shape}, but its mask {data.shape}; was it replaced meanwhile?")

@@ -20,6 +20,7 @@ class AdaptiveBatchNorm3d(nn.BatchNorm3d):
         self.adaptation = adaptation
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Normalize."""
         if self.training:
             return self._train(input)
         if self.adaptation > 0:
@@ -54,6 +55,7 @@ class FixedNorm(nn.Module):
         self.norm, self.adaptation = norm, adaptation
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Normalize."""
         norm = self.norm
         self.fixed = nn.BatchNorm3d(self.norm.num_features, self.norm.eps, device="meta").eval()
         self.fixed.running_mean, self.fixed.running_var = norm.statistics(input, self.adaptation)

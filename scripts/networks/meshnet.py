@@ -20,9 +20,8 @@ class MeshNet(nn.Module):
     """MeshNet-X (Fedorov et al., arXiv 2503.05531): 3D segmentation at 1/1000th of the usual parameters.
 
     Each dilated layer is Conv3d 3x3x3 (padding = dilation, with bias), normalization, activation, optional Dropout3d;
-    the last is a 1x1x1 Conv3d to the classes. There is no down- or up-sampling and no skip, so any grid fits. Forward
-    hooks inside ``layers`` are not called. ``ValueError``: no such network; it names the argument, its value and what
-    is expected.
+    the last is a 1x1x1 Conv3d to the classes. There is no down- or up-sampling and no skip, so any grid fits.
+    Forward hooks inside ``layers`` are not called.
 
     Args:
         in_channels: channels of the input.
@@ -39,6 +38,9 @@ class MeshNet(nn.Module):
         norm_adaptation: in evaluation, BatchNorm normalizes by a mixture with this share of the image's own statistics.
         frozen_layers: so many of the first dilated layers are not trained: no gradient, and as in evaluation.
         norm_shift_limit: only for images whose ``norm_shift`` is beyond it, in nats; None for all.
+
+    Raises:
+        ValueError: no such network; it names the argument, its value and what is expected.
     """
 
     def __init__(

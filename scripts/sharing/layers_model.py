@@ -27,8 +27,10 @@ def read(path: str | Path) -> tuple[dict, dict[str, torch.Tensor], dict]:
     """MeshNet's arguments, its weights, and the metadata that someone left in the file, of the model at ``path``.
 
     Convolutions whose names end with ``_gn`` are followed by an instance normalization that the graph does not have:
-    brainchop computes it (epsilon 1e-5, no weights). ``InputError``: a file that cannot be read, or a layer that no
-    MeshNet has; the line names it.
+    brainchop computes it (epsilon 1e-5, no weights).
+
+    Raises:
+        InputError: a file that cannot be read, or a layer that no MeshNet has; the line names it.
     """
     model = read_json(path, HINT)
     try:
@@ -60,8 +62,10 @@ def read(path: str | Path) -> tuple[dict, dict[str, torch.Tensor], dict]:
 def write(network: nn.Module, path: Path, act: str, metadata: dict) -> None:
     """Write ``network``, a MeshNet with the activation ``act``, to ``path`` and ``model.bin`` beside it.
 
-    Batch normalization is folded into the convolutions; the graph takes any grid. ``InputError``: a network that such a
-    graph cannot express.
+    Batch normalization is folded into the convolutions; the graph takes any grid.
+
+    Raises:
+        InputError: a network that such a graph cannot express.
     """
     if not isinstance(network, MeshNet):
         raise InputError(f"network_def: a {type(network).__name__} cannot be written as brainchop's; only MeshNets can")

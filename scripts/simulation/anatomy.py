@@ -83,8 +83,10 @@ def load_head(path: str, resolution: float) -> Head:
     """The average head "MNI152", or the one in MNI space at ``path``, on a grid of ``resolution`` mm.
 
     A name that ends in ``dseg`` (BIDS) says that the file is a map of FreeSurfer's labels, one that ends in ``T2w``
-    that it is a T2-weighted scan, any other that it is a T1-weighted one. ``InputError``: ``path`` cannot be read, or
-    has no brain there.
+    that it is a T2-weighted scan, any other that it is a T1-weighted one.
+
+    Raises:
+        InputError: ``path`` cannot be read, or has no brain there.
     """
     name = Path(path).name.split(".")[0]
     return _labelled_head(path, resolution) if name.endswith("dseg") else _scanned_head(path, resolution)

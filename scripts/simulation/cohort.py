@@ -50,7 +50,10 @@ def simulate_cohort(
         contrasts: T1w, FLAIR or both: of every subject besides T2w, on the same grid.
 
     Returns:
-        The folder. An ``InputError`` says which argument is out of range, or that the folder holds something else.
+        The folder.
+
+    Raises:
+        InputError: an argument is out of range, or the folder holds something else.
     """
     settings = {"n_subjects": n_subjects, "spacing": spacing, "seed": seed, "anatomy": anatomy, "lesions": lesions}
     if variation != 1:

@@ -19,7 +19,6 @@ class SimulateScand(Randomizable, Transform):
     """Puts a new ``image`` (1, D, H, W; 0 to 1) and ``label`` (1, D, H, W; 0 or 1) into each item.
 
     A scan depends on the random state alone: with ``SeededDataset``, on the run's seed, the epoch and the index.
-    ``InputError``: a file cannot be read. ``ValueError``: anisotropic ``spacing``, or ``ranges`` that do not exist.
 
     Args:
         spacing: isotropic, in mm.
@@ -30,6 +29,10 @@ class SimulateScand(Randomizable, Transform):
         lesions: folders of real lesion masks in MNI space that are used besides grown ones.
         ranges: entries of ``patients`` in ranges.json to replace.
         orientation: such as "RAS".
+
+    Raises:
+        InputError: a file cannot be read.
+        ValueError: anisotropic ``spacing``, or ``ranges`` that do not exist.
     """
 
     def __init__(

@@ -28,7 +28,8 @@ class TreeBoosting:
     the sum over all voxels. At the end of an epoch the trees are fitted anew to all that has been drawn so far; further
     epochs draw more, of scans augmented differently. The ``loss`` of an epoch is that of the trees it began with.
 
-    InputError: a network without trees, or what cannot be combined with them.
+    Raises:
+        InputError: a network without trees, or what cannot be combined with them.
     """
 
     network: torch.nn.Module

@@ -12,14 +12,16 @@ from scripts.data.seeded_order import SeededSampler
 class ContrastSampler(SeededSampler):
     """A ``SeededSampler`` of scans that have several contrasts: an epoch has each scan once, in one of them.
 
-    So the network, of one channel, learns to do with any of the contrasts, and a scan may lack some. ``InputError``: a
-    weight is negative, or all of a scan's are 0.
+    So the network, of one channel, learns to do with any of the contrasts, and a scan may lack some.
 
     Args:
         dataset: MONAI's, of scans with ``label`` and ``contrast``: those with one label are one scan's contrasts. A
             scan without ``contrast`` has no alternative.
         seed: of the order and of the draws.
         weights: of the contrasts by name; the probabilities of a scan's are in proportion.
+
+    Raises:
+        InputError: a weight is negative, or all of a scan's are 0.
     """
 
     def __init__(self, dataset: Dataset, seed: int, weights: Mapping[str, float], **kwargs) -> None:

@@ -27,8 +27,7 @@ class Distillation(LossTerms):
     t and s the logits; several teachers give their mean probability. With class weights, a voxel counts in the mean by
     the weight that the softened teacher expects of its class, as it counts in a weighted cross-entropy. The teacher
     sees what the student sees, augmented or mixed, and computes as validation does. Where each epoch shows the same
-    scans, and there is room for it, its answers are kept. ``InputError``: a teacher for which scans are prepared
-    differently, or that was trained on the student's test fold.
+    scans, and there is room for it, its answers are kept.
 
     Args:
         teacher: one or several.
@@ -40,6 +39,9 @@ class Distillation(LossTerms):
         sees: orientation, spacing, spatial_size and intensity of the student's scans, as a card has them.
         cache_gigabytes: most memory for answers that are kept.
         class_weight: (C,), of the classes, as the student's loss has them; None for equal ones.
+
+    Raises:
+        InputError: a teacher for which scans are prepared differently, or that was trained on the student's test fold.
     """
 
     def __init__(

@@ -18,7 +18,8 @@ class EarlyStopping:
     would have stopped, and a run that has stopped is finished: resumed, it stops at once. The weights for use are the
     best ones, as ever.
 
-    InputError: nothing is validated.
+    Raises:
+        InputError: nothing is validated.
     """
 
     evaluator: Engine  # of the validation

@@ -24,11 +24,13 @@ class EventLog:
     ``continued``, "failed" has the ``error``. What is undefined is null.
 
     A continued run appends, after lines about epochs later than its state are taken out: no epoch is there twice. A
-    process that is killed leaves no line about that. ``InputError``: the file cannot be written, or is not what this
-    has written.
+    process that is killed leaves no line about that.
 
     Args:
         output_dir: folder of the file.
+
+    Raises:
+        InputError: the file cannot be written, or is not what this has written.
     """
 
     def __init__(self, output_dir: str) -> None:

@@ -16,7 +16,6 @@ class MixedDataset(SeededDataset):
     is uniform (the paper's alpha of 1), its centre too; what lies outside of the grid is cut off.
 
     Every item, mixed or not, has a soft ``label``: (2, D, H, W) float32, the probabilities of background and lesion.
-    ``InputError``: the probabilities add up to more than 1, or there is no other scan to mix with.
 
     Args:
         dataset: scans with ``image`` (1, D, H, W) and ``label`` (1, D, H, W; 0 or 1), all of one size.
@@ -24,6 +23,9 @@ class MixedDataset(SeededDataset):
         mixup_alpha: of the Beta distribution; small values mix little: half of the mixtures with 0.2 have less than
             2.4 % of one of the scans.
         cutmix_probability: share that cutmix is done to, never to the same.
+
+    Raises:
+        InputError: the probabilities add up to more than 1, or there is no other scan to mix with.
     """
 
     def __init__(

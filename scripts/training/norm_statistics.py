@@ -18,7 +18,8 @@ class NormStatistics:
     Training itself does not use them (it normalizes by the mini-batch's own), so only what is validated and saved
     changes. Processes that train together go on with those of the first. Attach it before the validation handler.
 
-    InputError: the network's statistics stand still (``norm_eval``).
+    Raises:
+        InputError: the network's statistics stand still (``norm_eval``).
     """
 
     network: torch.nn.Module  # whose BatchNorm layers

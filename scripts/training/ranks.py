@@ -14,12 +14,14 @@ from scripts.common.errors import InputError
 def connect_ranks(config: dict, device: str) -> int:
     """Connect this process to the others, by NCCL where there are GPUs, else by Gloo; return how many they are.
 
-    From then on only rank 0 logs. Without torchrun it does nothing and returns 1. ``InputError``: an evaluation, or a
-    GPU that is another process's.
+    From then on only rank 0 logs. Without torchrun it does nothing and returns 1.
 
     Args:
         config: the checked config.
         device: what this process computes on.
+
+    Raises:
+        InputError: an evaluation, or a GPU that is another process's.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return 1

@@ -25,8 +25,10 @@ class RunFolder:
     """The folders of one training run: nobody else's while it lives, and never an earlier run's unless asked for.
 
     ``facts`` is what is kept of the run, in the training state and in ``run.json``; ``differences`` is what differs
-    from the shipped recipe. ``InputError``: a folder is named by an empty text, or ``model_path`` does not end with
-    .pt.
+    from the shipped recipe.
+
+    Raises:
+        InputError: a folder is named by an empty text, or ``model_path`` does not end with .pt.
     """
 
     output_dir: str  # of the history and ``run.json``
@@ -70,8 +72,10 @@ class RunFolder:
     def claim(self) -> None:
         """Take the folders for this run and find the state to continue from; nothing is written or removed yet.
 
-        Of processes that train together rank 0 takes the folders, and gives its state to the others. ``InputError``: a
-        folder holds a run, is in use, or holds a state that this config cannot continue.
+        Of processes that train together rank 0 takes the folders, and gives its state to the others.
+
+        Raises:
+            InputError: a folder holds a run, is in use, or holds a state that this config cannot continue.
         """
         if self._claimed:
             return
