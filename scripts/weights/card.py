@@ -50,6 +50,7 @@ CARD = {
         "usual": {"type": "object", "additionalProperties": _LIMITS},
     },
 }
+RELEASED = Path(__file__).resolve().parents[2] / "models"
 HINT = "training writes the card beside its weights, see models/README.md"
 
 
@@ -62,6 +63,9 @@ def read_card(ckpt_path: str, key: str = "ckpt_path") -> dict:
         InputError: no weights, no card, or a card that is not as ``CARD`` says.
     """
     if not Path(ckpt_path).is_file():
+        released = ", ".join(sorted(path.name for path in RELEASED.glob("*.pt")))
+        if Path(ckpt_path).resolve().parent == RELEASED and released:
+            raise InputError(f"{ckpt_path}: no such file; there are {released}, see models/README.md")
         raise InputError(f"{ckpt_path}: no such file; train first, or give the weights with --{key}")
     path = Path(ckpt_path).with_suffix(".json")
     state = read_checkpoint(ckpt_path) if path.name.startswith("checkpoint_") and not path.is_file() else {}

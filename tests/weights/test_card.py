@@ -94,6 +94,11 @@ def test_a_card_builds_networks_and_nothing_else(definition: dict) -> None:
     assert not Path("/tmp/owned").exists()
 
 
+def test_released_weights_of_an_earlier_version_are_told_what_there_is_now() -> None:
+    with pytest.raises(InputError, match=r"model_16.pt: no such file; there are .*model.pt.*, see models/README.md$"):
+        read_card(str(ROOT / "models" / "model_16.pt"))
+
+
 def test_weights_may_be_copied_with_their_card(tmp_path: Path) -> None:
     for suffix in ("pt", "json"):
         shutil.copy(ROOT / "models" / f"model_5.{suffix}", tmp_path / f"mine.{suffix}")
