@@ -153,18 +153,19 @@ class Midline(nn.Module):
     """x (mm) of the middle of a ``head`` (Z, Y, X; boolean) by ``affine`` (3, 4): as ``midline`` of inference."""
 
     def forward(self, head: torch.Tensor, affine: torch.Tensor) -> torch.Tensor:
-        row = affine[0].float()
-        x, y, z = (torch.arange(n, dtype=torch.float32) for n in reversed(head.shape))
-        place = row[0] * x + row[1] * y[:, None] + row[2] * z[:, None, None] + row[3]
+        row, bits = affine[0].float(), head.byte()
         middle = row[0] * 0
         for axis in range(3):
-            first = torch.where(head, place, torch.inf).amin(2 - axis)
-            last = torch.where(head, place, -torch.inf).amax(2 - axis)
-            lines = head.any(2 - axis).flatten()
-            middles = torch.where(lines, (first + last).flatten() / 2, torch.inf).sort().values
+            across, side = 2 - axis, head.shape[2 - axis]
+            ends = bits.argmax(across) + side - 1 - bits.flip(across).argmax(across)  # of each line, summed
+            at = [torch.arange(n, dtype=torch.float32).view(-1, *(1,) * i) for i, n in enumerate(head.shape[::-1])]
+            at[axis] = ends.unsqueeze(across) / 2
+            place = row[0] * at[0] + row[1] * at[1] + row[2] * at[2] + row[3]
+            lines = head.any(across).flatten()
+            middles = torch.where(lines, place.flatten(), torch.inf).sort().values
             half = torch.stack([lines.sum() - 1, lines.sum()]) // 2
-            across = row[:3].abs().argmax() == axis
-            middle = torch.where(across, middles.index_select(0, half).mean(), middle)
+            is_sideways = row[:3].abs().argmax() == axis
+            middle = torch.where(is_sideways, middles.index_select(0, half).mean(), middle)
         return middle
 
 

@@ -34,8 +34,8 @@ def midline(image: np.ndarray, affine: np.ndarray) -> float:
     moves it.
     """
     head = head_of(image)
-    i, j, k = np.indices(head.shape, sparse=True)
-    x, axis = affine[0, 0] * i + affine[0, 1] * j + affine[0, 2] * k + affine[0, 3], np.abs(affine[0, :3]).argmax()
+    axis = int(np.abs(affine[0, :3]).argmax())
     lines = head.any(axis)
-    first, last = x.min(axis, where=head, initial=np.inf), x.max(axis, where=head, initial=-np.inf)
-    return float(np.median(first[lines] + last[lines]) / 2)
+    ends = head.argmax(axis) + head.shape[axis] - 1 - np.flip(head, axis).argmax(axis)  # of each line, summed
+    middles = np.insert(np.argwhere(lines).astype(float), axis, ends[lines] / 2, axis=1)
+    return float(np.median(middles @ affine[0, :3] + affine[0, 3]))
