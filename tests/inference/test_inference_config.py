@@ -236,6 +236,16 @@ def test_the_card_decides_network_grid_intensities_and_defaults(
     assert x.dtype == torch.float32
 
 
+def test_a_path_beside_the_scan_does_not_stop_it(
+    segment: Callable, scans: list[dict], cohort_dir: Path, tmp_path: Path
+) -> None:
+    """MONAI Label (0.8.5) gives an ``image_path``, which MONAI's Spacingd (1.6.1) takes for the image's meta data."""
+    image = str(cohort_dir / scans[0]["image"])
+    preprocessing = segment(image, tmp_path / "out").parser.get_parsed_content("preprocessing")
+    ours, alone = (preprocessing(item)["image"] for item in ({"image": image, "image_path": image}, {"image": image}))
+    assert torch.equal(ours, alone)
+
+
 def test_a_bright_part_is_found_in_the_scans_own_grid(segment: Callable, tmp_path: Path) -> None:
     """Against the network's definition: what is above half of the range is lesion."""
     data, truth = np.tile(np.linspace(9, 11, 20, dtype=np.float32), (24, 30, 1)), np.zeros((24, 30, 20), bool)
@@ -325,7 +335,8 @@ def test_inference_preprocesses_as_training_does() -> None:
     train, inference = (json.loads(Path(path).read_text()) for path in (TRAIN, INFERENCE))
     theirs = [t for t in train["train"]["deterministic_transforms"] if isinstance(t, str) or t["keys"] != "label"]
     for_training = {t["_target_"]: t for t in theirs if isinstance(t, dict)}
-    ours = inference["preprocessing"]["transforms"]
+    delete, *ours = inference["preprocessing"]["transforms"]
+    assert (delete["_target_"], delete["keys"]) == ("DeleteItemsd", "image_path")  # which training never has
     order = [t if isinstance(t, str) else t["_target_"] for t in theirs]
     order = [name for name in order if name != "SelectItemsd"]
     of_weights = {"%intensity": "$@weights.intensity"}
